@@ -1,0 +1,43 @@
+"""Linear operators, their algebra, curvature of models, and subspaces."""
+
+from .basic import Counted, Declared, Dense, Diagonal, Function, Identity
+from .block import BlockDiagonal, Kronecker, Stacked
+from .coordinate import Embedding, PartialPermutation
+from .interop import as_operator, to_scipy
+from .mask import MaskSubspace, absolute_gradient, magnitude, random_scores, ranking
+from .operator import Adjoint, Congruence, LinearOperator, Product, Scaled, Sum
+from .parameters import ParameterSpace
+from .structure import Structure
+from .subspace import EigenSubspace, OrthonormalSubspace, Subspace
+
+__all__ = [
+    "Adjoint",
+    "BlockDiagonal",
+    "Congruence",
+    "Counted",
+    "Declared",
+    "Dense",
+    "Diagonal",
+    "EigenSubspace",
+    "Embedding",
+    "Function",
+    "Identity",
+    "Kronecker",
+    "LinearOperator",
+    "MaskSubspace",
+    "OrthonormalSubspace",
+    "ParameterSpace",
+    "PartialPermutation",
+    "Product",
+    "Scaled",
+    "Stacked",
+    "Structure",
+    "Subspace",
+    "Sum",
+    "absolute_gradient",
+    "as_operator",
+    "magnitude",
+    "random_scores",
+    "ranking",
+    "to_scipy",
+]

@@ -1,0 +1,172 @@
+"""Operators given directly: a matrix, a diagonal, the identity, functions; and wrappers that count or declare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .operator import LinearOperator
+from .structure import Structure
+
+
+class Dense(LinearOperator):
+    """The operator of an explicit (m, n) matrix.
+
+    Args:
+        matrix: (m, n); kept as it is, not copied.
+        structure: what the caller knows of it; it is not checked.
+
+    Raises:
+        ValueError: a tensor that is not two-dimensional.
+
+    Cost: 2 m n k flops for a block of k columns.
+    """
+
+    def __init__(self, matrix: Tensor, structure: Structure = Structure.NONE) -> None:
+        if matrix.ndim != 2:
+            raise ValueError(f"Dense takes an (m, n) matrix, got shape {tuple(matrix.shape)}")
+        m, n = matrix.shape
+        super().__init__((m, n), matrix.dtype, matrix.device, structure)
+        self.matrix = matrix.detach()
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self.matrix @ X
+
+    def _rmatmat(self, X: Tensor) -> Tensor:
+        return self.matrix.mT @ X
+
+    def to_dense(self) -> Tensor:
+        """A copy of the matrix, (m, n)."""
+        return self.matrix.clone()
+
+
+class Diagonal(LinearOperator):
+    """diag(d), (n, n) and symmetric, of an (n,) tensor d.
+
+    Its definiteness is read off the signs of d once, at construction.
+
+    Raises:
+        ValueError: a tensor that is not one-dimensional.
+
+    Cost: n k flops for a block of k columns.
+    """
+
+    def __init__(self, diagonal: Tensor) -> None:
+        if diagonal.ndim != 1:
+            raise ValueError(f"Diagonal takes an (n,) tensor, got shape {tuple(diagonal.shape)}")
+        structure = Structure.SYMMETRIC
+        if bool((diagonal >= 0).all()):
+            structure |= Structure.NONNEGATIVE
+        if bool((diagonal <= 0).all()):
+            structure |= Structure.NONPOSITIVE
+        if bool((diagonal.abs() == 1).all()):
+            structure |= Structure.ISOMETRY
+        super().__init__((len(diagonal), len(diagonal)), diagonal.dtype, diagonal.device, structure)
+        self.diagonal = diagonal.detach()
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self.diagonal[:, None] * X
+
+
+class Identity(LinearOperator):
+    """The (n, n) identity.
+
+    Cost: a copy.
+    """
+
+    def __init__(self, n: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+        super().__init__((n, n), dtype, device, Structure.PSD | Structure.ISOMETRY)
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return X.clone()
+
+
+class Function(LinearOperator):
+    """The linear map that ``matmat`` computes, and ``rmatmat`` for its transpose.
+
+    Args:
+        matmat: maps an (n, k) block to an (m, k) block, linearly, for any k >= 0.
+        shape: (m, n).
+        dtype: dtype of the blocks.
+        device: device of the blocks.
+        rmatmat: the transpose, (m, k) to (n, k); not needed if ``structure`` says symmetric.
+        structure: what the caller knows of the map; solvers test symmetry, the rest is not checked.
+
+    Cost: what ``matmat`` costs.
+    """
+
+    def __init__(
+        self,
+        matmat: Callable[[Tensor], Tensor],
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        rmatmat: Callable[[Tensor], Tensor] | None = None,
+        structure: Structure = Structure.NONE,
+    ) -> None:
+        super().__init__(shape, dtype, device, structure)
+        self.matmat, self.rmatmat = matmat, rmatmat
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self.matmat(X)
+
+    def _rmatmat(self, X: Tensor) -> Tensor:
+        return self.rmatmat(X) if self.rmatmat is not None else super()._rmatmat(X)
+
+
+class Counted(LinearOperator):
+    """A itself, with counts of its use since construction.
+
+    Attributes:
+        products: columns multiplied, by A or its transpose.
+        calls: blocks multiplied, each one pass over the data of a curvature operator.
+        seconds: time spent in A.
+
+    Cost: one product of A; on a GPU each block is awaited, so that the time is true.
+    """
+
+    def __init__(self, A: LinearOperator) -> None:
+        super().__init__(A.shape, A.dtype, A.device, A.structure)
+        self.A = A
+        self.products, self.calls, self.seconds = 0, 0, 0.0
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self._counted(self.A._matmat, X)
+
+    def _rmatmat(self, X: Tensor) -> Tensor:
+        return self._counted(self.A._rmatmat, X)
+
+    def _counted(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+        self._wait()
+        start = time.perf_counter()
+        result = product(X)
+        self._wait()
+        self.seconds += time.perf_counter() - start
+        self.products += X.shape[1]
+        self.calls += 1
+        return result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Declared(LinearOperator):
+    """A with ``structure`` added to what is known of it, on the caller's word.
+
+    Cost: one product of A.
+    """
+
+    def __init__(self, A: LinearOperator, structure: Structure) -> None:
+        super().__init__(A.shape, A.dtype, A.device, A.structure | structure)
+        self.A = A
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self.A._matmat(X)
+
+    def _rmatmat(self, X: Tensor) -> Tensor:
+        return self._matmat(X) if self.is_symmetric else self.A._rmatmat(X)

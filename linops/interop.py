@@ -1,0 +1,131 @@
+"""Operators of other libraries as ours, and ours as SciPy's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import torch
+from scipy.sparse import issparse
+from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
+from scipy.sparse.linalg import aslinearoperator
+from torch import Tensor
+
+from .basic import Dense, Function
+from .operator import LinearOperator
+from .structure import Structure
+
+
+def as_operator(
+    A: Any,
+    *,
+    shape: tuple[int, int] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    structure: Structure = Structure.NONE,
+) -> LinearOperator:
+    """The linear operator that ``A`` stands for.
+
+    Args:
+        A: one of
+
+            - an operator of this library, returned as it is;
+            - a two-dimensional tensor or array;
+            - a SciPy sparse matrix or ``scipy.sparse.linalg.LinearOperator``, applied on the CPU in NumPy;
+            - any object with ``shape``, a torch ``dtype``, a ``device`` and ``@`` on tensors (curvlinops);
+            - a function from (n, k) to (m, k) tensors, for which ``shape`` and ``dtype`` are required.
+        shape: (m, n), for a function.
+        dtype: for a function.
+        device: for a function; the CPU if left out.
+        structure: what is known of A beyond what A says itself.
+
+    Raises:
+        TypeError: nothing that is known to be linear, or a function without shape and dtype.
+
+    Cost: none; products cost what ``A @ X`` costs, and SciPy operators a copy to and from NumPy.
+    """
+    if isinstance(A, LinearOperator):
+        return A
+    if isinstance(A, Tensor):
+        return Dense(A, structure)
+    if isinstance(A, numpy.ndarray):
+        return Dense(torch.tensor(A), structure)
+    if isinstance(A, ScipyLinearOperator) or issparse(A):
+        return _from_scipy(aslinearoperator(A), structure)
+    if hasattr(A, "shape") and hasattr(A, "device") and hasattr(A, "__matmul__"):
+        return _from_duck(A, structure)
+    if callable(A):
+        if shape is None or dtype is None:
+            raise TypeError("as_operator: a function needs shape=(m, n) and dtype= beside it")
+        return Function(A, shape, dtype, device or "cpu", structure=structure)
+    raise TypeError(
+        f"as_operator: {type(A).__name__} is no operator; expected an eigenspan, SciPy or curvlinops operator, "
+        "a matrix, or a function with shape= and dtype="
+    )
+
+
+def to_scipy(A: LinearOperator) -> ScipyLinearOperator:
+    """``A`` as a ``scipy.sparse.linalg.LinearOperator`` with all four entry points: matvec, matmat, rmatvec, rmatmat.
+
+    Blocks come and go as NumPy arrays on the CPU, in the operator's dtype (float32 for the half precisions, which NumPy
+    and SciPy do not have). Vectors of another real dtype are converted, as SciPy's own operators do.
+
+    Raises:
+        TypeError: a complex vector, when one is multiplied.
+
+    Cost: products of A and two copies of the block.
+    """
+    exchanged = A.dtype if A.dtype in (torch.float32, torch.float64) else torch.float32
+    numpy_dtype = numpy.dtype(str(exchanged).removeprefix("torch."))
+
+    def through(product: Callable[[Tensor], Tensor], x: Any) -> Any:
+        if numpy.iscomplexobj(x):
+            raise TypeError(f"{A} is real and takes no complex vectors: multiply the real and imaginary parts apart")
+        block = torch.from_numpy(numpy.array(x, dtype=numpy_dtype)).to(A.device, A.dtype)
+        with torch.no_grad():
+            result = product(block if block.ndim == 2 else block[:, None])
+        return result.reshape(-1, *block.shape[1:]).to("cpu", exchanged).numpy()
+
+    forward = functools.partial(through, A._matmat)
+    backward = functools.partial(through, A._rmatmat)
+    return ScipyLinearOperator(
+        A.shape, matvec=forward, matmat=forward, rmatvec=backward, rmatmat=backward, dtype=numpy_dtype
+    )
+
+
+def _from_scipy(A: ScipyLinearOperator, structure: Structure) -> Function:
+    """Function over SciPy's own checks; integer matrices multiply as float64."""
+    numpy_dtype = numpy.dtype(A.dtype if A.dtype is not None else numpy.float64)
+    if numpy_dtype.kind in "iub":
+        numpy_dtype = numpy.dtype(numpy.float64)
+    dtype = torch.from_numpy(numpy.empty(0, dtype=numpy_dtype)).dtype
+
+    def through(product: Callable[[Any], Any], rows: int, X: Tensor) -> Tensor:
+        # SciPy's sparse products and column loops differ on empty blocks; there is nothing to multiply.
+        if X.shape[1] == 0:
+            return X.new_zeros(rows, 0)
+        return torch.tensor(product(X.numpy()), dtype=dtype)
+
+    return Function(
+        functools.partial(through, A.matmat, A.shape[0]),
+        A.shape,
+        dtype,
+        rmatmat=functools.partial(through, A.rmatmat, A.shape[1]),
+        structure=structure,
+    )
+
+
+def _from_duck(A: Any, structure: Structure) -> Function:
+    """Function over an operator that multiplies tensors; its transpose is looked up when it is first needed."""
+
+    def forward(X: Tensor) -> Tensor:
+        return X.new_zeros(A.shape[0], 0) if X.shape[1] == 0 else A @ X
+
+    def backward(X: Tensor) -> Tensor:
+        transpose = A.adjoint() if hasattr(A, "adjoint") else A.T
+        return X.new_zeros(A.shape[1], 0) if X.shape[1] == 0 else transpose @ X
+
+    rows, columns = A.shape
+    return Function(forward, (rows, columns), A.dtype, A.device, rmatmat=backward, structure=structure)

@@ -1,0 +1,160 @@
+"""The coordinates of a model's parameters: which tensors, in which order, at which point."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+Selection = str | nn.Module | Tensor | Iterable["str | nn.Module | Tensor"] | None
+"""What selects parameters: name patterns, modules, tensors, or a list of such; None for all trainable ones."""
+
+
+class ParameterSpace:
+    """Rⁿ with coordinates named by the selected parameter tensors of a model, and the model's point in it.
+
+    The tensors follow one another in the order of ``model.named_parameters()``, each flattened by rows; a tensor that
+    several modules share counts once. The point is a copy: later training does not move it.
+
+    Args:
+        model: the network.
+        parameters: what to select: a name pattern in the sense of ``fnmatch`` (``"layer4.*"``, ``"*.bias"``) or the
+            name of a module or parameter; a module of the model; a parameter tensor; or a list of such. By default
+            every parameter with ``requires_grad``.
+
+    Attributes:
+        names: the names of the selected tensors.
+        shapes: name to shape.
+        slices: name to the slice of its coordinates.
+        size: n, the number of coordinates.
+        values: (n,) the point.
+
+    Raises:
+        ValueError: nothing selected, or a selection that matches nothing.
+        TypeError: tensors of several dtypes or devices, or none that is real floating point.
+
+    Cost: a copy of the selected parameters.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Selection = None) -> None:
+        named = dict(model.named_parameters())
+        chosen = _select(model, named, parameters)
+        if not chosen:
+            raise ValueError(
+                "no parameters selected: "
+                + (
+                    "the model has none"
+                    if not named
+                    else "all are frozen; set requires_grad or name them in parameters="
+                )
+            )
+        self.names = tuple(name for name in named if name in chosen)
+        selected = {name: named[name].detach() for name in self.names}
+        first = selected[self.names[0]]
+        for name, tensor in selected.items():
+            if tensor.dtype != first.dtype or tensor.device != first.device:
+                raise TypeError(
+                    f"parameters of one space share dtype and device, but {self.names[0]} is {first.dtype} on "
+                    f"{first.device} and {name} is {tensor.dtype} on {tensor.device}; select or convert them alike"
+                )
+        self.shapes = {name: tensor.shape for name, tensor in selected.items()}
+        self.slices: dict[str, slice] = {}
+        self.size = 0
+        for name, shape in self.shapes.items():
+            self.slices[name] = slice(self.size, self.size + shape.numel())
+            self.size += shape.numel()
+        if self.size == 0:
+            raise ValueError("no parameters selected: the selected tensors have no entries")
+        self.values = self.flatten(selected)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the point."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the point."""
+        return self.values.device
+
+    def unflatten(self, X: Tensor) -> dict[str, Tensor]:
+        """The tensors with the coordinates X: of their own shapes for (n,), of shapes (k, …) for an (n, k) block.
+
+        Raises:
+            ValueError: a block that does not have n rows.
+
+        Cost: views where X is a vector or has contiguous columns, else a copy.
+        """
+        if X.ndim not in (1, 2) or X.shape[0] != self.size:
+            raise ValueError(f"expected ({self.size},) or ({self.size}, k) coordinates, got shape {tuple(X.shape)}")
+        rows, batch = (X.mT, X.shape[1:]) if X.ndim == 2 else (X, ())
+        return {name: rows[..., self.slices[name]].reshape(*batch, *shape) for name, shape in self.shapes.items()}
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The coordinates of tensors by name, (n,); of shapes (k, …), an (n, k) block with contiguous columns.
+
+        Raises:
+            ValueError: a tensor that is missing, left over, or of another shape.
+
+        Cost: one copy.
+        """
+        if set(tensors) != set(self.names):
+            raise ValueError(f"expected tensors named {list(self.names)}, got {list(tensors)}")
+        parts = []
+        for name, shape in self.shapes.items():
+            batch = tensors[name].shape[: tensors[name].ndim - len(shape)]
+            if len(batch) > 1 or tensors[name].shape[len(batch) :] != shape:
+                raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)} or (k, …)")
+            parts.append(tensors[name].reshape(*batch, shape.numel()))
+        flat = torch.cat(parts, dim=-1)
+        return flat.mT if flat.ndim == 2 else flat
+
+    def labels(self) -> Tensor:
+        """The number of its tensor for each coordinate, (n,) integers, in the order of ``names``."""
+        sizes = torch.tensor([shape.numel() for shape in self.shapes.values()])
+        return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(self.device)
+
+    def indices(self, *patterns: str) -> Tensor:
+        """The coordinates of the tensors whose names match any of the patterns, ascending, (k,) integers.
+
+        Raises:
+            ValueError: a pattern that matches no selected tensor.
+        """
+        chosen = {name for pattern in patterns for name in _matching(self.names, pattern)}
+        parts = [torch.arange(part.start, part.stop) for name, part in self.slices.items() if name in chosen]
+        return torch.cat(parts).to(self.device)
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"<ParameterSpace {self.size} in {len(self.names)} tensors {dtype} {self.device}>"
+
+
+def _select(model: nn.Module, named: Mapping[str, Tensor], selection: Selection) -> set[str]:
+    if selection is None:
+        return {name for name, parameter in named.items() if parameter.requires_grad}
+    items = [selection] if isinstance(selection, str | nn.Module | Tensor) else list(selection)
+    chosen: set[str] = set()
+    for item in items:
+        if isinstance(item, str):
+            chosen.update(_matching(list(named), item))
+        elif isinstance(item, nn.Module | Tensor):
+            tensors = list(item.parameters()) if isinstance(item, nn.Module) else [item]
+            found = {name for name, parameter in named.items() if any(parameter is tensor for tensor in tensors)}
+            if len(found) < len({id(tensor) for tensor in tensors}) or not found:
+                kind = type(item).__name__
+                raise ValueError(f"parameters= holds a {kind} that is not the model's own, or has no parameters")
+            chosen.update(found)
+        else:
+            raise TypeError(f"parameters= takes name patterns, modules and tensors, got {type(item).__name__}")
+    return chosen
+
+
+def _matching(names: Iterable[str], pattern: str) -> list[str]:
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
+    if not found:
+        known = list(names)
+        shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+        raise ValueError(f"{pattern!r} matches no parameter; the names are {shown}")
+    return found

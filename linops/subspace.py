@@ -1,0 +1,267 @@
+"""Linear subspaces of Rⁿ: one isometry each, and all else derived from it."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .basic import Declared, Dense, Identity
+from .operator import LinearOperator
+from .structure import Structure
+
+
+class Subspace(abc.ABC):
+    """A k-dimensional linear subspace of Rⁿ, k >= 1, given by an orthonormal basis.
+
+    A subclass defines ``basis``, an (n, k) isometry, and all else follows. Where it knows better than dense algebra how
+    its basis meets another kind of subspace it also defines ``_cross_gram`` and ``_residual``, which return
+    ``NotImplemented`` for kinds they do not know.
+    """
+
+    @property
+    @abc.abstractmethod
+    def basis(self) -> LinearOperator:
+        """The (n, k) isometry B whose columns span the subspace."""
+
+    @abc.abstractmethod
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Subspace:
+        """The same subspace in another dtype or on another device."""
+
+    @property
+    def ambient_dim(self) -> int:
+        """n, the dimension of the space around it."""
+        return self.basis.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """k, its dimension."""
+        return self.basis.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its basis."""
+        return self.basis.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its basis."""
+        return self.basis.device
+
+    @property
+    def projector(self) -> LinearOperator:
+        """P = B Bᵀ, the orthogonal projector onto the subspace, (n, n) and positive semidefinite."""
+        basis = self.basis
+        return basis @ basis.T
+
+    @property
+    def complement_projector(self) -> LinearOperator:
+        """I - B Bᵀ, the orthogonal projector onto the complement, (n, n) and positive semidefinite."""
+        identity = Identity(self.ambient_dim, self.dtype, self.device)
+        return Declared(identity - self.projector, Structure.PSD)
+
+    def coordinates(self, X: Tensor) -> Tensor:
+        """Bᵀ X, (k, b): the coordinates in the basis of the projections of the columns of X, (n, b)."""
+        return self.basis.T @ X
+
+    def lift(self, C: Tensor) -> Tensor:
+        """B C, (n, b): the vectors with coordinates C, (k, b)."""
+        return self.basis @ C
+
+    def cross_gram(self, other: Subspace) -> LinearOperator:
+        """Bᵀ C for the bases B of this and C of the ``other`` subspace, (k, l); its singular values are the cosines of
+        the principal angles (Björck & Golub 1973).
+
+        Raises:
+            ValueError: different ambient dimensions.
+            TypeError: different dtypes or devices, or no subspace.
+
+        Cost: a lookup for two masks, a gather for a mask and a basis, 2 n k l flops for two bases.
+        """  # noqa: D205
+        self._require_comparable(other)
+        result = self._cross_gram(other)
+        if result is NotImplemented:
+            transposed = other._cross_gram(self)
+            result = transposed if transposed is NotImplemented else transposed.T
+        return Dense((self.basis.T @ other.basis).to_dense()) if result is NotImplemented else result
+
+    def residual(self, other: Subspace) -> LinearOperator:
+        """(I - B Bᵀ) C for the bases B of this and C of the ``other`` subspace, (n, l); its singular values are the
+        sines of the principal angles, with zeros or ones where the dimensions differ.
+
+        Raises:
+            ValueError: different ambient dimensions.
+            TypeError: different dtypes or devices, or no subspace.
+
+        Cost: that of ``cross_gram`` and one product of B; dense, n l numbers, unless both are masks.
+        """  # noqa: D205
+        self._require_comparable(other)
+        result = self._residual(other)
+        return Dense((self.complement_projector @ other.basis).to_dense()) if result is NotImplemented else result
+
+    def leverage(self) -> Tensor:
+        """The diagonal of B Bᵀ, (n,): the share of each coordinate axis that lies in the subspace; it sums to k."""
+        return self.basis.to_dense().square().sum(dim=1)
+
+    def _cross_gram(self, other: Subspace) -> Any:
+        return NotImplemented
+
+    def _residual(self, other: Subspace) -> Any:
+        return NotImplemented
+
+    def _require_comparable(self, other: Subspace) -> None:
+        if not isinstance(other, Subspace):
+            raise TypeError(f"{self} is compared with another Subspace, got {type(other).__name__}")
+        if self.ambient_dim != other.ambient_dim:
+            raise ValueError(f"{self} and {other} lie in spaces of different dimension and cannot be compared")
+        if self.dtype != other.dtype or self.device != other.device:
+            raise TypeError(
+                f"{self} and {other} differ in dtype or device; convert one with .to(dtype=..., device=...)"
+            )
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"<{type(self).__name__} {self.dim} of {self.ambient_dim} {dtype} {self.device}>"
+
+
+class OrthonormalSubspace(Subspace):
+    """The column space of an explicit matrix with orthonormal columns.
+
+    Args:
+        vectors: (n, k) with orthonormal columns, 1 <= k <= n; kept as it is, not copied.
+        check: whether to verify orthonormality, to the square root of the dtype's precision. Use `from_span` for
+            columns that are not orthonormal.
+
+    Raises:
+        ValueError: a wrong shape, or columns that are not orthonormal.
+
+    Cost: 2 n k² flops for the check.
+    """
+
+    def __init__(self, vectors: Tensor, *, check: bool = True) -> None:
+        if vectors.ndim != 2 or not 1 <= vectors.shape[1] <= vectors.shape[0]:
+            raise ValueError(f"a basis is (n, k) with 1 <= k <= n, got shape {tuple(vectors.shape)}")
+        self.vectors = vectors.detach()
+        self._basis = Dense(self.vectors, Structure.ISOMETRY)
+        if check:
+            gram = self.vectors.mT @ self.vectors
+            defect = float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max())
+            if not defect <= torch.finfo(gram.dtype).eps ** 0.5:
+                raise ValueError(
+                    f"the columns are not orthonormal (Gram matrix off by {defect:.1e}); use {type(self).__name__}"
+                    ".from_span, which orthonormalises them"
+                    if type(self) is OrthonormalSubspace
+                    else f"the columns are not orthonormal (Gram matrix off by {defect:.1e})"
+                )
+
+    @classmethod
+    def from_span(cls, X: Tensor) -> OrthonormalSubspace:
+        """The column space of any non-zero (n, k) block; dependent columns are left out.
+
+        The rank is that of singular values above max(n, k) times the precision of the largest, as in
+        ``torch.linalg.matrix_rank``.
+
+        Raises:
+            ValueError: a block of zeros, with no columns, or with entries that are not finite.
+
+        Cost: one QR decomposition of the block.
+        """
+        if X.ndim != 2 or 0 in X.shape or not bool(X.isfinite().all()):
+            raise ValueError(f"from_span takes a finite, non-empty (n, k) block, got shape {tuple(X.shape)}")
+        Q, R = torch.linalg.qr(X.detach())
+        U, sigma, _ = torch.linalg.svd(R, full_matrices=False)
+        rank = int((sigma > max(X.shape) * torch.finfo(X.dtype).eps * sigma[0]).sum())
+        if rank == 0:
+            raise ValueError("from_span: all columns are zero and span nothing")
+        return OrthonormalSubspace(Q @ U[:, :rank], check=False)
+
+    @classmethod
+    def random(
+        cls,
+        n: int,
+        k: int,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> OrthonormalSubspace:
+        """A subspace drawn uniformly (by Haar measure) from those of dimension k in Rⁿ.
+
+        Raises:
+            ValueError: k outside 1 … n.
+
+        Cost: one QR decomposition of an (n, k) block.
+        """
+        if not 1 <= k <= n:
+            raise ValueError(f"a random subspace has 1 <= k <= n, got k={k}, n={n}")
+        generator = torch.Generator().manual_seed(seed)
+        # Drawn on the CPU, so that a seed gives the same subspace on every device.
+        block = torch.randn(n, k, generator=generator, dtype=dtype).to(device)
+        return OrthonormalSubspace(torch.linalg.qr(block)[0], check=False)
+
+    @property
+    def basis(self) -> LinearOperator:
+        """The (n, k) isometry of the vectors."""
+        return self._basis
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OrthonormalSubspace:
+        """The same subspace in another dtype or on another device."""
+        return OrthonormalSubspace(self.vectors.to(dtype=dtype, device=device), check=False)
+
+    def leverage(self) -> Tensor:
+        """Squared norms of the rows of the vectors, (n,): they sum to k."""
+        norms: Tensor = torch.linalg.vector_norm(self.vectors, dim=1)  # without a second (n, k) block
+        return norms.square()
+
+    def _cross_gram(self, other: Subspace) -> Any:
+        if isinstance(other, OrthonormalSubspace):
+            return Dense(self.vectors.mT @ other.vectors)
+        return NotImplemented
+
+    def _residual(self, other: Subspace) -> Any:
+        if isinstance(other, OrthonormalSubspace):
+            return Dense(other.vectors - self.vectors @ (self.vectors.mT @ other.vectors))
+        return NotImplemented
+
+
+class EigenSubspace(OrthonormalSubspace):
+    """The span of eigenvectors, which keeps their eigenvalues.
+
+    Args:
+        vectors: (n, k) orthonormal eigenvectors, in the order in which they lead.
+        eigenvalues: (k,) the eigenvalues, in the same order.
+        check: whether to verify orthonormality.
+
+    Raises:
+        ValueError: a wrong shape, or columns that are not orthonormal.
+
+    Cost: 2 n k² flops for the check.
+    """
+
+    def __init__(self, vectors: Tensor, eigenvalues: Tensor, *, check: bool = True) -> None:
+        super().__init__(vectors, check=check)
+        if eigenvalues.shape != (vectors.shape[1],):
+            raise ValueError(
+                f"{vectors.shape[1]} eigenvectors need as many eigenvalues, got {tuple(eigenvalues.shape)}"
+            )
+        self.eigenvalues = eigenvalues.detach()
+
+    def leading(self, j: int) -> EigenSubspace:
+        """The span of the first j eigenvectors, 1 <= j <= k.
+
+        Raises:
+            ValueError: j outside 1 … k.
+
+        Cost: none, it is a view.
+        """
+        if not 1 <= j <= self.dim:
+            raise ValueError(f"leading(j) takes 1 <= j <= {self.dim}, got {j}")
+        return EigenSubspace(self.vectors[:, :j], self.eigenvalues[:j], check=False)
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> EigenSubspace:
+        """The same subspace in another dtype or on another device."""
+        return EigenSubspace(
+            self.vectors.to(dtype=dtype, device=device), self.eigenvalues.to(dtype=dtype, device=device), check=False
+        )
