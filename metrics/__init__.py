@@ -1,0 +1,42 @@
+"""Scalars that compare two subspaces: principal angles, Grassmann distances, overlap and chance levels."""
+
+from .angles import PrincipalAngles, principal_angles
+from .chance import ChanceCurve, ChanceLevel, chance, chance_curve
+from .grassmann import (
+    GRASSMANN_DISTANCES,
+    GrassmannDistance,
+    asimov,
+    binet_cauchy,
+    chordal,
+    fubini_study,
+    geodesic,
+    martin,
+    procrustes,
+    projection,
+    spectral,
+)
+from .overlap import containment, jaccard, overlap, overlap_curve
+
+__all__ = [
+    "GRASSMANN_DISTANCES",
+    "ChanceCurve",
+    "ChanceLevel",
+    "GrassmannDistance",
+    "PrincipalAngles",
+    "asimov",
+    "binet_cauchy",
+    "chance",
+    "chance_curve",
+    "chordal",
+    "containment",
+    "fubini_study",
+    "geodesic",
+    "jaccard",
+    "martin",
+    "overlap",
+    "overlap_curve",
+    "principal_angles",
+    "procrustes",
+    "projection",
+    "spectral",
+]

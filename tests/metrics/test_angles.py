@@ -1,0 +1,135 @@
+"""Principal angles: known angles, both ends of the range, exactness for masks, tall blocks, bad input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy
+import pytest
+import scipy.linalg
+import torch
+from eigenspan.linops import MaskSubspace, OrthonormalSubspace
+from eigenspan.metrics import angles as angles_module
+from eigenspan.metrics import principal_angles
+from metric_contract import TOLERANCE, dense, pairs, planes, rotation, span
+
+RIGHT = math.pi / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_agrees_with_scipy(device, dtype):
+    for A, B in pairs(device, dtype):
+        angles = principal_angles(A, B)
+        expected = scipy.linalg.subspace_angles(dense(A).cpu().numpy(), dense(B).cpu().numpy())[::-1]
+        assert angles.dims == (A.dim, B.dim)
+        assert len(angles) == min(A.dim, B.dim)
+        assert angles.radians.dtype == torch.float64
+        # Spaces of dimension 7 and 8 in R¹² share 3 directions; SciPy gives angles of 1e-8 there instead of 0.
+        expected = numpy.where(expected < 1e-6, 0, expected)
+        numpy.testing.assert_allclose(angles.radians.cpu(), expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+def test_ascending_and_on_the_unit_circle(device):
+    for A, B in pairs(device, torch.float32):
+        angles = principal_angles(A, B)
+        assert bool((angles.sines.diff() >= 0).all())
+        assert bool((angles.cosines.diff() <= 0).all())
+        torch.testing.assert_close(angles.sines.square() + angles.cosines.square(), torch.ones_like(angles.sines))
+
+
+@pytest.mark.parametrize("theta", [1e-12, 1e-9, 1e-5, 0.5, RIGHT - 1e-5])
+def test_one_angle_to_relative_precision(device, theta):
+    A, B = planes([theta], device)
+    assert principal_angles(A, B).radians.item() == pytest.approx(theta, rel=1e-15)
+
+
+@pytest.mark.parametrize("gap", [1e-12, 1e-9, 1e-5])
+def test_cosine_near_a_right_angle_to_relative_precision(device, gap):
+    identity = torch.eye(2, dtype=torch.float64, device=device)
+    B = span(torch.tensor([[math.sin(gap)], [math.cos(gap)]], dtype=torch.float64, device=device))
+    assert principal_angles(span(identity[:, :1]), B).cosines.item() == pytest.approx(gap, rel=1e-10)
+
+
+def test_angles_of_both_kinds_at_once_in_rotated_bases(device):
+    """The stored bases are rounded at eps = 2e-16, so 1e-9 is known to 1e-6 of itself; arccos gives 1e-8."""
+    known = [1e-9, 2e-9, 0.3, RIGHT - 2e-9, RIGHT - 1e-9]
+    A, B = planes(known, device)
+    Q = rotation(10, 1, device)
+    A = span(Q @ A.vectors @ rotation(5, 2, device))
+    B = span(Q @ B.vectors @ rotation(5, 3, device))
+    angles = principal_angles(A, B)
+    numpy.testing.assert_allclose(angles.radians.cpu(), known, rtol=2e-6)
+    numpy.testing.assert_allclose(angles.cosines[3:].cpu(), [2e-9, 1e-9], rtol=2e-6)
+
+
+def test_small_angles_in_float32_are_not_squared_away(device):
+    """sqrt(1 - cos²) in float32 sees no angle below 3e-4; the residual sees one of 1e-6."""
+    theta = torch.tensor([1e-6, 0.4], dtype=torch.float64)
+    A, B = planes(theta.tolist(), device)
+    angles = principal_angles(A.to(dtype=torch.float32), B.to(dtype=torch.float32))
+    numpy.testing.assert_allclose(angles.radians.cpu(), theta, rtol=1e-6)
+
+
+def test_log_cosines_and_half_sines(device):
+    known = torch.tensor([1e-9, 0.1, math.pi / 4, 1.2, RIGHT - 1e-6], dtype=torch.float64, device=device)
+    angles = principal_angles(*planes(known.tolist(), device))
+    torch.testing.assert_close(angles.half_sines, (known / 2).sin(), rtol=1e-14, atol=0)
+    # log(cos x) from 1 - sin² for small x, by its series -x²/2 at 1e-9.
+    expected = torch.cat([-known[:1].square() / 2, known[1:].cos().log()])
+    torch.testing.assert_close(angles.log_cosines, expected, rtol=1e-9, atol=0)
+
+
+def test_two_masks_are_exact(device):
+    A = MaskSubspace.from_indices(torch.tensor([0, 2, 5, 7], device=device), 10)
+    B = MaskSubspace.from_indices(torch.tensor([2, 3, 7], device=device), 10)
+    for angles in (principal_angles(A, B), principal_angles(B, A)):
+        assert angles.radians.tolist() == [0.0, 0.0, RIGHT]
+        assert angles.padded().radians.tolist() == [0.0, 0.0, RIGHT, RIGHT]
+
+
+def test_padding_is_idempotent(device):
+    angles = principal_angles(MaskSubspace.random(9, 2).to(device=device), MaskSubspace.random(9, 6).to(device=device))
+    assert len(angles.padded()) == 6
+    assert len(angles.padded().padded()) == 6
+
+
+def test_tall_blocks_are_factorised_in_pieces(monkeypatch, device):
+    """No single QR of the whole: past 2³¹ numbers LAPACK cannot index it."""
+    A = OrthonormalSubspace.random(5000, 4, seed=1).to(device=device)
+    B = OrthonormalSubspace.random(5000, 3, seed=2).to(device=device)
+    whole = principal_angles(A, B).radians
+    sizes = []
+    qr = torch.linalg.qr
+
+    def recording_qr(matrix, mode):
+        sizes.append(matrix.numel())
+        return qr(matrix, mode=mode)
+
+    monkeypatch.setattr(angles_module, "_PIECE", 999)
+    monkeypatch.setattr(torch.linalg, "qr", recording_qr)
+    pieces = principal_angles(A, B).radians
+    assert len(sizes) > 15
+    assert max(sizes) <= 999 + 9
+    torch.testing.assert_close(pieces, whole, rtol=1e-14, atol=0)
+
+
+def test_repr_shows_the_range(device):
+    assert (
+        repr(principal_angles(*planes([0.25, 0.5], device))) == "<PrincipalAngles 2 of dims (2, 2): 0.25 ... 0.5 rad>"
+    )
+
+
+class TestBadInput:
+    def test_different_ambient_dimensions(self):
+        with pytest.raises(ValueError, match="different dimension"):
+            principal_angles(OrthonormalSubspace.random(9, 2), OrthonormalSubspace.random(8, 2))
+
+    def test_different_dtypes(self):
+        with pytest.raises(TypeError, match="differ in dtype"):
+            principal_angles(OrthonormalSubspace.random(9, 2), MaskSubspace.random(9, 2, dtype=torch.float64))
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_not_subspaces(self, reverse):
+        A, B = OrthonormalSubspace.random(9, 2), torch.eye(9)[:, :2]
+        with pytest.raises(TypeError, match=r"two subspaces, got Tensor.*OrthonormalSubspace\(Q\)"):
+            principal_angles(*((B, A) if reverse else (A, B)))
