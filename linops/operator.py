@@ -267,6 +267,10 @@ class Adjoint(LinearOperator):
         """The operator that this is the transpose of."""
         return self.A
 
+    def to_dense(self) -> Tensor:
+        """The transposed matrix, (n, m), at the cost of that of A."""
+        return self.A.to_dense().mT
+
 
 class Scaled(LinearOperator):
     """c A for a finite real number c.
