@@ -3,6 +3,7 @@
 from .basic import Counted, Declared, Dense, Diagonal, Function, Identity
 from .block import BlockDiagonal, Kronecker, Stacked
 from .coordinate import Embedding, PartialPermutation
+from .curvature import GGN, CurvatureOperator, Hessian, Loss, Objective, Risk
 from .interop import as_operator, to_scipy
 from .mask import MaskSubspace, absolute_gradient, magnitude, random_scores, ranking
 from .operator import Adjoint, Congruence, LinearOperator, Product, Scaled, Sum
@@ -11,24 +12,30 @@ from .structure import Structure
 from .subspace import EigenSubspace, OrthonormalSubspace, Subspace
 
 __all__ = [
+    "GGN",
     "Adjoint",
     "BlockDiagonal",
     "Congruence",
     "Counted",
+    "CurvatureOperator",
     "Declared",
     "Dense",
     "Diagonal",
     "EigenSubspace",
     "Embedding",
     "Function",
+    "Hessian",
     "Identity",
     "Kronecker",
     "LinearOperator",
+    "Loss",
     "MaskSubspace",
+    "Objective",
     "OrthonormalSubspace",
     "ParameterSpace",
     "PartialPermutation",
     "Product",
+    "Risk",
     "Scaled",
     "Stacked",
     "Structure",

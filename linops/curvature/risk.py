@@ -1,0 +1,276 @@
+"""The empirical risk: the loss of a model over a data set, as a function of the selected parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..parameters import ParameterSpace, Selection
+from .data import Batches, halves
+from .guards import require_function_of_parameters, training_flags, twice_differentiable, untouched_random_state
+from .loss import Loss, Objective, as_loss, tensors_of
+
+
+class Risk:
+    """L(θ) = Σ_b w_b ℓ_b(θ) / Σ_b w_b, the loss over a whole data set, however it is cut into batches b.
+
+    The weights w_b are what each ℓ_b is a mean over (see `Loss`); for summed losses L = Σ_b ℓ_b. It is a function of
+    the selected parameters alone: all others, buffers and training flags stay as they were at construction, and the
+    model itself, its gradients and the random state are never changed.
+
+    Args:
+        model: the network, in the mode (``model.eval()``) that the loss is meant in.
+        loss: a callable of (output, target), or a `Loss` or an `Objective`.
+        data: a batch or a re-iterable of batches, see `Batches`; it is moved to the parameters' device.
+        parameters: the selection, see `ParameterSpace`.
+        micro_batch_size: the most samples to process at once.
+
+    Attributes:
+        parameters: the ParameterSpace of the selection, at the point.
+        value: L at the point.
+        activation_bytes: what a backward pass through the first micro-batch keeps.
+
+    Raises:
+        ValueError: no data, no parameters, a loss that is not finite, not a scalar, not differentiable in the
+            parameters, not reproducible, or whose batches do not add up; or a model in training mode with dropout or
+            batch normalisation.
+        TypeError: data that cannot be gone through twice, or whose dtype is not the model's.
+
+    Cost: two forward passes over the data (one if they are a single batch) and two backward passes over a micro-batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        data: Any,
+        *,
+        parameters: Selection = None,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the model is a torch.nn.Module, got {type(model).__name__}")
+        require_function_of_parameters(model)
+        self._model = model
+        self._loss = as_loss(loss)
+        self.parameters = ParameterSpace(model, parameters)
+        self._batches = Batches(data, micro_batch_size, self.parameters.device)
+        self._flags = {module: module.training for module in model.modules()}
+        self._fixed = {
+            name: tensor.detach().clone()
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if name not in self.parameters.shapes
+        }
+        self.convex = not isinstance(self._loss, Objective) and self._loss.convex
+        self._total_weight = 1.0
+        with self.conditions():
+            self._measure()
+
+    def point(self) -> dict[str, Tensor]:
+        """The selected parameter tensors at the point."""
+        return self.parameters.unflatten(self.parameters.values)
+
+    def batches(self) -> Iterator[Any]:
+        """The micro-batches of one pass over the data."""
+        return iter(self._batches)
+
+    @contextlib.contextmanager
+    def conditions(self) -> Iterator[None]:
+        """The state that the terms are evaluated in: recorded modes, differentiable kernels, random state set aside."""
+        with (
+            untouched_random_state(self.parameters.device),
+            training_flags(self._flags),
+            twice_differentiable(self._model),
+        ):
+            yield
+
+    def term(self, theta: Mapping[str, Tensor], batch: Any) -> Tensor:
+        """The share w_b ℓ_b(θ) / Σ w of a micro-batch in the risk, a scalar."""
+        return self._share(*self._loss_and_weight(theta, batch))
+
+    def output(self, theta: Mapping[str, Tensor], inputs: Any) -> Any:
+        """The model's output for the inputs of a micro-batch."""
+        named = self._fixed | dict(theta)
+        if isinstance(inputs, Mapping):
+            return functional_call(self._model, named, (), dict(inputs))
+        return functional_call(self._model, named, inputs if isinstance(inputs, tuple) else (inputs,))
+
+    def output_term(self, output: Any, target: Any) -> Tensor:
+        """The share of a micro-batch in the risk as a function of the model's output, a scalar."""
+        assert isinstance(self._loss, Loss)
+        return self._share(self._loss.function(output, target), self._loss.weight(output, target))
+
+    def gradient(self) -> Tensor:
+        """∇L at the point, (n,).
+
+        Cost: one backward pass over the data.
+        """
+        theta = self.point()
+        total = torch.zeros_like(self.parameters.values)
+        with self.conditions():
+            for batch in self.batches():
+                total += self.parameters.flatten(torch.func.grad(self.term)(theta, batch))
+        return total
+
+    def _loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
+        if isinstance(self._loss, Objective):
+            named = {f"model.{name}": tensor for name, tensor in (self._fixed | dict(theta)).items()}
+            bound = _Bound(self._model, self._loss.function)
+            return functional_call(bound, named, (batch,)), self._loss.weight(batch)
+        inputs, target = inputs_and_target(batch)
+        output = self.output(theta, inputs)
+        return self._loss.function(output, target), self._loss.weight(output, target)
+
+    def _share(self, loss: Tensor, weight: float) -> Tensor:
+        if self._loss.reduction == "sum":
+            return loss
+        # A batch of ignored targets only has weight zero and a mean of 0/0: it has no share, not an undefined one.
+        return loss * (weight / self._total_weight) if weight > 0 else torch.zeros_like(loss)
+
+    # -- checks at the point, before any product ----------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        """Takes the value and the total weight, and makes sure that they mean something."""
+        first = self._evaluate(self.batches())
+        if first.batches == 0:
+            raise ValueError("the data hold no batch; a loss needs at least one")
+        if self._loss.reduction == "mean":
+            if not first.weight > 0:
+                raise ValueError(
+                    f"the data have total weight {first.weight}: every target is ignored or weighs nothing"
+                )
+            self._total_weight = first.weight
+        self.value = first.loss / self._total_weight
+        if not math.isfinite(self.value):
+            raise ValueError(
+                f"the loss over the data is {self.value}, so its derivatives mean nothing: mend model or data"
+            )
+        self.activation_bytes = self._require_gradient()
+        if not self._batches.held:
+            second = self._evaluate(self.batches())
+            if not first.agrees(second, 1e3 * torch.finfo(self.parameters.dtype).eps):
+                raise ValueError(
+                    f"two passes over the data gave the losses {self.value} and {second.loss / self._total_weight}: "
+                    "the model is random, or the data are drawn anew each time (augmentation, shuffling with "
+                    "drop_last); fix them first, for example as a list of batches"
+                )
+        if first.batches > 1:
+            self._require_additive()
+
+    @torch.no_grad()
+    def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
+        loss_sum = weight_sum = magnitude = 0.0
+        count, theta = 0, self.point()
+        for batch in batches:
+            loss, weight = self._checked_loss_and_weight(theta, batch)
+            share = float(self._share(loss, weight)) * self._total_weight
+            loss_sum, weight_sum, magnitude = loss_sum + share, weight_sum + weight, magnitude + abs(share)
+            count += 1
+        return _Evaluation(loss_sum, weight_sum, magnitude, count)
+
+    def _checked_loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
+        try:
+            loss, weight = self._loss_and_weight(theta, batch)
+        except RuntimeError as error:
+            dtypes = {tensor.dtype for tensor in tensors_of(batch) if tensor.is_floating_point()}
+            if dtypes - {self.parameters.dtype}:
+                raise TypeError(
+                    f"the model's parameters are {self.parameters.dtype} and the data {', '.join(map(str, dtypes))}, "
+                    f"which the model does not take ({error}): convert data or model"
+                ) from error
+            raise
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"the loss of a batch is a scalar tensor, got {given}")
+        return loss, weight
+
+    def _require_gradient(self) -> int:
+        """Two gradients of the first micro-batch: they must exist and agree. Returns the bytes that one keeps."""
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        batch, gradients = next(self.batches()), []
+        for _ in range(2):
+            theta = {name: tensor.clone().requires_grad_() for name, tensor in self.point().items()}
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                loss, _ = self._loss_and_weight(theta, batch)
+                parts = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
+            if all(part is None for part in parts):
+                raise ValueError(
+                    "the loss does not depend on any selected parameter: check the selection, and that neither model "
+                    "nor loss detaches them"
+                )
+            gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
+        difference, size = (gradients[0] - gradients[1]).norm(), gradients[0].norm()
+        # Sums in another order differ by some rounding errors; a random loss differs by far more.
+        if difference > torch.finfo(self.parameters.dtype).eps ** 0.5 * size:
+            raise ValueError(
+                f"two evaluations of the gradient differ by {float(difference / size):.1e} of its norm: the model or "
+                "the loss is random (functional dropout, noise); make it deterministic in evaluation mode"
+            )
+        return sum(kept.values())
+
+    def _require_additive(self) -> None:
+        """The loss of a batch must be the weighted mean (or sum) of the losses of its halves."""
+        batch = next(self._batches.whole())
+        whole, parts = self._evaluate([batch]), self._evaluate(halves(batch))
+        tolerance = torch.finfo(self.parameters.dtype).eps ** 0.5
+        if not whole.agrees(parts, tolerance):
+            raise ValueError(
+                f"the loss of a batch is not that of its parts (weighted sum {whole.loss} of weight {whole.weight} "
+                f"against {parts.loss} of {parts.weight}), so it would depend on how the data are cut: give "
+                "eigenspan.Loss(function, weight=...) with what the loss is a mean over, reduction='sum', or all data "
+                "as a single batch"
+            )
+
+
+@attrs.frozen
+class _Evaluation:
+    """Σ w_b ℓ_b (Σ ℓ_b for sums), Σ w_b, Σ |w_b ℓ_b| and the number of batches of one pass."""
+
+    loss: float
+    weight: float
+    magnitude: float
+    batches: int
+
+    def agrees(self, other: _Evaluation, tolerance: float) -> bool:
+        """Equal weights and losses, up to rounding of the terms."""
+        return (
+            math.isclose(self.weight, other.weight, rel_tol=tolerance)
+            and abs(self.loss - other.loss) <= tolerance * self.magnitude
+        )
+
+
+class _Bound(nn.Module):
+    """An objective as the forward pass of a module, so that its model's parameters can be substituted."""
+
+    def __init__(self, model: nn.Module, objective: Callable[[nn.Module, Any], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, batch: Any) -> Tensor:
+        return self._objective(self.model, batch)
+
+
+def inputs_and_target(batch: Any) -> tuple[Any, Any]:
+    """The two parts of a batch.
+
+    Raises:
+        TypeError: a batch of another form.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    given = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
+    raise TypeError(f"a batch is a pair (inputs, target), got a {given}; for other forms use eigenspan.Objective")
