@@ -87,7 +87,7 @@ def principal_angles(A: Subspace, B: Subspace) -> PrincipalAngles:
     Cost: O(n k l) operations and one (n, l) block; O(k + l) for two masks.
     """
     check_pair(A, B)
-    # Of two equal sizes a mask projects: its residual only blanks rows, exactly.
+    # Of two equal sizes a mask projects: its residual only blanks rows, which is cheap and exact.
     smaller, larger = sorted((A, B), key=lambda subspace: (subspace.dim, isinstance(subspace, MaskSubspace)))
     cosines = _singular_values(larger.cross_gram(smaller))
     sines = _singular_values(larger.residual(smaller)).flip(0)

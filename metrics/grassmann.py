@@ -24,7 +24,8 @@ class GrassmannDistance:
 
     - `pad=True` (the default, d in the paper): l - k right angles are appended. It is the distance after both subspaces
       have been completed, by new directions orthogonal to all old ones, to one common dimension; so it inherits every
-      axiom and is zero for equal subspaces only. Where the largest angle alone decides it is at its maximum.
+      axiom and is zero for equal subspaces only. A distance that one right angle decides (all but geodesic, chordal
+      and procrustes) is then at its maximum.
     - `pad=False` (δ in the paper): the k angles as they are, the distance from the smaller subspace to the nearest
       k-dimensional subspace of the larger one. It is zero when one contains the other and breaks the triangle
       inequality.
@@ -104,10 +105,9 @@ def asimov(angles: PrincipalAngles) -> Tensor:
 def fubini_study(angles: PrincipalAngles) -> Tensor:
     """Angle arccos Πᵢ cos θᵢ of the two lines ∧A and ∧B in the exterior power; a metric.
 
-    Taken as atan2((1 - Π²)^½, Π) with the product in log space: small angles keep their digits and a product over
-    thousands of angles does not underflow to a wrong branch.
+    Taken as atan2 of the Binet-Cauchy sine and the product: an arc cosine would lose small angles.
     """
-    return torch.atan2(binet_cauchy._formula(angles), angles.log_cosines.sum().exp())
+    return torch.atan2(binet_cauchy._formula(angles), angles.cosines.prod())
 
 
 @GrassmannDistance
