@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
-import warnings
 from collections.abc import Iterator
 
 import torch
@@ -58,7 +55,6 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     Scaled dot-product attention takes its math kernel, transformer layers leave their fused inference path, and
     recurrent layers leave cuDNN and oneDNN.
     """
-    _load_forward_derivatives()
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     fused = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
@@ -82,14 +78,6 @@ def _without_onednn() -> Iterator[None]:
         yield
     finally:
         torch._C._set_mkldnn_enabled(enabled)
-
-
-@functools.cache
-def _load_forward_derivatives() -> None:
-    """Loads what PyTorch would load in the first forward derivative, without its deprecation warnings to itself."""
-    with warnings.catch_warnings(), contextlib.suppress(ImportError):
-        warnings.simplefilter("ignore")
-        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 @contextlib.contextmanager

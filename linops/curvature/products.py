@@ -10,7 +10,7 @@ from torch import Tensor
 from ..parameters import ParameterSpace
 
 TensorMap = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""A linear map of one tangent vector, given and returned as parameter tensors by name."""
+"""A linear map of one vector, given and returned as parameter tensors by name."""
 
 _COLUMN_BUDGET = 512 * 2**20
 _MOST_COLUMNS = 32
@@ -19,8 +19,8 @@ _MOST_COLUMNS = 32
 def default_chunk_size(parameters: ParameterSpace, activation_bytes: int) -> int:
     """Columns to vectorise at once so that they take about half a gibibyte, 1 to 32.
 
-    A column of a second-order product holds tangents of all that a backward pass keeps, and of what it computes: about
-    four times the activations, and four copies of the parameters.
+    A column of a second-order product holds cotangents of all that a backward pass keeps and computes: about four times
+    the activations, and four copies of the parameters.
     """
     column = 4 * (activation_bytes + parameters.size * parameters.values.element_size())
     return max(1, min(_MOST_COLUMNS, _COLUMN_BUDGET // max(column, 1)))
@@ -43,15 +43,13 @@ def summed_product(maps: Iterable[TensorMap], parameters: ParameterSpace, X: Ten
     return total
 
 
-def _apply(apply: TensorMap, tangents: dict[str, Tensor], chunk_size: int) -> dict[str, Tensor]:
-    """The map of each column of the tangents, of shapes (columns, …)."""
-    if next(iter(tangents.values())).shape[0] == 1:
-        image = apply({name: tangent[0] for name, tangent in tangents.items()})
+def _apply(apply: TensorMap, vectors: dict[str, Tensor], chunk_size: int) -> dict[str, Tensor]:
+    """The map of each column of the vectors, of shapes (columns, …)."""
+    if next(iter(vectors.values())).shape[0] == 1:
+        image = apply({name: vector[0] for name, vector in vectors.items()})
         return {name: tensor[None] for name, tensor in image.items()}
     try:
-        return torch.vmap(apply)(tangents)
-    except NotImplementedError:
-        raise  # an operation without a derivative, which a single column lacks as well
+        return torch.vmap(apply)(vectors)
     except RuntimeError as error:
         raise RuntimeError(
             f"the product could not be vectorised over {chunk_size} columns ({error}); if the model branches on values "
