@@ -41,8 +41,10 @@ class Batches:
 
     def whole(self) -> Iterator[Any]:
         """The batches as the data give them, on the device, uncut."""
+        # Copies from a GPU must be awaited; copies to one may overlap with what is computed there.
+        overlapped = self._device.type == "cuda"
         for batch in self._data:
-            yield map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), batch)
+            yield map_tensors(lambda tensor: tensor.to(self._device, non_blocking=overlapped), batch)
 
 
 def halves(batch: Any) -> list[Any]:

@@ -212,6 +212,10 @@ class Risk:
                     "nor loss detaches them"
                 )
             gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
+        if not bool(gradients[0].isfinite().all()):
+            raise ValueError(
+                "the loss is finite but its gradient is not: look for square roots, norms or logarithms at zero"
+            )
         difference, size = (gradients[0] - gradients[1]).norm(), gradients[0].norm()
         # Sums in another order differ by some rounding errors; a random loss differs by far more.
         if difference > torch.finfo(self.parameters.dtype).eps ** 0.5 * size:

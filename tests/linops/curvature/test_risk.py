@@ -82,6 +82,10 @@ class TestLoss:
         with pytest.raises(ValueError, match="loss over the data is"):
             build(data=(X * value, y))
 
+    def test_a_gradient_that_is_not_finite_is_refused(self):
+        with pytest.raises(ValueError, match="gradient is not"):
+            build(loss=lambda output, target: (output - output.detach()).norm(dim=1).sqrt().sum())
+
     def test_a_loss_that_is_no_scalar_is_refused(self):
         with pytest.raises(ValueError, match="scalar"):
             build(loss=lambda output, target: output)
