@@ -1,0 +1,1 @@
+"""The experiments, the command line, plots and the report."""

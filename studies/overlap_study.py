@@ -1,0 +1,235 @@
+"""The overlap of a network's large weights with its top Hessian eigenspace, along its training."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from .. import __version__
+from ..linops import EigenSubspace, Hessian, magnitude, ranking
+from ..metrics import chance_curve, overlap_curve
+from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
+from .problems import Problem
+from .results import read_json, write_json
+from .training import Checkpoint, train
+
+SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
+    "block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed),
+    "sketched": lambda k, seed: SketchedEigh(outer=k, inner=2 * k, seed=seed),
+    "sketched-two-pass": lambda k, seed: SketchedEigh(outer=k, two_pass=True, seed=seed),
+    "arpack": lambda k, seed: Arpack(k=k, seed=seed),
+    "dense": lambda k, seed: DenseEigh(k=k, seed=seed),
+}
+"""Solvers by the name of the ``--solver`` option: functions of k and the seed."""
+
+SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@attrs.frozen(kw_only=True)
+class StudyOptions:
+    """What is measured: together with the problem it determines every number of a study.
+
+    Attributes:
+        k: eigenpairs, and the largest mask.
+        steps: of training.
+        solver: a name in `SOLVERS`.
+        exact: whether to diagonalise each Hessian densely too, and compare.
+        split: ``"train"``, ``"test"`` or ``"both"``: which data the Hessian is of.
+        device: where to compute, such as ``"cpu"`` or ``"cuda"``.
+        dtype: ``"float32"`` or ``"float64"``.
+        seed: of initialisation, data order and solver.
+        data_root: a folder with the full data; None for the embedded ones.
+
+    Raises:
+        ValueError: an option that is none of its choices, or a device that is not there.
+    """
+
+    k: int
+    steps: int
+    solver: str = "block-lanczos"
+    exact: bool = False
+    split: str = "train"
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    data_root: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name, choices in (("solver", SOLVERS), ("split", SPLITS), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name, least in (("k", 1), ("steps", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
+
+
+class OverlapStudy:
+    """Trains a network, and at steps along the way compares its largest weights with its top Hessian eigenspace.
+
+    A folder holds the study: ``study.json`` says what it is of, ``checkpoints/`` the training, ``records/`` one file a
+    step and split, ``results.json`` all of them. Each file appears whole or not at all, so that a run that was
+    interrupted goes on where it stopped and loses at most the record it was at; a run that was finished does nothing.
+
+    Args:
+        problem: the network, its data and its training.
+        options: what to measure.
+        directory: where the study lives; it is made if it is not there.
+
+    Raises:
+        ValueError: a k that is larger than the number of parameters or what the solver can do, a folder that holds
+            another study, or data that are missing.
+        OSError: a folder that cannot be written.
+
+    Source: arXiv 2504.14701, section 4; the stratified chance level is our own.
+
+    Cost: that of training, and of one solve a record.
+    """
+
+    def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
+        self.problem, self.options, self.directory = problem, options, Path(directory)
+        with torch.random.fork_rng(devices=[]):
+            size = sum(parameter.numel() for parameter in problem.model().parameters())
+        if options.k > size:
+            raise ValueError(f"k is at most the number of parameters, {size}; got {options.k}")
+        if options.solver.startswith("sketched") and 2 * options.k > size:
+            raise ValueError(f"a sketch takes 2 k products of {size} parameters: k <= {size // 2}, or --solver dense")
+        if options.solver == "arpack" and options.k >= size:
+            raise ValueError(f"ARPACK finds fewer pairs than there are parameters, {size}: use --solver dense")
+        root = options.data_root
+        self.data = problem.load(None if root is None else Path(root))
+        self._claim_directory()
+
+    def run(
+        self, *, progress: bool = False, on_record: Callable[[dict[str, Any]], None] = lambda record: None
+    ) -> dict[str, Any]:
+        """Trains and measures what is not there yet, and writes ``results.json``.
+
+        Args:
+            progress: whether to show bars for training, records and solves.
+            on_record: called with each record as it is ready, old ones too.
+
+        Returns:
+            The results: see `results`.
+        """
+        checkpoints = train(
+            self.problem,
+            self.data,
+            self.directory / "checkpoints",
+            steps=self.options.steps,
+            record_every=self.problem.record_every,
+            seed=self.options.seed,
+            dtype=DTYPES[self.options.dtype],
+            device=self.options.device,
+            progress=progress,
+        )
+        pairs = [(checkpoint, split) for checkpoint in checkpoints for split in SPLITS[self.options.split]]
+        with tqdm(pairs, desc="records", unit="record", disable=not progress) as bar:
+            for checkpoint, split in bar:
+                on_record(self._record(checkpoint, split, progress))
+        results = self.results()
+        write_json(results, self.directory / "results.json")
+        return results
+
+    def results(self) -> dict[str, Any]:
+        """All records so far, with what they are of, as plain data."""
+        with torch.random.fork_rng(devices=[]):
+            named = list(self.problem.model().named_parameters())
+        return {
+            "study": self.problem.name,
+            "title": self.problem.title,
+            "description": self.data.description,
+            "options": attrs.asdict(self.options),
+            "environment": {
+                "eigenspan": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            },
+            "parameters": {"names": [name for name, _ in named], "sizes": [tensor.numel() for _, tensor in named]},
+            "table_k": [k for k in self.problem.table_k if k <= self.options.k] or [self.options.k],
+            "records": list(self._records()),
+        }
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def _record(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
+        path = self.directory / "records" / f"{checkpoint.step:08d}-{split}.json"
+        if path.exists():
+            return self._read_record(path)
+        model = checkpoint.restore(self.problem, self.data, device=self.options.device)
+        record = {"step": checkpoint.step, "split": split, **self._measure(model, split, progress)}
+        write_json({"of": self._identity(), **record}, path)
+        return record
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        for path in sorted((self.directory / "records").glob("*.json")):
+            yield self._read_record(path)
+
+    def _read_record(self, path: Path) -> dict[str, Any]:
+        record = read_json(path)
+        if record.pop("of", None) != self._identity():
+            raise ValueError(f"{path} is not a record of this study: remove it, and it is measured anew")
+        return record
+
+    def _measure(self, model: nn.Module, split: str, progress: bool) -> dict[str, Any]:
+        dtype = DTYPES[self.options.dtype]
+        inputs, targets = self.data.hessian[split]
+        inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+        H = Hessian(model, self.problem.loss, (inputs, targets))
+        eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
+        scores, labels = magnitude(H.parameters), H.parameters.labels()
+        uniform, stratified = (chance_curve(scores, eig.subspace, strata) for strata in (None, labels))
+        counts = torch.bincount(labels[ranking(scores, self.options.k)], minlength=len(H.parameters.names))
+        record = {
+            "loss": H.loss(),
+            "k_max": self.options.k,
+            "overlap": uniform.observed.tolist(),
+            "chance_uniform": {"mean": uniform.mean.tolist(), "std": uniform.std.tolist()},
+            "chance_stratified": {"mean": stratified.mean.tolist(), "std": stratified.std.tolist()},
+            "mask_counts": counts.tolist(),
+            "eigenvalues": eig.eigenvalues.tolist(),
+            "residual_norms": eig.residual_norms.tolist(),
+            "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},
+        }
+        return record | (self._exact(H, eig.subspace) if self.options.exact else {})
+
+    def _exact(self, H: Hessian, computed: EigenSubspace) -> dict[str, Any]:
+        """The dense spectrum, and how much of its leading eigenspaces was found."""
+        exact = DenseEigh(k=self.options.k).solve(H)
+        overlaps = overlap_curve(computed, exact.subspace)
+        return {"exact": {"eigenvalues": exact.eigenvalues.tolist(), "subspace_overlap": overlaps.tolist()}}
+
+    # -- the folder ---------------------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        return {"study": self.problem.name, "eigenspan": __version__, **attrs.asdict(self.options)}
+
+    def _claim_directory(self) -> None:
+        """Makes the folder this study's, unless it holds another one."""
+        path = self.directory / "study.json"
+        if path.exists():
+            found, wanted = read_json(path), self._identity()
+            changed = [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
+            if changed:
+                differences = ", ".join(f"{name} {found.get(name)} -> {wanted.get(name)}" for name in sorted(changed))
+                raise ValueError(
+                    f"{self.directory} holds another study ({differences}); results do not mix: "
+                    "choose another folder, or run with the options it was made with"
+                )
+            return
+        if self.directory.is_dir() and any(self.directory.iterdir()):
+            raise ValueError(f"{self.directory} is not empty and holds no study: choose another folder")
+        (self.directory / "records").mkdir(parents=True, exist_ok=True)
+        write_json(self._identity(), path)

@@ -1,0 +1,279 @@
+"""Training with checkpoints that hold the whole state, so that it goes on where it stopped, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..solvers.streams import stream
+from .problems import Batch, Problem, ProblemData
+
+_FORMAT = "eigenspan checkpoint 1"
+
+
+@attrs.frozen
+class Checkpoint:
+    """A network at one step of its training, on disk.
+
+    Attributes:
+        step: how many steps of SGD were taken.
+        path: the file, which holds the whole state of the training.
+        losses: the loss on each Hessian batch, by split, measured before the file was written.
+    """
+
+    step: int
+    path: Path
+    losses: dict[str, float]
+
+    def restore(self, problem: Problem, data: ProblemData, *, device: torch.device | str) -> nn.Module:
+        """The network at that step, buffers included, in evaluation mode and in the dtype it was trained in.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the file is damaged or of another problem, or the network does not reproduce the losses.
+
+        Cost: a forward pass over the Hessian batches.
+        """
+        state = _read(self.path)
+        if state["of"]["problem"] != problem.name or state["step"] != self.step:
+            raise ValueError(
+                f"{self.path} is step {state['step']} of {state['of']['problem']!r}, not step {self.step} of "
+                f"{problem.name!r}"
+            )
+        dtype: torch.dtype = getattr(torch, state["of"]["dtype"])
+        with _own_random_state(torch.device("cpu")):  # the initial values are drawn, and overwritten
+            model = problem.model().to(device, dtype)
+        _load_model(model, state, self.path)
+        found = _losses(problem, data, model)
+        # Another device or another number of threads sums in another order; a wrong network is further off than that.
+        tolerance = 1e3 * torch.finfo(dtype).eps
+        if found.keys() != self.losses.keys() or any(
+            not math.isclose(found[split], loss, rel_tol=tolerance, abs_tol=tolerance)
+            for split, loss in self.losses.items()
+        ):
+            raise ValueError(
+                f"the network in {self.path} has the losses {found}, but had {self.losses} when it was written: it is "
+                "another network, or the data are other data; remove the file and train again"
+            )
+        return model
+
+
+def train(
+    problem: Problem,
+    data: ProblemData,
+    directory: Path | str,
+    *,
+    steps: int,
+    record_every: int,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    progress: bool = False,
+) -> list[Checkpoint]:
+    """The network of a problem at steps 0, record_every, 2 record_every, … and at the last step.
+
+    The samples come in a fresh permutation every epoch, and those left over when it is cut into batches are dropped.
+    The seed determines initialisation and order; PyTorch's global random state is left as it was. Checkpoints that are
+    in the directory are not made again: what was interrupted, or is now to take more steps, goes on from the last one,
+    with the result bit for bit that of training in one go (on the same machine and software).
+
+    Args:
+        problem: the network, and how it is trained.
+        data: what it is trained on, and the batches to take losses of.
+        directory: of the checkpoints; it is made if it is not there.
+        steps: of training; 0 gives the initial network only.
+        record_every: steps between checkpoints.
+        seed: a non-negative integer.
+        dtype: of parameters and inputs. The initial network is drawn in float32 and converted.
+        device: where to train.
+        progress: whether to show a bar.
+
+    Raises:
+        OSError: the directory cannot be written.
+        ValueError: numbers out of range, a batch size larger than the training set, a loss that is not finite, or
+            checkpoints in the directory that are damaged or of another training.
+
+    Source: arXiv 2504.14701, section 4.
+
+    Cost: ``steps`` forward and backward passes over a batch.
+    """
+    for name, value, least in (("steps", steps, 0), ("record_every", record_every, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is at least {least}, got {value}")
+    if problem.batch_size > len(data.train[1]):
+        raise ValueError(f"a batch of {problem.batch_size} is more than the {len(data.train[1])} training samples")
+    device, directory = torch.device(device), Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        _own_random_state(device),
+        tqdm(total=steps, desc="training", unit="step", disable=not progress) as bar,
+    ):
+        run, checkpoints = _Run(problem, data, seed, dtype, device), []
+        for step in sorted({*range(0, steps, record_every), steps}):
+            path = directory / f"step-{step:06d}.pt"
+            if path.exists():
+                losses = run.load(path, step)
+                bar.update(step - bar.n)
+            else:
+                while run.step < step:
+                    run.advance()
+                    bar.update()
+                losses = run.save(path)
+            checkpoints.append(Checkpoint(step, path, losses))
+    return checkpoints
+
+
+class _Run:
+    """A training under way: the network, its optimiser and the number of steps taken."""
+
+    def __init__(
+        self, problem: Problem, data: ProblemData, seed: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.problem, self.data, self.seed, self.device = problem, data, seed, device
+        _seed_random_state(int(stream(seed, "training").integers(2**63)), device)
+        self.model = problem.model().to(device, dtype)
+        self.optimiser = problem.optimiser(self.model.parameters())
+        self.inputs, self.targets = _moved(data.train, dtype, device)
+        self.step = 0
+        self.identity = {
+            "problem": problem.name,
+            "data": data.description,
+            "batch_size": problem.batch_size,
+            "seed": seed,
+            "dtype": str(dtype).removeprefix("torch."),
+            "device": device.type,
+        }
+
+    @torch.enable_grad()
+    def advance(self) -> None:
+        """One step."""
+        indices = self._batch()
+        self.model.train()
+        self.optimiser.zero_grad()
+        self.problem.loss(self.model(self.inputs[indices]), self.targets[indices]).backward()
+        self.optimiser.step()
+        self.step += 1
+
+    def _batch(self) -> Tensor:
+        """The samples of the next step: a function of seed and step, so that a checkpoint need not hold their order."""
+        size = self.problem.batch_size
+        epoch, position = divmod(self.step, len(self.targets) // size)
+        order = _permutation(self.seed, epoch, len(self.targets))
+        return order[position * size : (position + 1) * size].to(self.device)
+
+    def save(self, path: Path) -> dict[str, float]:
+        """Writes the whole state, which appears as a whole or not at all; returns the losses."""
+        losses = _losses(self.problem, self.data, self.model)
+        if not all(math.isfinite(loss) for loss in losses.values()):
+            raise ValueError(f"the training has diverged: at step {self.step} the losses are {losses}")
+        partial = path.with_name(path.name + ".partial")
+        state = {
+            "format": _FORMAT,
+            "of": self.identity,
+            "step": self.step,
+            "losses": losses,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": _random_state(self.device),
+        }
+        try:
+            torch.save(state, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return losses
+
+    def load(self, path: Path, step: int) -> dict[str, float]:
+        """Goes to the state in a checkpoint, which must be that step of this training; returns the losses."""
+        state = _read(path)
+        wanted, found = self.identity | {"step": step}, state["of"] | {"step": state["step"]}
+        changed = [f"{name} {found.get(name)} -> {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
+        if changed:
+            raise ValueError(f"{path} is of another training ({', '.join(changed)}): use another directory")
+        _load_model(self.model, state, path)
+        self.optimiser.load_state_dict(state["optimiser"])
+        _set_random_state(state["random"], self.device)
+        self.step = step
+        return dict(state["losses"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as its format has layers
+        raise ValueError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}): remove it, and training goes on from the one "
+            "before"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise ValueError(f"{path} is no checkpoint of this version of eigenspan: use another directory")
+    return state
+
+
+def _load_model(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} is of another network: {error}") from error
+
+
+@torch.no_grad()
+def _losses(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str, float]:
+    """The loss on each Hessian batch, in evaluation mode."""
+    parameter = next(model.parameters())
+    model.eval()
+    losses = {}
+    for split, batch in data.hessian.items():
+        inputs, targets = _moved(batch, parameter.dtype, parameter.device)
+        losses[split] = float(problem.loss(model(inputs), targets))
+    return losses
+
+
+def _moved(batch: Batch, dtype: torch.dtype, device: torch.device) -> Batch:
+    inputs, targets = batch
+    return inputs.to(device, dtype if inputs.is_floating_point() else None), targets.to(device)
+
+
+@functools.lru_cache(maxsize=1)
+def _permutation(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.from_numpy(stream(seed, "data order", epoch).permutation(count))
+
+
+# -- PyTorch's global random state, which initialisation and layers such as dropout draw from ---------------------------
+
+
+@contextlib.contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    """What is drawn and seeded within leaves no trace."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _seed_random_state(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
