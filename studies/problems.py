@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -81,7 +82,7 @@ _PER_CLASS = 50
 def _mnist16_model() -> nn.Module:
     widths = (256, 20, 20, 20, 20, 20, 10)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
@@ -122,7 +123,7 @@ def first_per_class(batch: Batch, count: int) -> Batch:
         ValueError: a class that has fewer.
     """
     inputs, targets = batch
-    chosen = [(targets == label).nonzero()[:count, 0] for label in targets.unique()]
+    chosen = [(targets == label).nonzero()[:count, 0] for label in torch.unique(targets)]
     fewest = min(len(indices) for indices in chosen)
     if fewest < count:
         raise ValueError(f"expected at least {count} samples of each class, got {fewest} of one; the data are damaged")

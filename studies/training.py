@@ -160,7 +160,7 @@ class _Run:
         indices = self._batch()
         self.model.train()
         self.optimiser.zero_grad()
-        self.problem.loss(self.model(self.inputs[indices]), self.targets[indices]).backward()
+        torch.autograd.backward(self.problem.loss(self.model(self.inputs[indices]), self.targets[indices]))
         self.optimiser.step()
         self.step += 1
 
@@ -214,8 +214,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file fails in as many ways as its format has layers
         raise ValueError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}): remove it, and training goes on from the one "
-            "before"
+            f"{path} is damaged or no checkpoint ({type(error).__name__}): remove it, and training goes on from "
+            "the one before"
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(f"{path} is no checkpoint of this version of eigenspan: use another directory")
@@ -251,7 +251,7 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
     return torch.from_numpy(stream(seed, "data order", epoch).permutation(count))
 
 
-# -- PyTorch's global random state, which initialisation and layers such as dropout draw from ---------------------------
+# -- PyTorch's global random state, which initialisation and layers such as dropout draw from --------------------------
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def resized(images: Tensor) -> Tensor:
         torch.nn.functional.interpolate(
             chunk[:, None].float(), size=(PIXELS, PIXELS), mode="bilinear", antialias=True, align_corners=False
         )[:, 0]
-        for chunk in images.split(10_000)
+        for chunk in torch.split(images, 10_000)
     ]
     return torch.cat(small).round().clamp(0, 255).to(torch.uint8)
 
