@@ -208,15 +208,14 @@ class _Run:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file fails in as many ways as its format has layers
-        raise ValueError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}): remove it, and training goes on from "
-            "the one before"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in as many ways as its format has layers
+            raise ValueError(
+                f"{path} is damaged or no checkpoint ({type(error).__name__}): remove it, and training goes on from "
+                "the one before"
+            ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(f"{path} is no checkpoint of this version of eigenspan: use another directory")
     return state

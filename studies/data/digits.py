@@ -59,7 +59,7 @@ def embedded_digits() -> Digits:
     Cost: 3 MB.
     """
     try:
-        with np.load(EMBEDDED) as arrays:
+        with EMBEDDED.open("rb") as file, np.load(file) as arrays:
             return Digits(
                 train_images=torch.from_numpy(arrays["train_images"]),
                 train_labels=torch.from_numpy(arrays["train_labels"]).long(),
@@ -121,7 +121,7 @@ def resized(images: Tensor) -> Tensor:
         )[:, 0]
         for chunk in torch.split(images, 10_000)
     ]
-    return torch.cat(small).round().clamp(0, 255).to(torch.uint8)
+    return torch.cat(small).round().to(torch.uint8)
 
 
 def _locate(folder: Path, name: str) -> Path:
