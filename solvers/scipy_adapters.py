@@ -1,0 +1,74 @@
+"""SciPy's eigensolvers behind the same interface."""
+
+from __future__ import annotations
+
+import attrs
+import numpy
+import torch
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
+from torch import Tensor
+
+from .dense import DenseEigh
+from .results import Status
+from .solver import EigenPairs, EigenSolver, Watched, positive_integer
+from .streams import stream
+
+
+@attrs.frozen(kw_only=True)
+class Arpack(EigenSolver):
+    """The k leading eigenpairs by the implicitly restarted Lanczos method of ARPACK, through SciPy, on the CPU.
+
+    It keeps ``ncv`` vectors only and multiplies one at a time. For k = n, which ARPACK cannot do, the matrix is formed
+    and diagonalised.
+
+    Args:
+        k: how many pairs.
+        tol: relative accuracy of the eigenvalues; 0 is machine precision.
+        ncv: vectors kept, k < ncv <= n; by default 2 k + 1, at least 20.
+        maxiter: restarts at most; by default 10 n.
+        which, seed, check_symmetry: see `EigenSolver`.
+
+    The sum of the columns of a ``start`` is the first vector. If ARPACK gives up, the pairs that did converge are
+    returned, possibly none, with a warning.
+
+    Raises:
+        ValueError: besides those of `EigenSolver`, an ncv outside k+1 … n.
+        RuntimeError: ARPACK failed otherwise.
+
+    Source: Lehoucq, Sorensen & Yang (1998), ARPACK Users' Guide.
+
+    Cost: products are not known beforehand, and k more measure the residuals; n ncv numbers.
+    """
+
+    tol: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    ncv: int | None = attrs.field(default=None, validator=positive_integer)
+    maxiter: int | None = attrs.field(default=None, validator=positive_integer)
+
+    uses_start = True
+
+    def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
+        n = A.shape[0]
+        if self.k == n:
+            return DenseEigh(k=self.k, which=self.which)._solve(A, None)
+        if self.ncv is not None and not self.k < self.ncv <= n:
+            raise ValueError(f"ncv={self.ncv} must be above k={self.k} and at most n={n}")
+        first = stream(self.seed, "start").standard_normal(n) if start is None else start.sum(dim=1).cpu().numpy()
+        status = Status.CONVERGED
+        try:
+            values, vectors = eigsh(
+                A.to_scipy(),
+                k=self.k,
+                which=self.which.value,
+                v0=first.astype(str(A.dtype).removeprefix("torch.")),
+                ncv=self.ncv,
+                maxiter=self.maxiter,
+                tol=self.tol,
+            )
+        except ArpackNoConvergence as stopped:
+            values, vectors = stopped.eigenvalues, stopped.eigenvectors
+            status = Status.OUT_OF_ITERATIONS
+        except ArpackError as error:
+            raise RuntimeError(f"ARPACK failed on {A.A}: {error}; try another seed, or BlockLanczos") from error
+        return EigenPairs(
+            torch.from_numpy(values), torch.from_numpy(numpy.ascontiguousarray(vectors)).to(A.device), status
+        )
