@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Runs the command line, or says which extra it needs."""
     try:
-        from eigenspan.studies.cli import app
+        from .studies.cli import app
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in {"typer", "rich", "matplotlib"}:
             raise

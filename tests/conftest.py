@@ -1,12 +1,21 @@
-"""Fixtures for every test: the devices that are present."""
+"""What every test has: a device, seeded random numbers, few threads."""
 
 import pytest
 import torch
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
+# The matrices of tests are small: more threads only wait for one another.
+torch.set_num_threads(min(torch.get_num_threads(), 2))
+
 
 @pytest.fixture(params=DEVICES)
 def device(request):
     """Each device present on this machine, by name."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """The global generators start anew, so that a test does not depend on those before it."""
+    torch.manual_seed(0)
