@@ -57,14 +57,13 @@ class Diagonal(LinearOperator):
     def __init__(self, diagonal: Tensor) -> None:
         if diagonal.ndim != 1:
             raise ValueError(f"Diagonal takes an (n,) tensor, got shape {tuple(diagonal.shape)}")
-        structure = Structure.SYMMETRIC
+        super().__init__((len(diagonal), len(diagonal)), diagonal.dtype, diagonal.device, Structure.SYMMETRIC)
         if bool((diagonal >= 0).all()):
-            structure |= Structure.NONNEGATIVE
+            self.structure |= Structure.NONNEGATIVE
         if bool((diagonal <= 0).all()):
-            structure |= Structure.NONPOSITIVE
+            self.structure |= Structure.NONPOSITIVE
         if bool((diagonal.abs() == 1).all()):
-            structure |= Structure.ISOMETRY
-        super().__init__((len(diagonal), len(diagonal)), diagonal.dtype, diagonal.device, structure)
+            self.structure |= Structure.ISOMETRY
         self.diagonal = diagonal.detach()
 
     def _matmat(self, X: Tensor) -> Tensor:
@@ -115,7 +114,11 @@ class Function(LinearOperator):
         return self.matmat(X)
 
     def _rmatmat(self, X: Tensor) -> Tensor:
-        return self.rmatmat(X) if self.rmatmat is not None else super()._rmatmat(X)
+        if self.rmatmat is None and not self.is_symmetric:
+            raise NotImplementedError(
+                f"{self} has no transposed product: give Function its rmatmat=, or structure= if it is symmetric"
+            )
+        return self.matmat(X) if self.rmatmat is None else self.rmatmat(X)
 
 
 class Counted(LinearOperator):

@@ -76,7 +76,7 @@ class Kronecker(LinearOperator):
     Raises:
         TypeError: factors of different dtypes or devices.
 
-    Cost: one product of A with n_B k columns and one of B with m_A k columns.
+    Cost: one product of B with n_A k columns and one of A with m_B k columns, n and m their columns and rows.
     """
 
     def __init__(self, A: LinearOperator, B: LinearOperator) -> None:

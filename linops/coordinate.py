@@ -48,7 +48,7 @@ class PartialPermutation(LinearOperator):
         dtype: dtype of the blocks.
 
     Raises:
-        ValueError: an index out of range or twice, or as many rows as columns missing.
+        ValueError: an index out of range or twice, or more rows than columns or fewer.
         TypeError: indices that are not integers.
 
     Cost: r reads and writes a column, and a fill with zeros.

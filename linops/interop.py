@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
 from scipy.sparse.linalg import aslinearoperator
 from torch import Tensor
 
-from .basic import Dense, Function
+from .basic import Declared, Dense, Function
 from .operator import LinearOperator
 from .structure import Structure
 
@@ -31,10 +31,11 @@ def as_operator(
     Args:
         A: one of
 
-            - an operator of this library, returned as it is;
+            - an operator of this library, returned as it is unless ``structure`` adds to what it knows;
             - a two-dimensional tensor or array;
             - a SciPy sparse matrix or ``scipy.sparse.linalg.LinearOperator``, applied on the CPU in NumPy;
-            - any object with ``shape``, a torch ``dtype``, a ``device`` and ``@`` on tensors (curvlinops);
+            - any object with ``shape``, a torch ``dtype``, a ``device`` and ``@`` on tensors (curvlinops), whose
+              transpose is ``adjoint()`` or ``T``;
             - a function from (n, k) to (m, k) tensors, for which ``shape`` and ``dtype`` are required.
         shape: (m, n), for a function.
         dtype: for a function.
@@ -47,14 +48,14 @@ def as_operator(
     Cost: none; products cost what ``A @ X`` costs, and SciPy operators a copy to and from NumPy.
     """
     if isinstance(A, LinearOperator):
-        return A
+        return A if structure in A.structure else Declared(A, structure)
     if isinstance(A, Tensor):
         return Dense(A, structure)
     if isinstance(A, numpy.ndarray):
-        return Dense(torch.tensor(A), structure)
+        return Dense(_copied(A), structure)
     if isinstance(A, ScipyLinearOperator) or issparse(A):
         return _from_scipy(aslinearoperator(A), structure)
-    if hasattr(A, "shape") and hasattr(A, "device") and hasattr(A, "__matmul__"):
+    if all(hasattr(A, name) for name in ("shape", "dtype", "device", "__matmul__")):
         return _from_duck(A, structure)
     if callable(A):
         if shape is None or dtype is None:
@@ -86,13 +87,18 @@ def to_scipy(A: LinearOperator) -> ScipyLinearOperator:
         block = torch.from_numpy(numpy.array(x, dtype=numpy_dtype)).to(A.device, A.dtype)
         with torch.no_grad():
             result = product(block if block.ndim == 2 else block[:, None])
-        return result.reshape(-1, *block.shape[1:]).to("cpu", exchanged).numpy()
+        return (result if block.ndim == 2 else result[:, 0]).to("cpu", exchanged).numpy()
 
     forward = functools.partial(through, A._matmat)
     backward = functools.partial(through, A._rmatmat)
     return ScipyLinearOperator(
         A.shape, matvec=forward, matmat=forward, rmatvec=backward, rmatmat=backward, dtype=numpy_dtype
     )
+
+
+def _copied(A: Any) -> Tensor:
+    """A new tensor of the entries of an array of any strides, negative ones too."""
+    return torch.from_numpy(numpy.array(A, order="C"))
 
 
 def _from_scipy(A: ScipyLinearOperator, structure: Structure) -> Function:
@@ -106,13 +112,14 @@ def _from_scipy(A: ScipyLinearOperator, structure: Structure) -> Function:
         # SciPy's sparse products and column loops differ on empty blocks; there is nothing to multiply.
         if X.shape[1] == 0:
             return X.new_zeros(rows, 0)
-        return torch.tensor(product(X.numpy()), dtype=dtype)
+        return _copied(product(X.numpy())).to(dtype)
 
+    symmetric = Structure.SYMMETRIC in structure
     return Function(
         functools.partial(through, A.matmat, A.shape[0]),
         A.shape,
         dtype,
-        rmatmat=functools.partial(through, A.rmatmat, A.shape[1]),
+        rmatmat=None if symmetric else functools.partial(through, A.rmatmat, A.shape[1]),
         structure=structure,
     )
 
@@ -124,8 +131,11 @@ def _from_duck(A: Any, structure: Structure) -> Function:
         return X.new_zeros(A.shape[0], 0) if X.shape[1] == 0 else A @ X
 
     def backward(X: Tensor) -> Tensor:
+        if not hasattr(A, "adjoint") and not hasattr(A, "T"):
+            raise NotImplementedError(f"{type(A).__name__} has no transposed product: neither adjoint() nor T")
         transpose = A.adjoint() if hasattr(A, "adjoint") else A.T
         return X.new_zeros(A.shape[1], 0) if X.shape[1] == 0 else transpose @ X
 
     rows, columns = A.shape
-    return Function(forward, (rows, columns), A.dtype, A.device, rmatmat=backward, structure=structure)
+    rmatmat = None if Structure.SYMMETRIC in structure else backward
+    return Function(forward, (rows, columns), A.dtype, A.device, rmatmat=rmatmat, structure=structure)

@@ -55,11 +55,11 @@ class LinearOperator(abc.ABC):
         device: torch.device | str,
         structure: Structure = Structure.NONE,
     ) -> None:
+        if len(shape) != 2 or not all(isinstance(size, numbers.Integral) and size >= 0 for size in shape):
+            raise ValueError(f"{type(self).__name__}: a shape is two non-negative integers, got {tuple(shape)}")
         rows, columns = (int(size) for size in shape)
-        if rows < 0 or columns < 0:
-            raise ValueError(f"{type(self).__name__}: a shape has non-negative sizes, got {tuple(shape)}")
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"{type(self).__name__}: operators are real floating point, got dtype {dtype}")
+            raise TypeError(f"{type(self).__name__}: operators have a real floating-point torch dtype, got {dtype!r}")
         if Structure.SYMMETRIC in structure and rows != columns:
             raise ValueError(f"{type(self).__name__}: declared {structure}, but {rows} x {columns} is not square")
         self.shape = (rows, columns)
@@ -138,12 +138,15 @@ class LinearOperator(abc.ABC):
                 f"{what}: X is {X.dtype} on {X.device}, the operator {self.dtype} on {self.device}; "
                 f"convert it with X.to({self.device.type!r}, {self.dtype})"
             )
-        block = X[:, None] if X.ndim == 1 else X
+        block = (X[:, None] if X.ndim == 1 else X).detach()
         result = product(block)
+        if not isinstance(result, Tensor):
+            raise RuntimeError(f"{type(self).__name__} broke its contract: a product gave {type(result).__name__}")
         if result.shape != (m, block.shape[1]) or result.dtype != self.dtype or result.device != self.device:
             raise RuntimeError(
                 f"{type(self).__name__} broke its contract: a block of shape {tuple(block.shape)} gave "
-                f"{tuple(result.shape)} {result.dtype} on {result.device}, expected {(m, block.shape[1])}"
+                f"{tuple(result.shape)} {result.dtype} on {result.device}, "
+                f"expected {(m, block.shape[1])} {self.dtype} on {self.device}"
             )
         return result[:, 0] if X.ndim == 1 else result
 
@@ -170,7 +173,7 @@ class LinearOperator(abc.ABC):
             return NotImplemented
         if scalar == 0:
             raise ZeroDivisionError(f"{self} / 0")
-        return Scaled(self, 1.0 / scalar)
+        return self * (1.0 / scalar)
 
     def congruence(self, B: LinearOperator) -> LinearOperator:
         """Bᵀ A B, symmetric and definite whenever A is."""

@@ -42,17 +42,18 @@ class ParameterSpace:
         named = dict(model.named_parameters())
         chosen = _select(model, named, parameters)
         if not chosen:
-            raise ValueError(
-                "no parameters selected: "
-                + (
-                    "the model has none"
-                    if not named
-                    else "all are frozen; set requires_grad or name them in parameters="
-                )
-            )
+            if parameters is not None:
+                reason = "the list in parameters= is empty"
+            elif named:
+                reason = "all are frozen; set requires_grad or name them in parameters="
+            else:
+                reason = "the model has none"
+            raise ValueError(f"no parameters selected: {reason}")
         self.names = tuple(name for name in named if name in chosen)
         selected = {name: named[name].detach() for name in self.names}
         first = selected[self.names[0]]
+        if not first.dtype.is_floating_point:
+            raise TypeError(f"parameters are real floating point, but {self.names[0]} is {first.dtype}; leave it out")
         for name, tensor in selected.items():
             if tensor.dtype != first.dtype or tensor.device != first.device:
                 raise TypeError(
@@ -90,7 +91,7 @@ class ParameterSpace:
         if X.ndim not in (1, 2) or X.shape[0] != self.size:
             raise ValueError(f"expected ({self.size},) or ({self.size}, k) coordinates, got shape {tuple(X.shape)}")
         rows, batch = (X.mT, X.shape[1:]) if X.ndim == 2 else (X, ())
-        return {name: rows[..., self.slices[name]].reshape(*batch, *shape) for name, shape in self.shapes.items()}
+        return {name: rows[..., self.slices[name]].reshape((*batch, *shape)) for name, shape in self.shapes.items()}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The coordinates of tensors by name, (n,); of shapes (k, …), an (n, k) block with contiguous columns.
@@ -102,11 +103,13 @@ class ParameterSpace:
         """
         if set(tensors) != set(self.names):
             raise ValueError(f"expected tensors named {list(self.names)}, got {list(tensors)}")
-        parts = []
+        parts: list[Tensor] = []
         for name, shape in self.shapes.items():
             batch = tensors[name].shape[: tensors[name].ndim - len(shape)]
             if len(batch) > 1 or tensors[name].shape[len(batch) :] != shape:
                 raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)} or (k, …)")
+            if parts and parts[0].shape[:-1] != batch:
+                raise ValueError(f"{self.names[0]} and {name} hold different numbers of vectors")
             parts.append(tensors[name].reshape(*batch, shape.numel()))
         flat = torch.cat(parts, dim=-1)
         return flat.mT if flat.ndim == 2 else flat
@@ -135,10 +138,12 @@ def _select(model: nn.Module, named: Mapping[str, Tensor], selection: Selection)
     if selection is None:
         return {name for name, parameter in named.items() if parameter.requires_grad}
     items = [selection] if isinstance(selection, str | nn.Module | Tensor) else list(selection)
+    first_name = {id(parameter): name for name, parameter in named.items()}
+    every_name = {name: first_name[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
     chosen: set[str] = set()
     for item in items:
         if isinstance(item, str):
-            chosen.update(_matching(list(named), item))
+            chosen.update(every_name[name] for name in _matching(every_name, item))
         elif isinstance(item, nn.Module | Tensor):
             tensors = list(item.parameters()) if isinstance(item, nn.Module) else [item]
             found = {name for name, parameter in named.items() if any(parameter is tensor for tensor in tensors)}

@@ -1,0 +1,254 @@
+"""Operators of other libraries as ours and back: SciPy and NumPy, duck-typed objects, functions, half precision."""
+
+import numpy
+import pytest
+import scipy.sparse
+import torch
+from operator_contract import Case, OperatorContract, assert_close, matrix
+from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
+from scipy.sparse.linalg import aslinearoperator, cg, eigsh, svds
+
+from eigenspan.linops import Declared, Dense, Diagonal, Function, Structure, as_operator, to_scipy
+
+SYMMETRIC, PSD = Structure.SYMMETRIC, Structure.PSD
+
+
+class Foreign:
+    """The least that counts as an operator: a shape, a torch dtype, a device and ``@`` on tensors."""
+
+    def __init__(self, M):
+        self.M, self.shape, self.dtype, self.device = M, M.shape, M.dtype, M.device
+
+    def __matmul__(self, X):
+        return self.M @ X
+
+
+class WithAdjoint(Foreign):
+    """As in curvlinops."""
+
+    def adjoint(self):
+        return WithAdjoint(self.M.mT)
+
+
+class WithT(Foreign):
+    @property
+    def T(self):  # noqa: N802
+        return WithT(self.M.mT)
+
+
+class TestAsOperator(OperatorContract):
+    """Foreign operators obey the contract; what SciPy multiplies lives on the CPU."""
+
+    @pytest.fixture(
+        params=[
+            "tensor",
+            "array",
+            "reversed array",
+            "sparse matrix",
+            "sparse array",
+            "scipy operator",
+            "scipy operator of vectors",
+            "adjoint()",
+            "T",
+        ]
+    )
+    def case(self, request, dtype, device):
+        M = matrix(5, 4, 1, dtype)
+        M[M.abs() < 0.5] = 0
+        N = M.numpy()
+        foreign = {
+            "tensor": lambda: M.to(device),
+            "array": lambda: N,
+            "reversed array": lambda: N[::-1, ::-1],
+            "sparse matrix": lambda: scipy.sparse.csr_matrix(N),
+            "sparse array": lambda: scipy.sparse.coo_array(N),
+            "scipy operator": lambda: aslinearoperator(N),
+            "scipy operator of vectors": lambda: ScipyLinearOperator(
+                N.shape, matvec=N.__matmul__, rmatvec=N.T.__matmul__, dtype=N.dtype
+            ),
+            "adjoint()": lambda: WithAdjoint(M.to(device)),
+            "T": lambda: WithT(M.to(device)),
+        }[request.param]()
+        twin = M.flip(0, 1) if request.param == "reversed array" else M
+        operator = as_operator(foreign)
+        return Case(operator, twin.double().to(operator.device))
+
+
+class TestAsSymmetricOperator(OperatorContract):
+    """Declared symmetric, nothing is asked for its transpose, which these objects do not have."""
+
+    @pytest.fixture(params=["scipy operator", "foreign", "function"])
+    def case(self, request, dtype, device):
+        spread = matrix(5, 3, 1)
+        S = (spread @ spread.T).to(dtype)
+
+        if request.param == "scipy operator":
+            operator = as_operator(
+                ScipyLinearOperator((5, 5), matvec=S.numpy().__matmul__, dtype=S.numpy().dtype), structure=PSD
+            )
+        elif request.param == "foreign":
+            operator = as_operator(Foreign(S.to(device)), structure=PSD)
+        else:
+            M = S.to(device)
+            operator = as_operator(lambda X: M @ X, shape=(5, 5), dtype=dtype, device=device, structure=PSD)
+        return Case(operator, S.double().to(operator.device), PSD)
+
+
+class TestAsOperatorOfOurs:
+    def test_is_returned_as_it_is(self):
+        A = Diagonal(torch.tensor([1.0, 2.0]))
+        assert as_operator(A) is A
+        assert as_operator(A, structure=PSD) is A
+
+    def test_unless_structure_is_added(self):
+        A = Dense(matrix(3, 3))
+        declared = as_operator(A, structure=SYMMETRIC)
+        assert isinstance(declared, Declared)
+        assert declared.structure == SYMMETRIC
+
+
+def test_structure_of_matrices_is_what_is_declared():
+    for M in (matrix(3, 3), matrix(3, 3).numpy(), scipy.sparse.csr_matrix(numpy.eye(3))):
+        assert as_operator(M).structure == Structure.NONE
+        assert as_operator(M, structure=PSD).is_psd
+
+
+def test_integer_scipy_matrices_multiply_as_float64():
+    N = numpy.array([[1, 0, 2], [0, 3, 0]])
+    A = as_operator(scipy.sparse.csr_matrix(N))
+    assert A.dtype == torch.float64
+    assert A.to_dense().tolist() == N.tolist()
+    assert A.T.to_dense().tolist() == N.T.tolist()
+
+
+def test_an_array_is_copied_and_its_operator_does_not_see_later_changes():
+    N = numpy.ones((2, 2))
+    A = as_operator(N)
+    N[:] = 0
+    assert A.to_dense().tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_foreign_transpose_is_looked_up_when_it_is_needed():
+    class Reluctant(Foreign):
+        def adjoint(self):
+            raise LookupError("asked for the adjoint")
+
+    A = as_operator(Reluctant(matrix(3, 2)))
+    assert_close(A.to_dense(), matrix(3, 2), A)
+    with pytest.raises(LookupError):
+        A.T @ torch.ones(3, dtype=torch.float64)
+
+
+def test_a_foreign_operator_without_transpose_is_named():
+    with pytest.raises(NotImplementedError, match=r"Foreign has no transposed product: neither adjoint\(\) nor T"):
+        as_operator(Foreign(matrix(3, 3))).T @ torch.ones(3, dtype=torch.float64)
+
+
+def test_a_foreign_operator_that_promotes_is_caught_at_the_gate():
+    class Promoting(Foreign):
+        def __matmul__(self, X):
+            return super().__matmul__(X).double()
+
+    A = as_operator(Promoting(matrix(3, 3, dtype=torch.float32)))
+    with pytest.raises(RuntimeError, match=r"gave \(3, 1\) torch.float64"):
+        A @ torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("thing", "error", "message"),
+    [
+        (lambda X: X, TypeError, r"shape=\(m, n\) and dtype="),
+        ("matrix", TypeError, "str is no operator; expected an eigenspan, SciPy or curvlinops operator"),
+        (None, TypeError, "NoneType is no operator"),
+        ([[1.0]], TypeError, "list is no operator"),
+        (type("NoDtype", (), {"shape": (2, 2), "device": "cpu", "__matmul__": None})(), TypeError, "NoDtype is no"),
+        (numpy.ones(3), ValueError, r"\(m, n\) matrix, got shape \(3,\)"),
+        (torch.ones(2, 2, 2), ValueError, r"got shape \(2, 2, 2\)"),
+        (numpy.ones((2, 2), dtype=int), TypeError, "floating-point torch dtype, got torch.int64"),
+        (numpy.ones((2, 2), dtype=complex), TypeError, "got torch.complex128"),
+        (scipy.sparse.csr_matrix(numpy.eye(2) * 1j), TypeError, "got torch.complex128"),
+    ],
+)
+def test_refuses_what_is_no_operator(thing, error, message):
+    with pytest.raises(error, match=message):
+        as_operator(thing)
+
+
+@pytest.mark.parametrize("options", [{"shape": (2, 2)}, {"dtype": torch.float32}])
+def test_a_function_needs_both_shape_and_dtype(options):
+    with pytest.raises(TypeError, match="function needs"):
+        as_operator(lambda X: X, **options)
+
+
+# -- to SciPy ---------------------------------------------------------------------------------------------------------
+
+
+class TestScipyAlgorithms:
+    """SciPy's own solvers run on our operators; those for eigenvalues reach the accuracy of a dense factorisation."""
+
+    @pytest.fixture
+    def M(self, device):  # noqa: N802
+        return matrix(40, 30, 1, device=device)
+
+    def test_eigsh(self, M):
+        A = Dense(M).T @ Dense(M) - Diagonal(torch.linspace(0, 60, 30, dtype=M.dtype, device=M.device))
+        expected = numpy.linalg.eigvalsh(A.to_dense().cpu().numpy())
+        largest = eigsh(A.to_scipy(), k=4, which="LA", return_eigenvectors=False, v0=numpy.ones(30))
+        numpy.testing.assert_allclose(numpy.sort(largest), expected[-4:], rtol=1e-10)
+
+    def test_svds(self, M):
+        expected = numpy.linalg.svd(M.cpu().numpy(), compute_uv=False)[:3]
+        sigma = svds(Dense(M).to_scipy(), k=3, return_singular_vectors=False, v0=numpy.ones(30))
+        numpy.testing.assert_allclose(numpy.sort(sigma)[::-1], expected, rtol=1e-10)
+
+    def test_cg(self, M):
+        A = Dense(M).T @ Dense(M) + Diagonal(torch.ones(30, dtype=M.dtype, device=M.device))
+        solution, failed = cg(to_scipy(A), numpy.ones(30))
+        assert not failed
+        expected = numpy.linalg.solve(A.to_dense().cpu().numpy(), numpy.ones(30))
+        # The default residual of 1e-5, times a condition number below a hundred.
+        assert numpy.linalg.norm(solution - expected) < 1e-3 * numpy.linalg.norm(expected)
+
+    def test_scipy_algebra(self, M):
+        S, N = Dense(M).to_scipy(), M.cpu().numpy()
+        numpy.testing.assert_allclose((2 * S.T @ S + S.H * S).matmat(numpy.eye(30)), 3 * N.T @ N, atol=1e-12)
+
+
+def test_to_scipy_converts_real_input_of_other_kinds(device):
+    M = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device)
+    S = Dense(M).to_scipy()
+    assert S.dtype == numpy.float32
+    for x in ([1, 1], numpy.array([1, 1]), numpy.array([1.0, 1.0]), numpy.array([1.0, 5.0, 1.0])[::-2]):
+        result = S.matvec(numpy.asarray(x))
+        assert result.dtype == numpy.float32
+        assert result.tolist() == [3, 7]
+
+
+def test_to_scipy_refuses_complex_vectors():
+    S = Dense(matrix(2, 2)).to_scipy()
+    for product in (S.matvec, S.rmatvec):
+        with pytest.raises(TypeError, match="<Dense 2x2 float64 cpu> is real and takes no complex vectors"):
+            product(numpy.ones(2) * 1j)
+
+
+def test_to_scipy_leaves_its_input_alone():
+    """Even where the function writes into its block, against the contract."""
+    S = Function(lambda X: X.mul_(2), (3, 3), torch.float64, structure=SYMMETRIC).to_scipy()
+    x = numpy.ones(3)
+    result = S.matvec(x)
+    assert result.tolist() == [2, 2, 2]
+    assert x.tolist() == [1, 1, 1]
+    x.flags.writeable = False
+    assert S.matvec(x).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_exchanged_as_float32(dtype, device):
+    """Small integers, exact in every dtype."""
+    M = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=dtype, device=device)
+    S = Dense(M).to_scipy()
+    assert S.dtype == numpy.float32
+    assert S.matvec(numpy.ones(3)).dtype == numpy.float32
+    assert S.matvec(numpy.ones(3)).tolist() == [6, 15]
+    assert S.rmatmat(numpy.eye(2)).tolist() == M.T.tolist()
+    assert as_operator(S).dtype == torch.float32
