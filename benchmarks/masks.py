@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from eigenspan.linops import EigenSubspace, MaskSubspace, OrthonormalSubspace
 from eigenspan.metrics import chance, chance_curve, geodesic, jaccard, overlap, overlap_curve
 

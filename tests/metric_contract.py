@@ -9,9 +9,10 @@ import numpy
 import pytest
 import scipy.linalg
 import torch
-from eigenspan.linops import EigenSubspace, MaskSubspace, OrthonormalSubspace, Subspace
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from eigenspan.linops import EigenSubspace, MaskSubspace, OrthonormalSubspace, Subspace
 
 N = 12
 

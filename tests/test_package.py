@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import eigenspan
 import pytest
+
+import eigenspan
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = {"matplotlib", "pandas", "rich", "torchvision", "typer"}
@@ -81,7 +82,9 @@ def test_every_module_of_the_wheel_imports(site, tmp_path):
     names = [module_name(file) for file in source_files()]
     code = f"import importlib\nfor name in {names}: print(importlib.import_module(name).__file__)"
     files = run_python(code, tmp_path, site).split("\n")[:-1]
-    assert [Path(file).resolve() for file in files] == [(site / "eigenspan" / file).resolve() for file in source_files()]
+    assert [Path(file).resolve() for file in files] == [
+        (site / "eigenspan" / file).resolve() for file in source_files()
+    ]
 
 
 def test_the_wheel_brings_its_licence_and_command(wheel):

@@ -8,10 +8,11 @@ import numpy
 import pytest
 import scipy.linalg
 import torch
+from metric_contract import TOLERANCE, dense, pairs, planes, rotation, span
+
 from eigenspan.linops import MaskSubspace, OrthonormalSubspace
 from eigenspan.metrics import angles as angles_module
 from eigenspan.metrics import principal_angles
-from metric_contract import TOLERANCE, dense, pairs, planes, rotation, span
 
 RIGHT = math.pi / 2
 

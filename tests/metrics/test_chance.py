@@ -9,9 +9,10 @@ import numpy
 import pytest
 import scipy.stats
 import torch
+from metric_contract import TOLERANCE, LargestTensor, eigenspace
+
 from eigenspan.linops import EigenSubspace, MaskSubspace, OrthonormalSubspace
 from eigenspan.metrics import chance, chance_curve, overlap, overlap_curve
-from metric_contract import TOLERANCE, LargestTensor, eigenspace
 
 SIMULATED = 20_000
 

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from metric_contract import MetricContract, TriangleContract, planes, rotation, span
+
 from eigenspan.linops import MaskSubspace, OrthonormalSubspace
 from eigenspan.metrics import (
     GRASSMANN_DISTANCES,
@@ -22,7 +24,6 @@ from eigenspan.metrics import (
     projection,
     spectral,
 )
-from metric_contract import MetricContract, TriangleContract, planes, rotation, span
 
 RIGHT = math.pi / 2
 

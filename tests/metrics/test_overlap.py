@@ -7,9 +7,10 @@ import math
 import numpy
 import pytest
 import torch
+from metric_contract import TOLERANCE, LargestTensor, MetricContract, eigenspace, pairs, span
+
 from eigenspan.linops import EigenSubspace, MaskSubspace, OrthonormalSubspace
 from eigenspan.metrics import containment, geodesic, jaccard, overlap, overlap_curve, principal_angles
-from metric_contract import TOLERANCE, LargestTensor, MetricContract, eigenspace, pairs, span
 
 
 class TestOverlap(MetricContract):
