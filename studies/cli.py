@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -16,9 +18,9 @@ from tqdm import tqdm
 from .. import __version__
 from ..solvers import ConvergenceWarning
 from .overlap_study import DTYPES, SOLVERS, SPLITS, OverlapStudy, StudyOptions
-from .plots import save_figures
 from .problems import PROBLEMS, find_problem
-from .report import table_rows, write_report
+from .report import write_report
+from .tables import HEADINGS, cells, residual, table_rows, text
 
 app = typer.Typer(
     help="Top eigenspaces of network Hessians, compared with masks of large weights.",
@@ -50,19 +52,22 @@ def _common(
 def study(
     name: Annotated[str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; run again with the same to go on. [default: runs/NAME]")
+        Path | None,
+        typer.Option(help="Folder of the study; run again with the same to go on.", show_default="runs/NAME"),
     ] = None,
     k: Annotated[
-        int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask. [default: the study's]")
+        int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Training steps. [default: the study's]")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps.", show_default="the study's")] = None,
     solver: Annotated[str, typer.Option(help=f"How to find the eigenpairs. {_choices(SOLVERS)}")] = "block-lanczos",
     exact: Annotated[bool, typer.Option("--exact", help="Diagonalise densely too, and compare.")] = False,
     split: Annotated[str, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}")] = "train",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, data order and solver.")] = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Folder with the full data. [default: embedded data]")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder with the full data.", show_default="embedded data")
+    ] = None,
 ) -> None:
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
 
@@ -83,23 +88,71 @@ def study(
         )
         directory = Path("runs") / name if out is None else out
         run = OverlapStudy(problem, options, directory)
-    console = Console()
-    with _plain_errors(code=1), warnings.catch_warnings():
-        warnings.simplefilter("always", ConvergenceWarning)
-        results = run.run(progress=True, on_record=lambda record: _print_record(console, problem.table_k, record))
-        save_figures(results, directory)
+    kept = f"; what is done is kept in {directory}"
+    with _plain_errors(code=1, kept=kept), _warnings_between_bars():
+        results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, problem.table_k))
         report = write_report(results, directory)
-    console.print(f"Report: {report}", soft_wrap=True)
+    typer.echo(f"Report: {report}")
+
+
+def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
+    """Prints a record as a table, or as lines where a table would not fit. In ASCII, which every terminal can show."""
+    rows = [cells(row) for row in table_rows(record, table_k)]
+    table = Table(*HEADINGS, box=box.ASCII2, show_edge=False)
+    for column in table.columns:
+        column.justify, column.no_wrap = "right", True
+    for row in rows:
+        table.add_row(*row)
+    with tqdm.external_write_mode():
+        console = Console(highlight=False, markup=False)
+        console.print(f"\n{_headline(record)}", style="bold")
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+            console.print(table)
+            return
+        for k, overlap, *levels in rows:
+            console.print(f"k {k}: overlap {overlap}")
+            for null, (mean, ratio, z) in (("uniform", levels[:3]), ("stratified", levels[3:])):
+                console.print(f"  {null} {mean}, ratio {ratio}, z {z}")
+
+
+def _headline(record: dict[str, Any]) -> str:
+    """What a record has once, not for each k."""
+    row, report = table_rows(record, [1])[0], record["report"]
+    return (
+        f"step {row.step}, {row.split} data: loss {text(row.loss, '.4f')}, top eigenvalue "
+        f"{text(row.top_eigenvalue, '.4g')}; {row.products} products, {text(row.seconds, '.1f')} s, "
+        f"{report['status'].lower().replace('_', ' ')}, residuals up to {text(residual(record), '.0e')} of the top"
+    )
 
 
 @contextlib.contextmanager
-def _plain_errors(code: int) -> Iterator[None]:
+def _warnings_between_bars() -> Iterator[None]:
+    """Warnings as lines of their own, above the progress bars."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        tqdm.write(f"eigenspan: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ConvergenceWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def _plain_errors(code: int, kept: str = "") -> Iterator[None]:
     """Errors that a user can mend, as one line and an exit code."""
     try:
         yield
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        typer.echo(f"eigenspan: {error}", err=True)
+        typer.echo(f"eigenspan: {' '.join(str(error).splitlines())}", err=True)
         raise typer.Exit(code) from error
     except KeyboardInterrupt as error:
-        typer.echo("eigenspan: interrupted; run the same command again to go on", err=True)
+        typer.echo(f"eigenspan: interrupted{kept}; run the same command again to go on", err=True)
         raise typer.Exit(130) from error

@@ -18,6 +18,7 @@ from ..metrics import chance_curve, overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
 from .problems import Problem
 from .results import read_json, write_json
+from .tables import reached_k
 from .training import Checkpoint, train
 
 SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
@@ -70,7 +71,7 @@ class StudyOptions:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
         try:
-            torch.empty(0, device=self.device)
+            torch.zeros(1, device=self.device).item()
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
 
@@ -150,15 +151,17 @@ class OverlapStudy:
             "study": self.problem.name,
             "title": self.problem.title,
             "description": self.data.description,
+            "attribution": self.data.attribution,
             "options": attrs.asdict(self.options),
             "environment": {
                 "eigenspan": __version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
-                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+                "machine": platform.machine(),
+                "threads": str(torch.get_num_threads()),
             },
             "parameters": {"names": [name for name, _ in named], "sizes": [tensor.numel() for _, tensor in named]},
-            "table_k": [k for k in self.problem.table_k if k <= self.options.k] or [self.options.k],
+            "table_k": reached_k(self.problem.table_k, self.options.k),
             "records": list(self._records()),
         }
 
@@ -228,8 +231,13 @@ class OverlapStudy:
                     f"{self.directory} holds another study ({differences}); results do not mix: "
                     "choose another folder, or run with the options it was made with"
                 )
-            return
-        if self.directory.is_dir() and any(self.directory.iterdir()):
+        elif self.directory.is_dir() and any(self.directory.iterdir()):
             raise ValueError(f"{self.directory} is not empty and holds no study: choose another folder")
-        (self.directory / "records").mkdir(parents=True, exist_ok=True)
-        write_json(self._identity(), path)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_json(self._identity(), path)  # of an old study too: a folder that is closed shows before any work
+            (self.directory / "records").mkdir(exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"{self.directory} cannot be written ({error.strerror or error}): choose another folder"
+            ) from error

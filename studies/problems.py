@@ -24,11 +24,13 @@ class ProblemData:
         train: what SGD sees.
         hessian: the batch whose loss is decomposed, for each split, ``"train"`` and ``"test"``.
         description: of the data, in words.
+        attribution: whose data they are, and under which licence.
     """
 
     train: Batch
     hessian: dict[str, Batch]
     description: str
+    attribution: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +79,11 @@ def find_problem(name: str) -> Problem:
 
 _FULL_TRAIN = 50_000  # of the 60,000: 100 steps of 500 are an epoch
 _PER_CLASS = 50
+_ATTRIBUTION = (
+    "MNIST database of handwritten digits by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, "
+    "http://yann.lecun.com/exdb/mnist/, licence CC BY-SA 3.0, https://creativecommons.org/licenses/by-sa/3.0/; images "
+    "reduced from 28x28 to 16x16"
+)
 
 
 def _mnist16_model() -> nn.Module:
@@ -104,6 +111,7 @@ def _digit_batches(digits: Digits, description: str) -> ProblemData:
         train=train,
         hessian={split: first_per_class(batch, _PER_CLASS) for split, batch in (("train", train), ("test", test))},
         description=description,
+        attribution=_ATTRIBUTION,
     )
 
 

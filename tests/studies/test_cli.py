@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from test_overlap_study import SMALL
+from study_cases import SMALL
 from typer.testing import CliRunner
 
-from eigenspan.studies import cli, problems
+from eigenspan.solvers import BlockLanczos
+from eigenspan.studies import cli, overlap_study, problems, report
+from eigenspan.studies.overlap_study import OverlapStudy
 
 SMALL_OPTIONS = ["--k", "6", "--steps", "2"]
 
@@ -22,6 +24,12 @@ def invoke(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, which take the time."""
+    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
+
+
 def test_a_study_prints_tables_and_writes_its_files(tmp_path):
     result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
     assert result.exit_code == 0, result.output
@@ -32,12 +40,100 @@ def test_a_study_prints_tables_and_writes_its_files(tmp_path):
     assert {path.suffix for path in (tmp_path / "out" / "figures").iterdir()} == {".png", ".svg"}
 
 
-def test_a_second_run_goes_on_and_a_changed_option_is_refused(tmp_path):
-    assert invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS).exit_code == 0
-    assert invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS).exit_code == 0
+def table(output):
+    """The cells of the tables in an output."""
+    return [[cell.strip() for cell in line.split("|")] for line in output.splitlines() if "|" in line]
+
+
+def test_the_table_holds_the_numbers_of_the_results(tmp_path, undrawn):
+    output = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--split", "both").output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = table(output)
+    assert len([row for row in rows if row[0] == "k"]) == 4
+    for record in results["records"]:
+        assert f"step {record['step']}, {record['split']} data: loss {record['loss']:.4f}" in output
+        assert f"{record['report']['products']} products" in output
+        for k in (2, 6):
+            overlap, wanted = record["overlap"][k - 1], [str(k)]
+            wanted.append(f"{overlap:.4f}")
+            for null in ("uniform", "stratified"):
+                mean, std = (record[f"chance_{null}"][what][k - 1] for what in ("mean", "std"))
+                wanted += [f"{mean:.4f}", f"{overlap / mean:.2f}", f"{(overlap - mean) / std:+.1f}"]
+            assert wanted in rows
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+def test_nothing_is_cut_off_whatever_the_width(tmp_path, monkeypatch, undrawn, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS).output
+    record = json.loads((tmp_path / "out" / "results.json").read_text())["records"][-1]
+    assert output.isascii()
+    for null in ("uniform", "stratified"):
+        assert f"{record[f'chance_{null}']['mean'][5]:.4f}" in output
+    assert bool(table(output)) == (columns >= 80)
+    assert all(len(line.rstrip()) <= columns for line in output.splitlines() if not line.startswith("Report"))
+
+
+def test_a_second_run_goes_on_and_a_changed_option_is_refused(tmp_path, undrawn, monkeypatch):
+    first = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+    monkeypatch.setattr(OverlapStudy, "_measure", lambda *_: pytest.fail("measured again"))
+    second = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+    assert second.exit_code == 0
+    assert second.output == first.output
     result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--seed", "1")
     assert result.exit_code == 2
-    assert "another study" in result.output
+    assert "another study (seed 0 -> 1)" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = invoke("study", "small", "--out", tmp_path / "file" / "out", *SMALL_OPTIONS)
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path, undrawn, monkeypatch):
+    measure = OverlapStudy._measure
+
+    def interrupted(self, *arguments):
+        if list((self.directory / "records").iterdir()):
+            raise KeyboardInterrupt
+        return measure(self, *arguments)
+
+    arguments = ["study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS]
+    with monkeypatch.context() as patch:
+        patch.setattr(OverlapStudy, "_measure", interrupted)
+        result = invoke(*arguments)
+    assert result.exit_code == 130
+    assert "run the same command again to go on" in result.stderr
+    assert str(tmp_path / "out") in result.stderr
+    resumed = invoke(*arguments)
+    assert resumed.exit_code == 0
+    assert "step 2" in resumed.output
+
+
+def test_what_did_not_converge_is_said_in_a_line(tmp_path, undrawn, monkeypatch):
+    solvers = {"block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed, max_products=8, block_size=2)}
+    monkeypatch.setattr(overlap_study, "SOLVERS", solvers)
+    result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+    assert result.exit_code == 0
+    assert " ".join(result.stdout.split()).count("out of products") == 2
+    warned = result.stderr.splitlines()
+    assert len(warned) == 2
+    assert all(line.startswith("eigenspan: <EigenDecomposition 6 of 27") and "max_products" in line for line in warned)
+    assert "2 of 2 solves not converged" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_errors_of_many_lines_become_one(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(OverlapStudy, "_measure", fail)
+    result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+    assert result.exit_code == 1
+    assert result.stderr == "eigenspan: first second\n"
 
 
 @pytest.mark.parametrize(

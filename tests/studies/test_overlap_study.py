@@ -1,49 +1,16 @@
 """The study: its numbers against the dense Hessian, what it keeps, what it refuses to mix, and how it goes on."""
 
 import json
+import os
 
 import attrs
 import pytest
 import torch
+from study_cases import SMALL, options, run, small_data, small_model
 from torch import nn
 
 import eigenspan as es
-from eigenspan.studies.overlap_study import OverlapStudy, StudyOptions
-from eigenspan.studies.problems import Problem, ProblemData
-
-
-def small_model():
-    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
-
-
-def small_data(root=None):
-    generator = torch.Generator().manual_seed(3)
-    inputs, targets = torch.randn(60, 4, generator=generator), torch.randint(0, 3, (60,), generator=generator)
-    hessian = {"train": (inputs[:20], targets[:20]), "test": (inputs[40:], targets[40:])}
-    return ProblemData(train=(inputs[:40], targets[:40]), hessian=hessian, description="random points")
-
-
-SMALL = Problem(
-    name="small",
-    title="A small study",
-    model=small_model,
-    loss=nn.CrossEntropyLoss(),
-    load=small_data,
-    optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.3),
-    batch_size=10,
-    steps=4,
-    record_every=2,
-    k=6,
-    table_k=(2, 6),
-)
-
-
-def options(**changes):
-    return StudyOptions(**{"k": 6, "steps": 4, "dtype": "float64", **changes})
-
-
-def run(directory, **changes):
-    return OverlapStudy(SMALL, options(**changes), directory).run()
+from eigenspan.studies.overlap_study import OverlapStudy
 
 
 def test_records_are_those_of_the_dense_hessian(tmp_path):
@@ -63,7 +30,7 @@ def test_records_are_those_of_the_dense_hessian(tmp_path):
         order = values.abs().argsort(descending=True)[:6]
         largest = torch.cat([parameter.flatten() for parameter in model.parameters()]).abs().argsort(descending=True)
         overlap = [float(vectors[largest[:k]][:, order[:k]].square().sum()) / k for k in range(1, 7)]
-        assert record["loss"] == pytest.approx(float(SMALL.loss(model(inputs.double()), targets)), rel=1e-12)
+        assert record["loss"] == pytest.approx(float(SMALL.loss(model(inputs.double()), targets).detach()), rel=1e-12)
         assert record["eigenvalues"] == pytest.approx(values[order].tolist(), rel=1e-8, abs=1e-10)
         assert record["overlap"] == pytest.approx(overlap, rel=1e-6)
         assert record["chance_uniform"]["mean"] == pytest.approx([k / 27 for k in range(1, 7)], rel=1e-9)
@@ -157,7 +124,7 @@ def test_a_foreign_or_damaged_record_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"file.* cannot be written .*another folder"):
         OverlapStudy(SMALL, options(), tmp_path / "file" / "study")
 
 
@@ -170,6 +137,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
         ({"split": "half"}, "split is one of"),
         ({"dtype": "int8"}, "dtype is one of"),
         ({"device": "nowhere"}, "device 'nowhere'"),
+        ({"device": "meta"}, "device 'meta'"),
     ],
 )
 def test_wrong_options_are_refused(changes, message):
@@ -189,6 +157,30 @@ def test_a_k_that_does_not_fit_is_refused_before_any_work(tmp_path, changes, mes
     with pytest.raises(ValueError, match=message):
         OverlapStudy(SMALL, options(**changes), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_was_closed_is_refused_before_any_work(tmp_path, monkeypatch):
+    run(tmp_path)
+
+    def closed(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", closed)
+    with pytest.raises(OSError, match=r"cannot be written \(Permission denied\)"):
+        OverlapStudy(SMALL, options(), tmp_path)
+
+
+def test_a_study_interrupted_at_its_very_start_goes_on(tmp_path):
+    """The folder is this study's from the first file on."""
+    OverlapStudy(SMALL, options(), tmp_path)
+    (tmp_path / "records").rmdir()
+    assert len(run(tmp_path)["records"]) == 3
+
+
+def test_table_k_ends_at_the_largest_k(tmp_path):
+    assert run(tmp_path / "six", steps=0)["table_k"] == [2, 6]
+    assert run(tmp_path / "five", steps=0, k=5)["table_k"] == [2, 5]
+    assert run(tmp_path / "one", steps=0, k=1)["table_k"] == [1]
 
 
 def test_every_eigenpair(tmp_path):

@@ -1,0 +1,137 @@
+"""What the figures are drawn with: style, panels, and lines in the colours of their steps."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Record = dict[str, Any]
+
+OVERLAP = "#0b4f8a"
+"""The colour of a single line."""
+
+_FEW = 30  # points of a line, which are marked
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "figure.titlesize": "medium",
+    "figure.titleweight": "bold",
+    "font.size": 12,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "svg.hashsalt": "eigenspan",
+}
+# The yellow end of the map is too faint on white, and inverted on black.
+_STEPS = LinearSegmentedColormap.from_list("steps", matplotlib.colormaps["viridis"](np.linspace(0, 0.8, 64)))
+
+
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """The style of the figures, and in it nothing of the user's; afterwards all is as it was."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def empty_figure(size: tuple[float, float]) -> Figure:
+    """A figure without panels, of a width and height in inches, that knows of no display."""
+    return Figure(figsize=size, dpi=150, layout="constrained")
+
+
+def figure_of_panels(
+    lines: int, columns: int, count: int, size: tuple[float, float], share_x: bool = False, share_y: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with the first ``count`` panels of a grid."""
+    figure = empty_figure(size)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=share_x, sharey=share_y)
+    for unused in grid.flat[count:]:
+        unused.remove()
+    return figure, list(grid.flat[:count])
+
+
+def write_figure(figure: Figure, stem: Path) -> None:
+    """Writes ``stem.svg`` and ``stem.png``, without dates.
+
+    `Figure.savefig` would arrange and draw everything four times over.
+    """
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+    vector: Any = FigureCanvasSVG(figure)  # Any, since its methods have no types
+    vector.print_svg(f"{stem}.svg", metadata={"Date": None})
+    raster: Any = FigureCanvasAgg(figure)
+    raster.print_png(f"{stem}.png", metadata={"Software": None})
+
+
+def array(values: Sequence[float | None]) -> Array:
+    """Floats, NaN for null."""
+    return np.array(values, dtype=float)
+
+
+def positive(values: Array) -> Array:
+    """The values, NaN for those that are not positive and have no logarithm."""
+    return np.where(values > 0, values, np.nan)
+
+
+def ranks(curve: Array) -> Array:
+    """1, 2, ..., one for each value of a curve."""
+    return np.arange(1, len(curve) + 1, dtype=float)
+
+
+def whole_numbers(intervals: int) -> MaxNLocator:
+    """Ticks at round whole numbers, for about so many intervals."""
+    return MaxNLocator(intervals, integer=True, steps=[1, 2, 5, 10])
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic vertical axis that ends at powers of ten where it would have fewer than two of them within."""
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    if high < 100 * low:
+        axes.set_ylim(10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high)))
+
+
+def _colors(records: Sequence[Record]) -> ScalarMappable:
+    steps = [record["step"] for record in records]
+    return ScalarMappable(Normalize(min(steps), max(*steps, min(steps) + 1)), _STEPS)
+
+
+def draw_lines(axes: Axes, records: Sequence[Record], curves: Sequence[Array] | Array, **style: Any) -> None:
+    """A line a record against 1, 2, ..., in the colour of its step; gaps are bridged."""
+    colors = _colors(records)
+    for record, curve in zip(records, curves, strict=True):
+        color = OVERLAP if len(records) == 1 else colors.to_rgba(record["step"])
+        known = np.isfinite(curve)
+        drawn = {"color": color, "lw": 1.4, "marker": "o" if known.sum() < _FEW else "", **style}
+        axes.plot(ranks(curve)[known], curve[known], **drawn)
+    axes.xaxis.set_major_locator(whole_numbers(5))
+
+
+def step_key(figure: Figure, records: Sequence[Record], panels: Sequence[Axes]) -> None:
+    """The key to the colours of the steps."""
+    if len(records) > 1:
+        bar = figure.colorbar(_colors(records), ax=panels, label="training step", aspect=40, pad=0.02)
+        bar.ax.yaxis.set_major_locator(whole_numbers(6))

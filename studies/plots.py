@@ -1,0 +1,282 @@
+"""The figures of a study: overlap by step and by k with both levels of chance, the spectrum, and the accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..metrics import ChanceLevel
+from .drawing import (
+    OVERLAP,
+    Array,
+    Record,
+    array,
+    draw_lines,
+    empty_figure,
+    figure_of_panels,
+    logarithmic,
+    own_style,
+    positive,
+    ranks,
+    step_key,
+    whole_numbers,
+    write_figure,
+)
+from .findings import SPLIT_NAMES, records_of, splits
+from .tables import TableRow, table_rows, text
+
+NULLS = {"uniform": ("#6e6e6e", "--"), "stratified": ("#d55e00", "-.")}
+"""Colour and dashes of each level of chance."""
+BAND = 2
+"""Half width of the bands around them, in standard deviations."""
+
+
+@attrs.frozen
+class StudyFigure:
+    """A figure with its words.
+
+    Attributes:
+        name: of its files, without suffix.
+        figure: the drawing.
+        caption: what it shows and how it is drawn.
+        alternative: the main numbers in it, for those who do not see it.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+    alternative: str
+
+
+def save_figures(results: dict[str, Any], directory: Path) -> list[StudyFigure]:
+    """Draws a study and writes each figure as PNG and SVG into ``directory/figures``.
+
+    The same results give the same files. Settings of matplotlib are neither used nor changed.
+
+    Args:
+        results: those of `OverlapStudy.run`, with at least one record.
+        directory: that of the study.
+
+    Returns:
+        The figures, in the order to show them in.
+
+    Raises:
+        OSError: the files cannot be written.
+
+    Cost: some seconds.
+    """
+    folder = Path(directory) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    with own_style():
+        figures = list(_figures(results))
+        for drawn in figures:
+            write_figure(drawn.figure, folder / drawn.name)
+    return figures
+
+
+def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
+    for split in splits(results):
+        records = records_of(results, split)
+        suffix = f"-{split}" if len(splits(results)) > 1 else ""
+        drawings = [_by_step(records, results["table_k"]), _by_k(records), _spectrum(records), _residuals(records)]
+        if "exact" in records[0]:
+            drawings.append(_exact(records, float(np.finfo(results["options"]["dtype"]).eps)))
+        when = f", step {records[0]['step']}" if len(records) == 1 else ""
+        for drawn in drawings:
+            drawn.figure.suptitle(f"{results['title']}: Hessian on {SPLIT_NAMES[split]} data{when}")
+            yield attrs.evolve(drawn, name=drawn.name + suffix)
+
+
+# -- overlap by step --------------------------------------------------------------------------------------------------
+
+
+def _by_step(records: list[Record], table_k: Sequence[int]) -> StudyFigure:
+    """A panel for each k of the table, and one of the loss."""
+    rows = list(zip(*(table_rows(record, table_k) for record in records), strict=True))
+    columns = min(3, len(rows) + 1)
+    lines = math.ceil((len(rows) + 1) / columns)
+    figure, panels = figure_of_panels(lines, columns, len(rows) + 1, (1 + 3.2 * columns, 1.4 + 2.9 * lines))
+    for axes, series in zip(panels, rows, strict=False):
+        _step_panel(axes, series)
+    panels[-1].plot([row.step for row in rows[0]], [row.loss for row in rows[0]], "o-", color="black")
+    panels[-1].set(title="loss", ylim=(0, None))
+    for axes in panels:
+        axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(whole_numbers(3))
+        if len(records) <= 3:
+            axes.set_xticks([record["step"] for record in records])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    dimensions = ", ".join(str(series[0].k) for series in rows)
+    return StudyFigure(
+        "overlap-by-step",
+        figure,
+        "Overlap of the mask of the k largest parameters with the k leading Hessian eigenvectors, at each recorded "
+        "step. Grey, dashed: any random mask of k parameters. Orange, dash-dotted: random masks with as many "
+        f"parameters in every tensor as the k largest have. Bands: ±{BAND} standard deviations. Each panel has its own "
+        "scale; the last one is the loss.",
+        f"Panels of overlap against training step for k = {dimensions}, with both levels of chance. "
+        f"{_in_words(rows[-1])}",
+    )
+
+
+def _step_panel(axes: Axes, series: Sequence[TableRow]) -> None:
+    steps = np.array([row.step for row in series], dtype=float)
+    _level(axes, steps, [row.uniform for row in series])
+    _level(axes, steps, [row.stratified for row in series])
+    axes.plot(steps, [row.overlap for row in series], "o-", color=OVERLAP, label="overlap")
+    axes.set(title=f"overlap at k = {series[0].k}", ylim=(0, None))
+
+
+def _level(axes: Axes, x: Array, levels: Sequence[ChanceLevel]) -> None:
+    """A level of chance with its band. A single x is widened, or there would be nothing to see."""
+    color, dashes = NULLS[levels[0].null]
+    mean, std = np.array([level.mean for level in levels]), np.array([level.std for level in levels])
+    if len(x) == 1:
+        x, mean, std = np.array([x[0] - 1, x[0] + 1]), mean.repeat(2), std.repeat(2)
+    axes.fill_between(x, np.maximum(mean - BAND * std, 0), mean + BAND * std, color=color, alpha=0.2, lw=0)
+    axes.plot(x, mean, color=color, ls=dashes, label=f"{levels[0].null} chance")
+
+
+def _in_words(series: Sequence[TableRow]) -> str:
+    ends = (series[0], series[-1])[: len(series)]
+    return f"At k = {series[0].k}: " + "; ".join(
+        f"step {row.step}, overlap {text(row.overlap, '.4f')}, uniform chance {text(row.uniform.mean, '.4f')}, "
+        f"stratified chance {text(row.stratified.mean, '.4f')}"
+        for row in ends
+    )
+
+
+# -- overlap by k -----------------------------------------------------------------------------------------------------
+
+
+def _by_k(records: list[Record]) -> StudyFigure:
+    """The overlap on top, and below it as a multiple of each level of chance."""
+    figure = empty_figure((9, 8.5))
+    panels = figure.subplot_mosaic([["overlap", "overlap"], ["uniform", "stratified"]], height_ratios=[1.25, 1])
+    top, overlap = panels["overlap"], np.stack([array(record["overlap"]) for record in records])
+    for null, (color, dashes) in NULLS.items():
+        chances = [record[f"chance_{null}"] for record in records]
+        mean, std = (np.stack([array(chance[what]) for chance in chances]) for what in ("mean", "std"))
+        low, high = (mean - BAND * std).min(axis=0), (mean + BAND * std).max(axis=0)
+        label = f"{null} chance" if len(records) == 1 else f"{null} chance, all steps"
+        top.fill_between(ranks(low), np.maximum(low, 0), high, color=color, alpha=0.2, lw=0, label=label)
+        if len(records) == 1 or null == "uniform":  # the uniform mean is k / n at every step
+            top.plot(ranks(low), mean[0], color=color, ls=dashes)
+        _ratio_panel(panels[null], null, _ratio(overlap, mean), _ratio(BAND * std, mean).max(axis=0))
+        draw_lines(panels[null], records, _ratio(overlap, mean))
+    draw_lines(top, records, overlap)
+    top.set(title="overlap", xlabel="k", ylim=(0, None))
+    top.legend(loc="upper left")
+    step_key(figure, records, list(panels.values()))
+    last, k = records[-1], records[-1]["k_max"]
+    return StudyFigure(
+        "overlap-by-k",
+        figure,
+        "Overlap of the k largest parameters with the k leading eigenvectors against k: as it is, and divided by each "
+        f"level of chance. Bands: ±{BAND} standard deviations, the widest over the steps. The stratified level "
+        "changes from step to step, so judge by its own panel. At small k the quotients are noise, and leave the "
+        "panels.",
+        f"Overlap against k from 1 to {k}, one line a step, with both levels of chance. "
+        f"{_in_words(table_rows(last, [k]))}",
+    )
+
+
+def _ratio_panel(axes: Axes, null: str, ratios: Array, width: Array) -> None:
+    """Chance, which is 1, with its band; the scale is that of the larger k."""
+    color, dashes = NULLS[null]
+    axes.fill_between(ranks(width), np.maximum(1 - width, 0), 1 + width, color=color, alpha=0.2, lw=0)
+    axes.axhline(1, color=color, ls=dashes)
+    settled = ratios[:, len(width) // 10 :]
+    highest = settled[np.isfinite(settled)].max(initial=1.5)
+    axes.set(title=f"overlap / {null} chance", xlabel="k", ylim=(0, 1.2 * highest))
+
+
+def _ratio(values: Array, scale: Array) -> Array:
+    """Quotients, NaN where the scale is 0."""
+    return np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0)
+
+
+# -- spectrum and accuracy --------------------------------------------------------------------------------------------
+
+
+def _spectrum(records: list[Record]) -> StudyFigure:
+    """Magnitudes of the eigenvalues, positive and negative ones apart."""
+    figure, panels = figure_of_panels(1, 2, 2, (9, 4.6), share_x=True, share_y=True)
+    for axes, sign, name in zip(panels, (1, -1), ("positive", "negative"), strict=True):
+        curves = [positive(sign * array(record["eigenvalues"])) for record in records]
+        draw_lines(axes, records, curves)
+        if "exact" in records[0]:
+            exact = [positive(sign * array(record["exact"]["eigenvalues"])) for record in records]
+            draw_lines(axes, records, exact, color="black", ls=":", lw=0.8, marker="")
+        axes.set(title=f"{name} eigenvalues", xlabel="rank i by magnitude")
+        if not any(np.isfinite(curve).any() for curve in curves):
+            axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+        logarithmic(axes)
+    panels[0].set_ylabel("|λᵢ|")
+    step_key(figure, records, panels)
+    values = array(records[-1]["eigenvalues"])
+    return StudyFigure(
+        "spectrum",
+        figure,
+        "Magnitudes of the leading Hessian eigenvalues on a logarithmic axis, ranked together and drawn apart by sign."
+        + (" Black, dotted: those of the dense Hessian." if "exact" in records[0] else ""),
+        f"Spectrum by step. At step {records[-1]['step']} the first of {len(values)} eigenvalues is {values[0]:.3g} "
+        f"and the last {values[-1]:.3g}; {(values < 0).sum()} are negative.",
+    )
+
+
+def _scale(record: Record) -> Array:
+    """|λ₁|, (1,)."""
+    return np.abs(array(record["eigenvalues"][:1]))
+
+
+def _residuals(records: list[Record]) -> StudyFigure:
+    figure, panels = figure_of_panels(1, 1, 1, (9, 3.8))
+    relative = [positive(_ratio(array(one["residual_norms"]), _scale(one))) for one in records]
+    draw_lines(panels[0], records, relative, ls="none", marker="o", ms=2.5, rasterized=True)
+    logarithmic(panels[0])
+    panels[0].set(title="relative residual norm", xlabel="rank i", ylabel="‖Hvᵢ − λᵢvᵢ‖ / |λ₁|")
+    step_key(figure, records, panels)
+    known = np.concatenate(relative)
+    known = known[np.isfinite(known)]
+    largest = f"The largest is {known.max():.1e}." if len(known) else "They were not measured."
+    return StudyFigure(
+        "residuals",
+        figure,
+        "How well each pair solves Hv = λv, relative to the largest |λ|. A residual norm bounds the distance of λᵢ "
+        "to an eigenvalue; single precision ends near 1e-7.",
+        f"Relative residual norms against rank, one line a step. {largest}",
+    )
+
+
+def _exact(records: list[Record], rounding: float) -> StudyFigure:
+    """The distance to the dense result: of eigenvalues, and of eigenspaces."""
+    figure, panels = figure_of_panels(2, 1, 2, (9, 6.6), share_x=True)
+    errors, missed = [], []
+    for record in records:
+        found, exact = np.abs(array(record["eigenvalues"])), np.abs(array(record["exact"]["eigenvalues"]))
+        errors.append(np.maximum(_ratio(np.abs(found - exact), _scale(record)), rounding))
+        missed.append(np.maximum(1 - array(record["exact"]["subspace_overlap"]), rounding))
+    for axes, curves in zip(panels, (errors, missed), strict=True):
+        draw_lines(axes, records, curves)
+        logarithmic(axes)
+        axes.set_ylim(rounding / 2, 100 * max(rounding, np.nanmax(curves) / 50))
+    panels[0].set(title="error of the eigenvalues", ylabel="error of |λₖ| / |λ₁|")
+    panels[1].set(title="eigenspace missed: 1 − overlap with the exact one", xlabel="k", ylabel="1 − overlap")
+    step_key(figure, records, panels)
+    return StudyFigure(
+        "exact",
+        figure,
+        "Distance to the dense result. Above: error of each |λ| relative to the largest. Below: what is missing to 1 "
+        "in the overlap of the k leading computed with the k leading exact eigenvectors; peaks are where λₖ and the "
+        f"next are nearly equal in magnitude. What is below rounding, {rounding:.1e}, is drawn there.",
+        f"Errors against k. The largest share of an exact eigenspace that was missed is {np.max(missed):.1e}.",
+    )

@@ -1,0 +1,268 @@
+"""The report: whole in one file, true to the results, and honest about chance."""
+
+import base64
+import copy
+import html.parser
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+from study_cases import run
+
+from eigenspan.studies import report
+from eigenspan.studies.findings import findings
+from eigenspan.studies.report import write_report
+from eigenspan.studies.tables import cells, table_rows
+
+VOID = {"meta", "img"}
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page, its text, and the cells of its tables row by row; fails on tags that do not pair up."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.elements, self.open, self.words, self.rows = [], [], [], []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, words):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += words
+        if "style" not in self.open:
+            self.words.append(words)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).replace("\xa0", " ").split())
+
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return run(folder, split="both", exact=True)
+
+
+@pytest.fixture(scope="module")
+def source(results, folder):
+    path = write_report(results, folder)
+    assert path == folder / "report.html"
+    return path.read_bytes().decode("utf-8")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, for what they say."""
+    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
+
+
+def write(results, directory):
+    return Page(write_report(results, directory).read_text(encoding="utf-8"))
+
+
+# -- one file ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_loads_nothing_and_runs_nothing(source):
+    page = Page(source)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base"}
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        assert attributes.get("src", "data:").startswith("data:")
+        if "href" in attributes:
+            assert (tag, attributes["href"]) == ("a", "https://arxiv.org/abs/2504.14701")
+    (style,) = re.findall("<style>(.*)</style>", source, re.DOTALL)
+    assert "url(" not in style
+    assert "@import" not in style
+    assert style.count("{") == style.count("}")
+    assert "prefers-color-scheme: dark" in style
+    assert "@media print" in style
+
+
+def test_the_figures_are_inside_with_captions_and_words(source, folder):
+    page = Page(source)
+    images = page.attributes("img")
+    assert len(images) == source.count("<figcaption>") == 10
+    drawings = {path.read_bytes() for path in (folder / "figures").glob("*.svg")}
+    for image in images:
+        assert re.search(r"\d", image["alt"])
+        kind, content = image["src"].split(",")
+        assert kind == "data:image/svg+xml;base64"
+        drawing = base64.b64decode(content)
+        drawings.remove(drawing)
+        for element in ElementTree.fromstring(drawing).iter():
+            for name, value in element.attrib.items():
+                assert not name.endswith("href") or value.startswith(("#", "data:"))
+    assert not drawings
+
+
+def test_it_is_a_valid_page_in_english(source):
+    assert source.startswith("<!DOCTYPE html>\n")
+    page = Page(source)
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert {"charset": "utf-8"} in page.attributes("meta")
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.attributes("meta")
+    assert len(page.attributes("h1")) == len(page.attributes("title")) == 1
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_old_one(results, folder, source, undrawn, monkeypatch):
+    monkeypatch.setattr(report, "_page", lambda *_: "\ud800")  # no UTF-8
+    with pytest.raises(UnicodeEncodeError):
+        write_report(results, folder)
+    assert (folder / "report.html").read_text(encoding="utf-8") == source
+    assert not list(folder.glob("*.partial"))
+
+
+# -- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_tables_hold_the_numbers_of_the_results(results, source):
+    rows = Page(source).rows
+    for record in results["records"]:
+        for row in table_rows(record, results["table_k"]):
+            level = record["chance_stratified"]
+            mean, std = level["mean"][row.k - 1], level["std"][row.k - 1]
+            overlap = record["overlap"][row.k - 1]
+            wanted = [f"{overlap:.4f}", f"{mean:.4f}", f"{overlap / mean:.2f}", f"{(overlap - mean) / std:+.1f}"]
+            assert [cells(row)[1], *cells(row)[5:]] == wanted
+            assert any(found[-8:] == list(cells(row)) for found in rows)
+        solve = [str(record["step"]), record["split"], f"{record['loss']:.4f}", f"{record['eigenvalues'][0]:.4g}"]
+        (found,) = [row for row in rows if row[:4] == solve]
+        assert found[5] == str(sum(value < 0 for value in record["eigenvalues"]))
+        assert found[7] == str(record["report"]["products"])
+        assert found[9] == f"{record['report']['seconds']:.2f}"
+        assert found[10] == record["report"]["status"].lower()
+
+
+def test_the_tensors_are_counted(results, source):
+    rows = Page(source).rows
+    records = [record for record in results["records"] if record["split"] == "train"]
+    for index, (name, size) in enumerate(zip(*results["parameters"].values(), strict=True)):
+        counts = [str(record["mask_counts"][index]) for record in records]
+        assert [name, str(size), f"{6 * size / 27:.1f}", *counts] in rows
+
+
+def test_what_was_run_and_how_to_cite(results, source):
+    words = Page(source).text
+    for name, value in results["options"].items():
+        assert name.replace("_", " ") in words
+        assert ("yes" if value is True else str(value) if value is not None else "-") in words
+    for value in results["environment"].values():
+        assert value in words
+    assert "random points" in words
+    assert "BlockLanczos(k=6, which=LM" in words
+    assert "arXiv 2504.14701" in words
+    assert "at least 1.000000 at every k" in words
+
+
+def test_markup_in_names_is_only_text(results, tmp_path, undrawn):
+    strange = copy.deepcopy(results)
+    strange["title"] = strange["description"] = strange["attribution"] = '<b onload="x">&amp; "more"</b>'
+    strange["parameters"]["names"][0] = "<script>"
+    page = write(strange, tmp_path)
+    assert not page.attributes("script")
+    assert page.text.count('<b onload="x">&amp; "more"</b>') >= 4
+    assert ["<script>", "12"] in [row[:2] for row in page.rows]
+
+
+def test_what_is_null_or_not_finite_is_a_dash(results, tmp_path, undrawn):
+    holed = copy.deepcopy(results)
+    for record in holed["records"]:
+        record["loss"] = record["report"]["peak_memory"] = record["report"]["seconds"] = None
+        record["residual_norms"] = [None] * 6
+        record["chance_uniform"] = {"mean": [0.0] * 6, "std": [0.0] * 6}
+        record["chance_stratified"] = {"mean": [float("nan")] * 6, "std": [float("inf")] * 6}
+    page = write(holed, tmp_path)
+    (row,) = [row for row in page.rows if row[:3] == ["4", "train", "-"]]
+    assert row[6] == row[9] == "-"
+    assert ["2", f"{holed['records'][1]['overlap'][1]:.4f}", "0.0000", "-", "-", "-", "-", "-"] in [
+        row[-8:] for row in page.rows
+    ]
+    assert "were not measured" in page.text
+    for word in ("nan", "inf", "null"):
+        assert not re.search(rf"\b{word}\b", page.text)
+
+
+# -- what was found ---------------------------------------------------------------------------------------------------
+
+
+def study(overlap, uniform, stratified, status="converged: every wanted pair meets the tolerance"):
+    """Results of one record and one k, with levels of chance as (mean, std)."""
+    record = {
+        **{"step": 7, "split": "train", "loss": 0.5, "k_max": 1, "mask_counts": [1, 0]},
+        **{"overlap": [overlap], "eigenvalues": [-2.0], "residual_norms": [2e-4]},
+        "chance_uniform": {"mean": [uniform[0]], "std": [uniform[1]]},
+        "chance_stratified": {"mean": [stratified[0]], "std": [stratified[1]]},
+        "report": {"products": 5, "seconds": 1.0, "status_text": status},
+    }
+    return {"records": [record], "table_k": [1], "parameters": {"names": ["a", "b"], "sizes": [3, 7]}}
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        (((0.1, 0.01), (0.19, 0.01)), "2.00 times that, z = +10.0: above this chance level."),
+        (((0.1, 0.01), (0.19, 0.01)), "1.05 times that, z = +1.0: not told apart from chance."),
+        (((0.1, 0.01), (0.19, 0.01)), "accounts for 90% of the excess over uniform chance"),
+        (((0.1, 0.01), (0.05, 0.01)), "accounts for 0% of the excess"),
+        (
+            ((0.1, 0.01), (0.3, 0.01)),
+            "z = -10.0: below this chance level. Which tensors the largest lie in accounts for all",
+        ),
+        (((0.1, 0.01), (0.2, 0.0)), "All such masks have the same overlap, 0.2000"),
+    ],
+)
+def test_the_overlap_is_compared_with_both_levels_of_chance(levels, words):
+    assert words in " ".join(findings(study(0.2, *levels))["Overlap"])
+
+
+def test_no_excess_is_explained_where_there_is_none():
+    assert "accounts for" not in " ".join(findings(study(0.11, (0.1, 0.01), (0.105, 0.01)))["Overlap"])
+
+
+def test_the_mask_and_the_accuracy_are_said():
+    found = findings(study(0.2, (0.1, 0.01), (0.1, 0.01), status="not converged when 5 products were spent"))
+    assert found["Where the large weights are"] == [
+        "Of the 1 largest parameters at step 7: 1 in a (33% of its entries).",
+        "The largest tensor, b, has 70% of all parameters and 0% of the 1 largest.",
+    ]
+    assert found["Accuracy"] == [
+        "1 of 1 solves not converged when 5 products were spent.",
+        "No residual norm ‖Hv - λv‖ is larger than 1.0e-04 of the largest |λ|.",
+    ]
+
+
+def test_rise_and_fall_are_said(results):
+    found = " ".join(findings(results)["Overlap, test data"])
+    overlaps = {record["step"]: record["overlap"][5] for record in results["records"] if record["split"] == "test"}
+    highest, lowest = max(overlaps, key=overlaps.get), min(overlaps, key=overlaps.get)
+    assert f"highest at step {highest} ({overlaps[highest]:.4f}) and lowest at step {lowest} (" in found
+    assert "Of 3 records" in found
+    assert f"{overlaps[4] / (6 / 27):.2f} times uniform" in found
+
+
+def test_results_read_from_disk_give_the_same_report(results, folder, source, tmp_path, undrawn):
+    read = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert write(read, tmp_path).text == write(results, tmp_path).text
