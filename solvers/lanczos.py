@@ -12,7 +12,7 @@ from torch import Tensor
 from .basis import Basis
 from .results import Status
 from .sketches import Gaussian
-from .solver import EigenPairs, EigenSolver, Watched, positive_integer
+from .solver import EigenPairs, EigenSolver, Watched, Which, positive_integer
 from .streams import stream
 from .tall import column_norms, combine, orthonormalise
 
@@ -38,10 +38,11 @@ class BlockLanczos(EigenSolver):
     Chebyshev polynomial in its distance from the eigenvalues that the space cannot hold: for a given number of products
     small blocks converge faster, large ones need fewer passes over the data and use fast matrix products.
 
-    Directions of a block that are rounding errors are dropped. A block that leaves none has closed an invariant
-    subspace; the space is then extended by random vectors, and pairs count as converged only once such a probe has
-    changed none of them. An eigenvalue of a multiplicity above ``block_size`` is otherwise found as often as
-    ``block_size`` at first, and in full only if the space is grown beyond.
+    Directions of a block that are rounding errors are dropped. A product that adds nothing to the space, to ``tol``,
+    has closed an invariant subspace, which may lack leading pairs: a start may lie in it, and it holds no more than
+    ``block_size`` copies of an eigenvalue. It is extended by random vectors, and pairs count as converged only once the
+    first pair behind them that grows outside has settled, to the square root of ``tol``. In a space that does not close
+    copies above ``block_size`` may be missing still: choose a larger block where high multiplicities are expected.
 
     Args:
         k: how many pairs.
@@ -51,7 +52,8 @@ class BlockLanczos(EigenSolver):
         max_products: where to stop at the latest; by default 10 k or 500, the larger, and never more than n.
         which, seed, check_symmetry: see `EigenSolver`.
 
-    A ``start`` of fewer than ``block_size`` columns is filled up by random ones; of more, random combinations are taken.
+    A ``start`` of fewer than ``block_size`` columns is filled up by random ones; of more, random
+    combinations are taken.
 
     Raises:
         ValueError: besides those of `EigenSolver`, max_products < k, or a tol below ten roundings of the dtype.
@@ -74,38 +76,52 @@ class BlockLanczos(EigenSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         tol, budget = self._tolerance(A), self._budget(A)
-        space = _KrylovSpace(A, self.seed)
-        space.begin(start, min(self.block_size, budget))
+        space = _KrylovSpace(A, self.seed, tol)
+        if start is not None:
+            space.begin(start, min(self.block_size, budget))
         next_look = self.k
         while True:
-            probed = space.is_closed
             if space.is_closed:
                 space.refill(self.block_size)
             space.multiply(budget - space.dim)
             last = space.dim == budget
-            # What has just closed an invariant subspace may lack copies of a multiple eigenvalue: probe first.
-            if last or (space.dim >= next_look and (probed or not space.is_closed)):
-                pairs = space.ritz_pairs(self)
+            if last or space.dim >= next_look:
+                pairs = space.ritz_pairs(self.which, self.k)
                 converged = pairs.residual_norms <= tol * pairs.scale
+                settled = bool(converged.all()) and self._nothing_leads(space, pairs, tol)
                 A.note(f"{int(converged.sum())} of {self.k} pairs converged")
-                if last or bool(converged.all()):
+                if last or settled:
                     break
                 # Every pair that is still missing takes about one more product, if not more.
                 missing = self.k - int(converged.sum())
                 next_look = space.dim + max(missing, math.ceil(_GROWTH * space.dim))
+        status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if space.dim == A.shape[0]:
             status = Status.COMPLETE
-        else:
-            status = Status.CONVERGED if bool(converged.all()) else Status.OUT_OF_PRODUCTS
         vectors = space.basis.combine(pairs.coefficients)
         return EigenPairs(pairs.eigenvalues, vectors, status, pairs.residual_norms)
+
+    def _nothing_leads(self, space: _KrylovSpace, pairs: _RitzPairs, tol: float) -> bool:
+        """Whether the pairs are all that lead, as far as is known outside the invariant subspace they may come from."""
+        if space.closed == 0:
+            return not space.is_closed
+        outside = space.ritz_pairs(self.which, space.dim - space.closed, first=space.closed)
+        last = self.which.key(pairs.eigenvalues[-1])
+        ahead = self.which.key(outside.eigenvalues) > last + tol * pairs.scale
+        if space.is_closed and bool(ahead.any()):
+            return False  # one more invariant subspace, with pairs of which copies may be missing
+        # The error of a Ritz value is of the order of its squared residual: the root of tol shows it to tol.
+        first_behind = outside.residual_norms[~ahead][:1] <= tol**0.5 * pairs.scale
+        return len(first_behind) > 0 and bool(first_behind)
 
     def _tolerance(self, A: Watched) -> float:
         rounding = torch.finfo(A.dtype).eps
         if self.tol is None:
             return _TOLERANCES[A.dtype]
         if self.tol < 10 * rounding:
-            raise ValueError(f"tol={self.tol} is below the rounding errors of {A.A}: choose at least {10 * rounding:.1e}")
+            raise ValueError(
+                f"tol={self.tol} is below the rounding errors of {A.A}: choose at least {10 * rounding:.1e}"
+            )
         return self.tol
 
     def _budget(self, A: Watched) -> int:
@@ -126,37 +142,33 @@ class _RitzPairs:
 class _KrylovSpace:
     """A basis Q, of which the first ``dim`` columns have been multiplied, and all coefficients of A Q in it.
 
-    The columns that have not are the frontier: the next to multiply.
+    The columns that have not are the frontier: the next to multiply. ``is_closed`` says that A maps the space to
+    itself, but for ``tol`` of its norm; ``closed`` is the dimension at which it last did before it grew to this one.
     """
 
-    def __init__(self, A: Watched, seed: int) -> None:
-        self.A, self.seed = A, seed
+    def __init__(self, A: Watched, seed: int, tol: float) -> None:
+        self.A, self.seed, self.tol = A, seed, tol
         self.basis = Basis(A.shape[0], A.dtype, A.device)
-        self.dim = 0
+        self.dim = self.closed = 0
+        self.is_closed = True
         self._frontier = torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT
         self._coefficients: list[Tensor] = []  # the columns of H, block by block, each as long as the basis then was
         self._norm = 0.0  # the longest product so far, a lower bound of ‖A‖
         self._drawn = 0
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether A maps the space to itself."""
-        return self._frontier.shape[1] == 0
-
-    def begin(self, start: Tensor | None, width: int) -> None:
-        """Make the first block: what ``start`` spans, cut down or filled up to ``width`` columns."""
-        if start is not None and start.shape[1] > width:
+    def begin(self, start: Tensor, width: int) -> None:
+        """Make the first block: what ``start`` spans, cut down to ``width`` columns."""
+        if start.shape[1] > width:
             mixing = stream(self.seed, "mixing").standard_normal((start.shape[1], width))
             start = combine(start, torch.from_numpy(mixing))
-        if start is not None:
-            self._append(orthonormalise(start).Q)
-        if self.basis.size < width:
-            self.refill(width - self.basis.size)
+        self._append(orthonormalise(start).Q)
 
     def refill(self, width: int) -> None:
-        """Append random vectors orthogonal to the basis, as many as there is room for."""
+        """Fill the frontier up to ``width`` columns, or as many as there is room for, by random vectors."""
         n = self.A.shape[0]
-        width = min(width, n - self.basis.size)
+        width = min(width - self._frontier.shape[1], n - self.basis.size)
+        if width <= 0:
+            return
         fresh = Gaussian(
             n, self._drawn + width, seed=self.seed, purpose="start", dtype=self.A.dtype, device=self.A.device
         )
@@ -165,6 +177,8 @@ class _KrylovSpace:
 
     def multiply(self, limit: int) -> None:
         """Multiply the frontier, up to ``limit`` columns of it, and append what is new in the product."""
+        if self.is_closed:
+            self.closed = self.dim
         block = self._frontier[:, :limit]
         product = self.A._matmat(block)
         self._norm = max(self._norm, float(column_norms(product).max()))
@@ -172,22 +186,28 @@ class _KrylovSpace:
         self._coefficients.append(torch.cat([step.C, step.R]))
         self._frontier = self._frontier[:, block.shape[1] :]
         self.dim += block.shape[1]
+        # With nothing left to multiply, R alone couples the space to what lies outside.
+        self.is_closed = self._frontier.shape[1] == 0 and float(step.R.norm()) <= self.tol * self._norm
         self._append(step.Q)
 
-    def ritz_pairs(self, solver: EigenSolver) -> _RitzPairs:
-        """The leading Ritz pairs. Cost: the eigendecomposition of a (dim, dim) matrix, and no products."""
+    def ritz_pairs(self, which: Which, k: int, first: int = 0) -> _RitzPairs:
+        """The k leading Ritz pairs in the span of the columns from ``first`` on.
+
+        Cost: the eigendecomposition of a (dim, dim) matrix, and no products.
+        """
         H = torch.zeros(self.basis.size, self.dim, dtype=torch.float64)
         stop = 0
         for columns in self._coefficients:
             start, stop = stop, stop + columns.shape[1]
             H[: len(columns), start:stop] = columns
-        projected = H[: self.dim]
+        H = H[first:, first:]
+        projected = H[: self.dim - first]
         values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
         scale = float(values.abs().max())
-        order = solver.which.order(values)[: solver.k]
+        order = which.order(values)[:k]
         values, vectors = values[order], vectors[:, order]
         residuals = H @ vectors
-        residuals[: self.dim] -= vectors * values
+        residuals[: len(vectors)] -= vectors * values
         # Q and its products are rounded, so that no residual norm is known to be smaller than a rounding of ‖A‖.
         rounding = torch.tensor(torch.finfo(self.A.dtype).eps * scale, dtype=torch.float64)
         return _RitzPairs(values, vectors, torch.hypot(column_norms(residuals), rounding), scale)

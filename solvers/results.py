@@ -33,7 +33,8 @@ class Status(enum.Enum):
         "outer and inner, set two_pass=True, or use BlockLanczos"
     )
     OUT_OF_PRODUCTS = (
-        "not converged when max_products were spent: raise max_products or tol, or solve again with start=result.subspace"
+        "not converged when max_products were spent: raise max_products or tol, or solve again with "
+        "start=result.subspace"
     )
     OUT_OF_ITERATIONS = "not converged when maxiter was reached: raise maxiter, ncv or tol, or use BlockLanczos"
 
@@ -96,7 +97,7 @@ class SolveReport:
             status = Status[entries["status"]]
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the entries of a SolveReport: {error!r}") from error
-        known = {solver.__name__: solver for solver in _descendants(EigenSolver)}
+        known = {solver.__name__: solver for solver in _descendants(EigenSolver)}  # type: ignore[type-abstract]
         if name not in known:
             raise ValueError(f"no solver is called {name!r}; import the module that defines it before loading")
         return cls(**{**entries, "solver": known[name](**parameters), "status": status})
@@ -201,14 +202,14 @@ class EigenDecomposition:
             ValueError: it is not a file of `save`.
         """
         try:
-            with numpy.load(path, allow_pickle=False) as archive:
-                tensors = [torch.from_numpy(archive[name]).to(device) for name in _ARRAYS]
+            with open(path, "rb") as file, numpy.load(file, allow_pickle=False) as archive:
+                tensors = {name: torch.from_numpy(archive[name]).to(device) for name in _ARRAYS}
                 report = SolveReport.from_dict(json.loads(str(archive["report"])))
         except OSError:
             raise
         except Exception as error:
             raise ValueError(f"{path} holds no EigenDecomposition that can be loaded: {error}") from error
-        return cls(*tensors, report)
+        return cls(**tensors, report=report)
 
     def __repr__(self) -> str:
         n, k = self.eigenvectors.shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import numpy
 import torch
@@ -10,8 +12,10 @@ from torch import Tensor
 
 from .dense import DenseEigh
 from .results import Status
+from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver, Watched, positive_integer
 from .streams import stream
+from .tall import column_norms
 
 
 @attrs.frozen(kw_only=True)
@@ -19,7 +23,7 @@ class Arpack(EigenSolver):
     """The k leading eigenpairs by the implicitly restarted Lanczos method of ARPACK, through SciPy, on the CPU.
 
     It keeps ``ncv`` vectors only and multiplies one at a time. For k = n, which ARPACK cannot do, the matrix is formed
-    and diagonalised.
+    and diagonalised. ARPACK takes eigenvalues below eps^(2/3) for zero, so A is first divided by about its norm.
 
     Args:
         k: how many pairs.
@@ -37,7 +41,7 @@ class Arpack(EigenSolver):
 
     Source: Lehoucq, Sorensen & Yang (1998), ARPACK Users' Guide.
 
-    Cost: products are not known beforehand, and k more measure the residuals; n ncv numbers.
+    Cost: products are not known beforehand, one more for the norm and k for the residuals; n ncv numbers.
     """
 
     tol: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
@@ -53,10 +57,11 @@ class Arpack(EigenSolver):
         if self.ncv is not None and not self.k < self.ncv <= n:
             raise ValueError(f"ncv={self.ncv} must be above k={self.k} and at most n={n}")
         first = stream(self.seed, "start").standard_normal(n) if start is None else start.sum(dim=1).cpu().numpy()
+        scale = self._scale(A)
         status = Status.CONVERGED
         try:
             values, vectors = eigsh(
-                A.to_scipy(),
+                (A / scale).to_scipy(),
                 k=self.k,
                 which=self.which.value,
                 v0=first.astype(str(A.dtype).removeprefix("torch.")),
@@ -69,6 +74,12 @@ class Arpack(EigenSolver):
             status = Status.OUT_OF_ITERATIONS
         except ArpackError as error:
             raise RuntimeError(f"ARPACK failed on {A.A}: {error}; try another seed, or BlockLanczos") from error
-        return EigenPairs(
-            torch.from_numpy(values), torch.from_numpy(numpy.ascontiguousarray(vectors)).to(A.device), status
-        )
+        vectors = torch.from_numpy(numpy.ascontiguousarray(vectors)).to(A.device)
+        return EigenPairs(torch.from_numpy(values) * scale, vectors, status)
+
+    def _scale(self, A: Watched) -> float:
+        """A power of two, so that no product is rounded anew, of about the norm of A, or less by a factor of √n."""
+        n = A.shape[0]
+        vector = Gaussian(n, 1, seed=self.seed, purpose="scale", dtype=A.dtype, device=A.device).columns(0, 1)
+        size = float(column_norms(A._matmat(vector)) / column_norms(vector))
+        return 2.0 ** round(math.log2(size)) if size > 0 else 1.0

@@ -17,53 +17,67 @@ from .solver import EigenPairs, EigenSolver, Watched, positive_integer
 from .tall import column_norms, combine, gram, orthonormalise
 
 _TEST_MATRICES: dict[str, type[Sketch]] = {"ssrft": SSRFT, "gaussian": Gaussian, "rademacher": Rademacher}
+_CORES = {False: ("symmetric", "two-sided"), True: ("bordered", "rayleigh-ritz")}  # by two_pass, the default first
 
 
 @attrs.frozen(kw_only=True)
 class SketchedEigh(EigenSolver):
     """An approximation A ≈ Q C Qᵀ of a symmetric A from its products W = A Ω with a random test matrix Ω, (n, inner).
 
-    Q, (n, outer), is an orthonormal basis of the span of the first ``outer`` columns of W. The core C comes from all of
-    W: the products need not wait for one another, and A is applied to no vector that depends on A. The k leading
-    eigenpairs of Q C Qᵀ are returned. It is accurate where the spectrum decays; ``which`` picks from the pairs with
-    large |λ|, which are all it finds.
+    The k leading eigenpairs of Q C Qᵀ are returned. It is accurate where the spectrum decays; ``which`` picks from the
+    pairs with large |λ|, which are all it finds. The products need not wait for one another: a single pass applies A to
+    no vector that depends on A.
 
-    The core is
+    Q, (n, outer), is orthonormal. It spans, by ``basis``,
+
+    - ``"leading"``: the outer leading left singular vectors of all of W, which is kept whole: 2 n inner numbers;
+    - ``"first"``: the first outer columns of W, as published; the others are seen once and not kept. The error is about
+      a third larger.
+
+    The core C comes from all of W. It is, by ``core``,
 
     - ``"symmetric"``: the symmetric C that minimises ‖Qᵀ W - C Qᵀ Ω‖, in closed form (Higham 1988);
-    - ``"two-sided"``: (Ωᵀ Q)⁺ (Ωᵀ W) (Qᵀ Ω)⁺ by two least-squares solves, made symmetric. This is the published
-      method; it uses Ωᵀ W alone, and is less accurate;
-    - with ``two_pass``, Qᵀ A Q from ``outer`` further products (Rayleigh-Ritz), the best C there is. Residual norms then
-      come free.
+    - ``"two-sided"``: (Ωᵀ Q)⁺ (Ωᵀ W) (Qᵀ Ω)⁺ by two least-squares solves, made symmetric, as published. It uses Ωᵀ W
+      alone; its error in norm is about a tenth larger.
+
+    With ``two_pass`` outer products give Q and as many more give A Q. Then A is approximated by
+
+    - core ``"bordered"``: P A + A P - P A P for the projector P = Q Qᵀ, the symmetric matrix of least Frobenius norm
+      that agrees with A on Q. Its rank is up to 2 outer, and its k leading pairs come close to the best of rank k;
+    - core ``"rayleigh-ritz"``: P A P, as usual. No eigenvalue exceeds the range of A, and residual norms come free.
 
     Args:
         outer: dimension of Q; by default k + max(10, k / 4), at most n.
         k: how many pairs; by default ``outer``.
         inner: products in all, for a single pass; by default 2 outer, at most n.
         test_matrix: ``"ssrft"``, ``"gaussian"`` or ``"rademacher"``.
-        core: ``"symmetric"`` or ``"two-sided"``.
         two_pass: whether to apply A to Q.
+        basis: ``"leading"`` or ``"first"``, for a single pass.
+        core: ``"symmetric"`` (the default) or ``"two-sided"``; with two passes ``"bordered"`` (the default) or
+            ``"rayleigh-ritz"``.
         block_size: columns multiplied at a time; it does not change the result beyond rounding.
-        measure_residuals: whether a single pass is followed by k products that measure the residual norms, which are
-            NaN otherwise.
+        measure_residuals: whether k further products measure residual norms that do not come free; else they are NaN.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Raises:
         ValueError: besides those of `EigenSolver`, sizes that are not k <= outer <= inner <= n, neither k nor outer
-            given, an unknown test matrix or core, or ``inner`` with ``two_pass``.
+            given, an unknown test matrix, basis or core, or ``inner`` with ``two_pass``.
 
-    Source: arXiv 2504.14701, after Tropp, Yurtsever, Udell & Cevher (2019) and Boutsidis, Woodruff & Zhong (2016).
-    Two passes: Halko, Martinsson & Tropp (2011), section 5.3. Core: Higham (1988), The symmetric Procrustes problem.
+    Source: arXiv 2504.14701, after Tropp, Yurtsever, Udell & Cevher (2019) and Boutsidis, Woodruff & Zhong (2016):
+    ``basis="first", core="two-sided"``. Two passes: Halko, Martinsson & Tropp (2011), section 5.3. Symmetric core:
+    Higham (1988), The symmetric Procrustes problem.
 
-    Cost: inner products, or 2 outer; about 2 n outer (outer + 2 inner) flops and 2 n outer numbers.
+    Cost: inner products, or 2 outer; about 2 n outer (outer + 2 inner) flops. Memory: 2 n inner numbers, n outer for
+    ``basis="first"``, 4 n outer for two passes.
     """
 
     outer: int | None = attrs.field(default=None, validator=positive_integer)
     k: int = attrs.field(validator=positive_integer)
     inner: int | None = attrs.field(default=None, validator=positive_integer)
     test_matrix: str = attrs.field(default="ssrft", validator=attrs.validators.in_(tuple(_TEST_MATRICES)))
-    core: str = attrs.field(default="symmetric", validator=attrs.validators.in_(("symmetric", "two-sided")))
     two_pass: bool = False
+    basis: str = attrs.field(default="leading", validator=attrs.validators.in_(("leading", "first")))
+    core: str = attrs.field()
     block_size: int = attrs.field(default=64, validator=positive_integer)
     measure_residuals: bool = True
 
@@ -72,6 +86,16 @@ class SketchedEigh(EigenSolver):
         if self.outer is None:
             raise ValueError("SketchedEigh needs k, the number of pairs, or outer, the size of the outer sketch")
         return self.outer
+
+    @core.default
+    def _best_core(self) -> str:
+        return _CORES[self.two_pass][0]
+
+    @core.validator
+    def _core_of_passes(self, _: Any, value: Any) -> None:
+        if value not in _CORES[self.two_pass]:
+            passes = "two passes" if self.two_pass else "a single pass"
+            raise ValueError(f"the core of {passes} is one of {', '.join(_CORES[self.two_pass])}; got {value!r}")
 
     def __attrs_post_init__(self) -> None:
         if self.two_pass and self.inner is not None:
@@ -82,39 +106,60 @@ class SketchedEigh(EigenSolver):
         omega = _TEST_MATRICES[self.test_matrix](
             A.shape[0], inner, seed=self.seed, purpose="sketch", dtype=A.dtype, device=A.device
         )
-        W = torch.empty(outer, A.shape[0], dtype=A.dtype, device=A.device).mT
-        for columns in self._blocks(0, outer):
-            W[:, columns] = A._matmat(omega.columns(columns.start, columns.stop))
-        Q = self._completed(orthonormalise(W).Q, outer)
+        kept = outer if self.basis == "first" else inner
+        W = self._products(A, omega, 0, kept)
+        Q = self._completed(self._span(W, outer), outer)
         if self.two_pass:
-            return self._rayleigh_ritz(A, Q, out=W)
-        core = self._core(A, omega, Q, W)
-        values, vectors = self._leading(core)
+            del W
+            return self._second_pass(A, Q)
+        values, vectors = self._leading(self._core(A, omega, Q, W))
         norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
         return EigenPairs(values, combine(Q, vectors), Status.SKETCHED, norms)
 
+    def _products(self, A: Watched, omega: Sketch, start: int, stop: int) -> Tensor:
+        W = torch.empty(stop - start, A.shape[0], dtype=A.dtype, device=A.device).mT
+        for columns in self._blocks(start, stop):
+            W[:, columns] = A._matmat(omega.columns(columns.start, columns.stop))
+        return W
+
+    def _span(self, W: Tensor, outer: int) -> Tensor:
+        """An orthonormal basis of the outer leading left singular vectors of W."""
+        step = orthonormalise(W)
+        if W.shape[1] == outer:
+            return step.Q
+        return combine(step.Q, torch.linalg.svd(step.R).U[:, :outer])
+
     def _core(self, A: Watched, omega: Sketch, Q: Tensor, W: Tensor) -> Tensor:
         """C from W and the remaining products, which are seen once and not kept."""
-        outer, inner = Q.shape[1], omega.shape[1]
-        test, image = torch.empty(2, outer, inner, dtype=torch.float64)  # Qᵀ Ω and Qᵀ W
+        inner, kept = omega.shape[1], W.shape[1]
+        test, image = torch.empty(2, Q.shape[1], inner, dtype=torch.float64)  # Qᵀ Ω and Qᵀ W
         squared = torch.empty(inner, inner if self.core == "two-sided" else 0, dtype=torch.float64)  # Ωᵀ W
-        for columns in (*self._blocks(0, outer), *self._blocks(outer, inner)):
+        for columns in (*self._blocks(0, kept), *self._blocks(kept, inner)):
             block = omega.columns(columns.start, columns.stop)
-            product = W[:, columns] if columns.stop <= outer else A._matmat(block)
+            product = W[:, columns] if columns.stop <= kept else A._matmat(block)
             test[:, columns] = gram(Q, block)
             image[:, columns] = gram(Q, product)
             if self.core == "two-sided":
                 squared[:, columns] = (omega.T @ product).double().cpu()
         return symmetric_core(test, image) if self.core == "symmetric" else two_sided_core(test, squared)
 
-    def _rayleigh_ritz(self, A: Watched, Q: Tensor, out: Tensor) -> EigenPairs:
+    def _second_pass(self, A: Watched, Q: Tensor) -> EigenPairs:
+        basis = Basis(A.shape[0], A.dtype, A.device)
+        basis.append(Q)
+        image = torch.empty(Q.shape[1], A.shape[0], dtype=A.dtype, device=A.device).mT
         for columns in self._blocks(0, Q.shape[1]):
-            out[:, columns] = A._matmat(Q[:, columns])
-        core = gram(Q, out)
-        values, coefficients = self._leading((core + core.mT) / 2)
-        vectors = combine(Q, coefficients)
-        residuals = combine(out, coefficients) - vectors * values.to(vectors)
-        return EigenPairs(values, vectors, Status.SKETCHED, column_norms(residuals))
+            image[:, columns] = A._matmat(Q[:, columns])
+        step = orthonormalise(image, basis)  # A Q = Q C + Q' R
+        C = (step.C + step.C.mT) / 2
+        if self.core == "bordered":
+            zero = torch.zeros(len(step.R), len(step.R), dtype=C.dtype)
+            values, vectors = self._leading(torch.cat([torch.cat([C, step.R.mT], 1), torch.cat([step.R, zero], 1)]))
+            norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
+            basis.append(step.Q)
+            return EigenPairs(values, basis.combine(vectors), Status.SKETCHED, norms)
+        values, vectors = self._leading(C)
+        residuals = torch.cat([step.C @ vectors - vectors * values, step.R @ vectors])
+        return EigenPairs(values, combine(Q, vectors), Status.SKETCHED, column_norms(residuals))
 
     def _leading(self, core: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(core)
@@ -148,7 +193,8 @@ class SketchedEigh(EigenSolver):
 
     def _total(self, A: LinearOperator) -> int | None:
         outer, inner = self._sizes(A)
-        return 2 * self.check_symmetry + (2 * outer if self.two_pass else inner + self.k * self.measure_residuals)
+        measured = self.k * (self.measure_residuals and self.core != "rayleigh-ritz")
+        return 2 * self.check_symmetry + (2 * outer if self.two_pass else inner) + measured
 
 
 def symmetric_core(test: Tensor, image: Tensor) -> Tensor:
@@ -163,7 +209,8 @@ def symmetric_core(test: Tensor, image: Tensor) -> Tensor:
     U, sigma, Yt = torch.linalg.svd(test, full_matrices=False)
     B = U.mT @ image @ Yt.mT
     X = (B * sigma + sigma[:, None] * B.mT) / (sigma.square() + sigma.square()[:, None])
-    return U @ X @ U.mT
+    core: Tensor = U @ X @ U.mT
+    return core
 
 
 def two_sided_core(test: Tensor, squared: Tensor) -> Tensor:
@@ -174,5 +221,5 @@ def two_sided_core(test: Tensor, squared: Tensor) -> Tensor:
     Cost: two least-squares solves, about 4 s² o flops.
     """
     half = torch.linalg.lstsq(test.mT, squared).solution
-    core = torch.linalg.lstsq(test.mT, half.mT).solution
+    core: Tensor = torch.linalg.lstsq(test.mT, half.mT).solution
     return (core + core.mT) / 2

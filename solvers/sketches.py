@@ -149,14 +149,14 @@ class SSRFT(Sketch):
 
     def _lifted(self, X: Tensor, picked: Tensor) -> Tensor:
         """√n Π₁ᵀ Fᵀ Π₂ᵀ Fᵀ of the block that has the rows of X at the picked coordinates."""
-        Y = X.new_zeros(X.shape[1], self.shape[0]).mT.index_copy(0, picked, X)
+        Y = X.new_zeros(X.shape[1], self.shape[0]).mT.index_copy_(0, picked, X)
         for order, signs in zip(reversed(self._orders), reversed(self._signs), strict=True):
             Y = torch.empty_like(Y).index_copy_(0, order, inverse_cosine_transform(Y)) * signs[:, None]
         return math.sqrt(self.shape[0]) * Y
 
 
 def _signs(seed: int, purpose: str, index: int, n: int) -> Tensor:
-    """n independent random signs, int8."""
+    """N independent random signs, int8."""
     bits = stream(seed, purpose, index).integers(0, 2, size=n, dtype="int8")
     return torch.from_numpy(2 * bits - 1)
 
@@ -169,7 +169,9 @@ def cosine_transform(X: Tensor) -> Tensor:
     Cost: O(b n log n) flops and 2 n b complex numbers.
     """
     n = X.shape[0]
-    Y = torch.fft.fft(torch.cat([X[::2], X[1::2].flip(0)]), dim=0)
+    if X.numel() == 0:
+        return X.clone()  # the Fourier transforms of some devices take no empty blocks
+    Y: Tensor = torch.fft.fft(torch.cat([X[::2], X[1::2].flip(0)]), dim=0)
     Y = (Y * _twiddle(n, X).conj()[:, None]).real * math.sqrt(2 / n)
     Y[:1] *= math.sqrt(0.5)
     return Y
@@ -181,6 +183,8 @@ def inverse_cosine_transform(X: Tensor) -> Tensor:
     Cost: O(b n log n) flops and 2 n b complex numbers.
     """
     n = X.shape[0]
+    if X.numel() == 0:
+        return X.clone()
     Y = X * math.sqrt(n / 2)
     Y[:1] *= math.sqrt(2)
     # The spectrum of the reordered, real signal: its imaginary part is that of the mirrored coefficients.

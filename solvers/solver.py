@@ -37,10 +37,13 @@ class Which(enum.Enum):
     def _missing_(cls, value: object) -> Which:
         raise ValueError(f"which is one of 'LM' (largest |λ|), 'LA' (largest λ), 'SA' (smallest λ), got {value!r}")
 
+    def key(self, eigenvalues: Tensor) -> Tensor:
+        """What is the larger, the further an eigenvalue leads, (m,)."""
+        return {Which.LM: eigenvalues.abs(), Which.LA: eigenvalues, Which.SA: -eigenvalues}[self]
+
     def order(self, eigenvalues: Tensor) -> Tensor:
         """The permutation that puts (m,) eigenvalues in order, leading first; equal ones keep their order."""
-        key = {Which.LM: torch.abs, Which.LA: torch.clone, Which.SA: torch.neg}[self](eigenvalues)
-        return torch.argsort(key, descending=True, stable=True)
+        return torch.argsort(self.key(eigenvalues), descending=True, stable=True)
 
 
 def positive_integer(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -187,7 +190,7 @@ class EigenSolver(abc.ABC):
         return block
 
     def _test_symmetry(self, A: Watched) -> None:
-        """Compare uᵀ A v with vᵀ A u for normal u, v: their difference is about ‖A - Aᵀ‖, Au and Av about ‖A‖ (all F)."""
+        """Compare uᵀ A v and vᵀ A u for normal u, v: they differ by about ‖A - Aᵀ‖, Au and Av are about ‖A‖ (all F)."""
         vectors = Gaussian(A.shape[0], 2, seed=self.seed, purpose="verification", dtype=A.dtype, device=A.device)
         pair = vectors.columns(0, 2)
         images = A._matmat(pair)
@@ -218,8 +221,8 @@ class Watched(Counted):
         self._bar.update(X.shape[1])
         if not bool(result.isfinite().all()):
             raise ValueError(
-                f"{self.A} gave NaN or infinite entries, in product {self.products - X.shape[1] + 1} or one of the next; "
-                "look at the parameters, the data and the loss there"
+                f"{self.A} gave NaN or infinite entries, in product {self.products - X.shape[1] + 1} or one of the "
+                "next; look at the parameters, the data and the loss there"
             )
         return result
 

@@ -6,6 +6,7 @@ GPU or rows spread over several of them, every solver runs on.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _ROWS = 1 << 16  # rows at a time: bounds the float64 copies and the length of sums in single precision
 _DIRECTION = 10.0  # a direction shorter than this many roundings of the block is none
+_SCALES = {torch.float32: (1e-32, 1e36), torch.float64: (1e-150, 1e150)}  # where nothing over- or underflows
+_NO_LENGTH = 1e-30  # of the longest column: far below a rounding, far above an overflow of the reciprocal
 _MAX_PASSES = 6  # two suffice, three for a block of the worst condition
 
 
@@ -30,7 +33,8 @@ def column_norms(X: Tensor) -> Tensor:
 
     Cost: 2 n b flops.
     """
-    return torch.linalg.vector_norm(X, dim=0, dtype=torch.float64).cpu()
+    norms: Tensor = torch.linalg.vector_norm(X, dim=0, dtype=torch.float64)
+    return norms.cpu()
 
 
 def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
@@ -84,7 +88,8 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
     Each pass projects B out of the block and multiplies it by the inverse of a triangular factor of its Gram matrix, in
     float64; passes are repeated, at least twice, until one of them had next to nothing to do. Where the Gram matrix is
     not clearly positive definite the factor is that of a shifted one, which the next passes make good. Columns of very
-    different lengths and blocks of any scale between 1e-150 and 1e150 are treated alike.
+    different lengths and blocks of any scale between 1e-150 and 1e150, in single precision 1e-32 and 1e36, are treated
+    alike.
 
     The rank counts the singular values of R above ten roundings, in the dtype of X, of the longest column of X or of
     ``scale``; directions below are rounding errors and are left out.
@@ -95,7 +100,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
         scale: the length whose rounding errors X carries, if its columns are shorter: for X = A Q the norm of A.
 
     Raises:
-        ValueError: a block with entries that are not finite.
+        ValueError: a block with entries that are not finite, or of a scale outside that range.
 
     Source: block classical Gram-Schmidt with reorthogonalisation (Barlow & Smoktunowicz 2013) over shifted Cholesky QR
     (Yamamoto et al. 2015; Fukaya et al. 2020).
@@ -106,8 +111,17 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
     lengths = column_norms(X)
     if not bool(lengths.isfinite().all()):
         raise ValueError(f"a block of shape {tuple(X.shape)} to orthonormalise has entries that are not finite")
-    longest = max([scale, *lengths.tolist()])
-    floor = _DIRECTION * torch.finfo(X.dtype).eps * longest
+    longest = max([0.0, *lengths.tolist()])
+    size = max(scale, longest)
+    low, high = _SCALES[X.dtype]
+    if size > 0 and not low <= size <= high:
+        raise ValueError(
+            f"the longest column of a block of shape {tuple(X.shape)} to orthonormalise is {size:.1e} long; "
+            f"{X.dtype} handles lengths between {low:.0e} and {high:.0e}: scale the operator"
+        )
+    floor = _DIRECTION * torch.finfo(X.dtype).eps * size
+    # A short block is lengthened in two steps, as one reciprocal could overflow; by a power of two, which is exact.
+    unit = min(1.0, 2.0 ** math.frexp(longest)[1])
     Q = column_major(X)
     R = torch.eye(b, dtype=torch.float64)
     C = torch.zeros(0 if against is None else against.size, b, dtype=torch.float64)
@@ -118,7 +132,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
             C += coefficients @ R
         G = gram(Q)
         factor, inverse = _triangular_factor(G)
-        Q, R = combine(Q, inverse), factor @ R
+        Q, R, unit = combine(Q, unit * inverse).div_(unit), factor @ R, 1.0
         U, lengths, _ = torch.linalg.svd(R)
         rank = int((lengths > floor).sum())
         if rank < len(R):
@@ -133,9 +147,11 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
 def _triangular_factor(G: Tensor) -> tuple[Tensor, Tensor]:
     """Upper triangular F with Fᵀ F = G, or G shifted to be safely positive definite, and its inverse.
 
-    The shift is relative to the diagonal of G, so that lengths of columns do not matter; zero columns stay zero.
+    The shift is relative to the diagonal of G, so that lengths of columns do not matter; columns of next to no length
+    beside the longest count as zero, and zero columns stay zero.
     """
     lengths = G.diagonal().sqrt()
+    lengths = torch.where(lengths > _NO_LENGTH * lengths.max(), lengths, 0) if len(G) else lengths
     reciprocal = torch.where(lengths > 0, 1 / lengths, 0)
     identity = torch.eye(len(G), dtype=G.dtype)
     unit = reciprocal[:, None] * G * reciprocal

@@ -1,0 +1,248 @@
+"""What holds for every eigensolver, checked on a zoo of spectra whose eigenpairs are known."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from solver_cases import SPECTRA, SUCCESS, N, Problem, joined, key, line, noisy, problem, quietly, rounding, solved, zoo
+from torch import Tensor
+
+import eigenspan as es
+from eigenspan.linops import Dense, Function, MaskSubspace, OrthonormalSubspace, Structure
+from eigenspan.solvers import EigenDecomposition, EigenSolver, SolveReport, Status, Which
+
+
+class ZooContract:
+    """What the pairs and their report say of known spectra: inherit and define `make`.
+
+    Attributes:
+        accurate_on: spectra whose k = 8 leading pairs are to be found, for each `Which`.
+        incomplete_on: spectra where pairs may be missing from the leading ones, all of them true pairs.
+        fails_on: spectra refused with an error.
+    """
+
+    accurate_on: frozenset[str] = frozenset(SPECTRA)
+    incomplete_on: frozenset[str] = frozenset()
+    fails_on: frozenset[str] = frozenset()
+
+    def make(self, k: int, which: str = "LM", seed: int = 0, **parameters) -> EigenSolver:
+        raise NotImplementedError
+
+    def accuracy(self, dtype: torch.dtype) -> float:
+        """The error of an eigenvalue that counts as found, relative to ‖A‖."""
+        return rounding(dtype)
+
+    @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
+    def dtype(self, request):
+        return request.param
+
+    @pytest.fixture(params=["LM", "LA", "SA"])
+    def which(self, request):
+        return request.param
+
+    def check(
+        self, result: EigenDecomposition, truth: Problem, which: str, k: int, accurate: bool, complete: bool = True
+    ) -> None:
+        dtype = result.eigenvalues.dtype
+        values, V = result.eigenvalues.double().cpu(), result.eigenvectors.double().cpu()
+        status, unit = result.report.status, truth.norm * rounding(dtype)
+        m = len(values)
+        # As many columns as asked for, unless it says that it could not.
+        assert m == k or (m < k and status is Status.OUT_OF_ITERATIONS)
+        assert V.shape == (len(truth.matrix), m)
+        assert result.eigenvectors.dtype == result.residual_norms.dtype == dtype == truth.operator.dtype
+        assert result.eigenvectors.device == result.residual_norms.device == truth.operator.device
+        torch.testing.assert_close(V.mT @ V, torch.eye(m, dtype=V.dtype), rtol=0, atol=rounding(dtype))
+        assert values.tolist() == values[Which(which).order(values)].tolist()
+        # Residual norms are those of a product anew, and bound the distance to an eigenvalue (Bauer & Fike).
+        residuals = (truth.matrix @ V - V * values).norm(dim=0)
+        torch.testing.assert_close(result.residual_norms.double().cpu(), residuals, rtol=1e-6, atol=unit)
+        distances = (values[:, None] - truth.eigenvalues).abs().amin(dim=1)
+        assert bool((distances <= residuals + unit).all())
+        if status in SUCCESS:
+            assert bool((residuals <= self.accuracy(dtype) * truth.norm).all())
+        if complete and (status in SUCCESS or accurate):
+            error = (key(values, which) - key(truth.leading(which, k)[:m], which)).abs()
+            assert bool((error <= self.accuracy(dtype) * truth.norm).all()), f"{result}: off by {error.max():.1e}"
+
+    @pytest.mark.parametrize("name", SPECTRA)
+    def test_finds_the_leading_pairs_or_says_that_it_did_not(self, name, which, dtype, device):
+        """Orthonormal vectors, true residual norms, leading first; success is claimed only when it is one."""
+        truth = zoo(name, dtype, device)
+        if name in self.fails_on:
+            with pytest.raises(RuntimeError, match="failed on <Dense"):
+                self.make(8, which).solve(truth.operator)
+            return
+        result, accurate = solved(self.make(8, which), name, dtype, device), name in self.accurate_on
+        assert not accurate or result.report.status in (*SUCCESS, Status.SKETCHED)
+        self.check(result, truth, which, 8, accurate, complete=name not in self.incomplete_on)
+
+    @pytest.mark.parametrize("k", [1, N - 1, N])
+    @pytest.mark.parametrize("name", ["indefinite", "positive", "rank deficient"])
+    def test_one_pair_all_but_one_and_all(self, name, which, k, dtype, device):
+        result, truth = solved(self.make(k, which), name, dtype, device), zoo(name, dtype, device)
+        self.check(result, truth, which, k, accurate=k >= N - 1)
+
+    @pytest.mark.parametrize("n", [1, 2, 3])
+    def test_very_small_operators(self, n, dtype, device):
+        truth = problem(line(-1, 2, n) if n > 1 else joined([-3.0]), dtype, device)
+        self.check(quietly(self.make(n), truth.operator), truth, "LM", n, accurate=True)
+
+    def test_negative_eigenvalues_lead_by_magnitude(self, device):
+        truth = problem(joined([-5.0, 4.0, -3.0], [0.0] * (N - 3)), device=device)
+        result = quietly(self.make(3), truth.operator)
+        torch.testing.assert_close(result.eigenvalues.cpu(), joined([-5.0, 4.0, -3.0]), rtol=0, atol=1e-8)
+
+
+class SolverContract(ZooContract):
+    """All that holds for a solver: inherit and define `make`.
+
+    Attributes:
+        random: whether a seed changes the result.
+        uses_start: whether it takes a guess of the eigenspace.
+    """
+
+    random = True
+    uses_start = False
+
+    @pytest.fixture
+    def A(self, device):  # noqa: N802
+        return zoo("positive", torch.float64, device).operator
+
+    # -- what it costs ------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("options", [{}, {"check_symmetry": False}], ids=["checked", "unchecked"])
+    def test_counts_are_those_of_the_operator(self, options, dtype, device):
+        A = zoo("rank deficient", dtype, device).operator
+        widths: list[int] = []
+
+        def matmat(X: Tensor) -> Tensor:
+            widths.append(X.shape[1])
+            return A.matrix @ X
+
+        counting = Function(matmat, A.shape, dtype, device, structure=Structure.SYMMETRIC)
+        report = quietly(self.make(6, **options), counting).report
+        assert (report.products, report.passes) == (sum(widths), len(widths))
+        measured = report.check_products - 2 * report.solver.check_symmetry
+        assert measured in (0, 6)
+        # A solver is either spared the measurement or has it done last.
+        assert widths[-1] == 6 or measured == 0
+        assert report.seconds_in_products > 0
+        assert report.seconds_outside > 0
+        assert report.seconds == report.seconds_in_products + report.seconds_outside
+
+    # -- random numbers -----------------------------------------------------------------------------------------------
+
+    def test_same_seed_same_result_whatever_the_global_generators_do(self, dtype, device):
+        A = zoo("slow decay", dtype, device).operator
+        first = quietly(self.make(6, seed=3), A)
+        torch.manual_seed(9)
+        state, legacy = torch.get_rng_state(), numpy.random.get_state()  # noqa: NPY002
+        second = quietly(self.make(6, seed=3), A)
+        for name in ("eigenvalues", "eigenvectors", "residual_norms"):
+            assert torch.equal(getattr(first, name), getattr(second, name)), name
+        assert torch.equal(torch.get_rng_state(), state)
+        numpy.testing.assert_equal(numpy.random.get_state(), legacy)  # noqa: NPY002
+
+    def test_another_seed_another_sample(self, device):
+        A = zoo("slow decay", torch.float64, device).operator
+        first, second = (quietly(self.make(6, seed=seed), A).eigenvectors.abs() for seed in (0, 1))
+        assert torch.equal(first, second) is not self.random
+
+    # -- the call -----------------------------------------------------------------------------------------------------
+
+    def test_start_is_used_or_refused(self, A, device):
+        V = torch.linalg.eigh(A.matrix).eigenvectors[:, -6:]
+        for start in (V, OrthonormalSubspace(V), MaskSubspace.random(N, 3, dtype=torch.float64, device=device)):
+            if self.uses_start:
+                result = quietly(self.make(6), A, start=start)
+                self.check(result, zoo("positive", torch.float64, device), "LM", 6, accurate=True)
+            else:
+                with pytest.raises(ValueError, match="uses no start"):
+                    self.make(6).solve(A, start=start)
+
+    def test_bad_starts(self, A):
+        if not self.uses_start:
+            return
+        block = torch.ones(N, 2, dtype=A.dtype, device=A.device)
+        for wrong in (block.float(), OrthonormalSubspace.random(N, 2, device=A.device), numpy.ones((N, 2)), "best"):
+            with pytest.raises(TypeError, match="a start for"):
+                self.make(6).solve(A, start=wrong)
+        for wrong in (block[:-1], block[:, 0], block[:, :0]):
+            with pytest.raises(ValueError, match=rf"shape \({N}, b\)"):
+                self.make(6).solve(A, start=wrong)
+
+    def test_progress_bar(self, A, capsys):
+        quiet = quietly(self.make(6), A)
+        assert capsys.readouterr().err == ""
+        shown = quietly(self.make(6), A, progress=True)
+        written = capsys.readouterr().err
+        assert f"{type(quiet.report.solver).__name__}: " in written
+        assert "products" in written
+        assert torch.equal(quiet.eigenvectors, shown.eigenvectors)
+
+    def test_takes_what_as_operator_takes(self, A):
+        symmetric = es.as_operator(A.matrix.cpu().numpy(), structure=Structure.SYMMETRIC)
+        assert len(quietly(self.make(2), symmetric).eigenvalues) == 2
+
+    def test_result_survives_a_file(self, A, tmp_path):
+        result = quietly(self.make(6, which="LA", seed=4), A)
+        path = tmp_path / "result.npz"
+        result.save(path)
+        loaded = EigenDecomposition.load(path, device=A.device)
+        for name in ("eigenvalues", "eigenvectors", "residual_norms"):
+            torch.testing.assert_close(getattr(loaded, name), getattr(result, name), rtol=0, atol=0, equal_nan=True)
+        assert loaded.report == result.report
+        assert loaded.report.solver == self.make(6, which="LA", seed=4)
+        assert SolveReport.from_dict(result.report.to_dict()) == result.report
+
+    # -- bad input ----------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("k", [0, -1])
+    def test_no_pairs(self, k):
+        with pytest.raises(ValueError, match=f"k is at least 1, got {k}"):
+            self.make(k)
+
+    @pytest.mark.parametrize("k", [2.0, "2", True])
+    def test_k_that_is_no_integer(self, k):
+        with pytest.raises(TypeError, match="k is a positive integer"):
+            self.make(k)
+
+    def test_unknown_end_of_the_spectrum(self):
+        with pytest.raises(ValueError, match="which is one of 'LM'"):
+            self.make(2, which="SM")
+
+    @pytest.mark.parametrize("seed", [-1, 0.5])
+    def test_seed_that_is_none(self, seed):
+        with pytest.raises(ValueError, match="seed is a non-negative integer"):
+            self.make(2, seed=seed)
+
+    def test_more_pairs_than_there_are(self, A):
+        with pytest.raises(ValueError, match=rf"k={N + 1} .* which has {N}; choose k <= {N}"):
+            self.make(N + 1).solve(A)
+
+    def test_rectangular(self):
+        with pytest.raises(ValueError, match=r"need a square operator, got <Dense 4x3"):
+            self.make(2).solve(torch.ones(4, 3))
+
+    def test_symmetry_not_declared(self, A):
+        with pytest.raises(ValueError, match=r"nothing says that <Dense .* Declared\(A, Structure\.SYMMETRIC\)"):
+            self.make(2).solve(A.matrix)
+
+    @pytest.mark.parametrize("size", [1e-4, 1.0])
+    def test_symmetry_claimed_in_error(self, A, size):
+        upper = Dense(A.matrix + size * torch.ones_like(A.matrix).triu(1), Structure.SYMMETRIC)
+        with pytest.raises(ValueError, match="says that it is symmetric, but"):
+            self.make(2).solve(upper)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_half_precision(self, A, dtype):
+        with pytest.raises(TypeError, match=r"works in float32 or float64, got <Dense .*float16"):
+            self.make(2).solve(Dense(A.matrix.to(dtype), Structure.SYMMETRIC))
+
+    @pytest.mark.parametrize("product", [1, 5, 12])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_product_that_is_not_finite(self, A, product, value):
+        with pytest.raises(ValueError, match="gave NaN or infinite entries, in product"):
+            self.make(6).solve(noisy(A, product, value))

@@ -1,0 +1,236 @@
+"""Block Lanczos: no ghosts, no missing copies, both ends at once, honest about its budget."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import scipy.sparse
+import torch
+from solver_cases import SPECTRA, SUCCESS, N, problem, quietly, rounding, zoo
+from solver_contract import SolverContract, ZooContract
+
+import eigenspan as es
+from eigenspan.linops import Counted, Dense, Diagonal, OrthonormalSubspace, Structure
+from eigenspan.solvers import BlockLanczos, ConvergenceWarning, Status
+
+
+class LanczosZoo(ZooContract):
+    block_size = 5
+
+    def make(self, k, which="LM", seed=0, **parameters):
+        return BlockLanczos(k=k, which=which, seed=seed, block_size=self.block_size, **parameters)
+
+    def accuracy(self, dtype):
+        """The default tolerance of residual norms, which bound the errors of eigenvalues."""
+        return {torch.float64: 1e-9, torch.float32: 1e-5 + rounding(torch.float32)}[dtype]
+
+
+class TestBlockLanczos(LanczosZoo, SolverContract):
+    uses_start = True
+    # A multiplicity above the block in a space that does not close: copies may be missing.
+    incomplete_on = frozenset({"repeated"})
+
+
+class TestBlockOfOne(LanczosZoo):
+    """Every multiplicity is above the block, and a cluster that float32 does not resolve is one."""
+
+    block_size = 1
+    incomplete_on = frozenset({"repeated", "clustered"})
+
+
+class TestBlockAboveAllMultiplicities(LanczosZoo):
+    """Also above the rank of some operators, and no copy is missing."""
+
+    block_size = 16
+
+
+def spectrum(n, leading):
+    """A few separate eigenvalues, and the rest spread over [-0.5, 0.5]."""
+    tail = torch.linspace(-0.5, 0.5, n - len(leading), dtype=torch.float64)
+    return torch.cat([torch.tensor(leading, dtype=torch.float64), tail])
+
+
+@pytest.fixture
+def separated(device):
+    """An operator on R⁴⁰⁰ whose two ends stand apart."""
+    return problem(spectrum(400, [-3.0, 2.5, 2.0, -1.5, 1.2, -1.0]), device=device)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 7])
+def test_no_ghosts_of_a_dominant_eigenvalue(device, block_size):
+    """λ₁ converges early and, where orthogonality is lost, comes back as a second copy in the list."""
+    leading = [1e4, 3.0, 2.5, 2.0, 1.8, 1.6, 1.4, 1.2]
+    truth = problem(spectrum(300, leading), device=device)
+    result = BlockLanczos(k=8, block_size=block_size, tol=1e-13, max_products=250).solve(truth.operator)
+    assert result.report.status is Status.CONVERGED
+    # Eigenvalues are accurate relative to ‖A‖ = 1e4.
+    torch.testing.assert_close(result.eigenvalues.tolist(), leading, rtol=0, atol=1e-9)
+
+
+def test_finds_both_ends_at_once(separated):
+    result = BlockLanczos(k=6).solve(separated.operator)
+    torch.testing.assert_close(result.eigenvalues.cpu(), separated.leading("LM", 6), rtol=0, atol=1e-9 * separated.norm)
+    assert result.report.status is Status.CONVERGED
+    assert result.report.products < 150
+
+
+@pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+def test_laplacian_of_a_path(which):
+    """A sparse operator with the eigenvalues 2 - 2 cos(π j / (n + 1)), close together at both ends."""
+    n = 200
+    laplacian = scipy.sparse.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n), format="csr")
+    exact = 2 - 2 * numpy.cos(numpy.pi * numpy.arange(1, n + 1) / (n + 1))
+    operator = es.as_operator(laplacian, structure=Structure.SYMMETRIC)
+    result = BlockLanczos(k=3, which=which, block_size=4).solve(operator)
+    expected = exact[:3] if which == "SA" else exact[::-1][:3]
+    numpy.testing.assert_allclose(result.eigenvalues, expected, rtol=0, atol=4e-9)  # tol times ‖A‖ = 4
+
+
+class TestInvariantSubspaces:
+    """A Krylov space that closes holds some eigenvectors, not necessarily the leading ones."""
+
+    @pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+    @pytest.mark.parametrize("block_size", [1, 5, 11])
+    @pytest.mark.parametrize("k", [5, 8, 20])
+    def test_all_copies_of_eigenvalues_above_the_block_size(self, device, which, block_size, k):
+        """Few distinct eigenvalues: the first space closes with ``block_size`` copies of each."""
+        values = torch.tensor([1.0] * 12 + [0.5] * 12 + [-0.7] * 12 + [0.0] * 84, dtype=torch.float64)
+        truth = problem(values, device=device)
+        result = BlockLanczos(k=k, which=which, block_size=block_size).solve(truth.operator)
+        assert result.report.status in SUCCESS
+        expected = truth.leading(which, k)
+        torch.testing.assert_close(result.eigenvalues.cpu(), expected, rtol=0, atol=1e-9)
+
+    def test_a_start_of_trailing_eigenvectors_is_not_mistaken_for_the_answer(self, separated):
+        """It closes at once, with exact pairs, which random vectors show to be the wrong ones."""
+        trailing = separated.eigenvectors[:, -6:].to(separated.operator.device)
+        result = BlockLanczos(k=6, block_size=6).solve(separated.operator, start=trailing)
+        assert result.report.status is Status.CONVERGED
+        torch.testing.assert_close(result.eigenvalues.cpu(), separated.leading("LM", 6), rtol=0, atol=3e-9)
+
+    def test_nor_when_there_is_no_product_left_to_see_it(self, separated):
+        trailing = separated.eigenvectors[:, -6:].to(separated.operator.device)
+        solver = BlockLanczos(k=6, block_size=6, max_products=6)
+        assert quietly(solver, separated.operator, start=trailing).report.status is Status.OUT_OF_PRODUCTS
+
+    def test_block_larger_than_the_rank(self, device):
+        truth = problem(torch.tensor([2.0, -1.0] + [0.0] * 98, dtype=torch.float64), device=device)
+        result = BlockLanczos(k=4, block_size=20).solve(truth.operator)
+        assert result.report.status is Status.CONVERGED
+        # Two blocks: one spans the range, one shows that the rest is zero.
+        assert result.report.products - result.report.check_products <= 42
+        torch.testing.assert_close(result.eigenvalues.cpu(), truth.leading("LM", 4), rtol=0, atol=1e-14)
+        V = result.eigenvectors
+        torch.testing.assert_close(V.mT @ V, torch.eye(4, dtype=V.dtype, device=V.device), rtol=0, atol=1e-13)
+
+    def test_identity_takes_two_blocks(self, device):
+        A = zoo("identity", torch.float64, device).operator
+        report = BlockLanczos(k=3, block_size=3).solve(A).report
+        assert report.status is Status.CONVERGED
+        assert report.products - report.check_products == 6
+
+
+class TestBudget:
+    @pytest.mark.parametrize("max_products", [6, 7, 13, 29, 30])
+    @pytest.mark.parametrize("block_size", [1, 4, 50])
+    def test_is_spent_exactly_and_never_exceeded(self, device, max_products, block_size):
+        A = Counted(zoo("indefinite", torch.float64, device).operator)
+        solver = BlockLanczos(k=6, block_size=block_size, max_products=max_products)
+        result = quietly(solver, A)
+        assert result.report.status is Status.OUT_OF_PRODUCTS
+        assert A.products == result.report.products == max_products + 2
+        assert result.eigenvectors.shape == (N, 6)
+
+    def test_warns_and_says_what_to_do(self, device):
+        solver = BlockLanczos(k=6, max_products=10)
+        with pytest.warns(ConvergenceWarning, match=r"out of products>: .* raise max_products or tol, .* start="):
+            result = solver.solve(zoo("indefinite", torch.float64, device).operator)
+        assert not bool(result.converged(1e-9).all())
+        with pytest.raises(RuntimeError, match="raise max_products"):
+            result.require_converged()
+
+    def test_default_is_never_more_than_the_matrix_has_columns(self, device):
+        report = BlockLanczos(k=6).solve(zoo("indefinite", torch.float64, device).operator).report
+        assert report.status is Status.COMPLETE
+        assert report.products == N + 2
+
+    def test_default_is_ten_products_a_pair_or_500(self, device):
+        A = Diagonal(torch.linspace(-1, 1, 900, dtype=torch.float64, device=device))
+        for k, products in ((2, 500), (60, 600)):
+            report = quietly(BlockLanczos(k=k, block_size=100, tol=1e-13), A).report
+            assert report.products - 2 == products
+            assert report.status is Status.OUT_OF_PRODUCTS
+
+
+class TestWarmStart:
+    def test_from_the_eigenspace_of_yesterday_takes_fewer_products(self, separated):
+        """The operator has moved a little."""
+        yesterday = BlockLanczos(k=6).solve(separated.operator)
+        noise = torch.randn(400, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        noise = 1e-6 * (noise + noise.mT).to(separated.operator.device)
+        today = Dense(separated.operator.matrix + noise, Structure.SYMMETRIC)
+        cold = BlockLanczos(k=6).solve(today)
+        warm = BlockLanczos(k=6).solve(today, start=yesterday.subspace)
+        assert warm.report.products < 0.8 * cold.report.products
+        torch.testing.assert_close(warm.eigenvalues, cold.eigenvalues, rtol=0, atol=3e-9)
+
+    def test_goes_on_where_the_products_ended(self, device):
+        """As the status of the first advises."""
+        A = problem(spectrum(400, [3.0, 2.5, 2.0, -1.5]), device=device).operator
+        first = quietly(BlockLanczos(k=4, max_products=40), A)
+        assert first.report.status is Status.OUT_OF_PRODUCTS
+        second = BlockLanczos(k=4).solve(A, start=first.subspace)
+        assert second.report.products < BlockLanczos(k=4).solve(A).report.products
+
+    @pytest.mark.parametrize("width", [1, 3, 5, 9])
+    def test_of_any_width_even_degenerate(self, device, width):
+        """Filled up by random vectors, or random combinations of more; columns of zeros are none."""
+        A = zoo("indefinite", torch.float64, device).operator
+        block = torch.zeros(N, width, dtype=torch.float64, device=device)
+        block[3, 0] = 1e-20
+        result = BlockLanczos(k=6).solve(A, start=block)
+        assert result.report.status in SUCCESS
+        torch.testing.assert_close(
+            result.eigenvalues.cpu(), zoo("indefinite", torch.float64, device).leading("LM", 6), rtol=0, atol=1e-9
+        )
+
+    def test_does_not_write_to_the_start(self, device):
+        A = zoo("indefinite", torch.float64, device).operator
+        block = OrthonormalSubspace.random(N, 4, dtype=torch.float64, device=device).vectors
+        kept = block.clone()
+        BlockLanczos(k=4).solve(A, start=block)
+        assert torch.equal(block, kept)
+
+
+@pytest.mark.parametrize("name", sorted(set(SPECTRA) - {"repeated"}))
+def test_status_does_not_depend_on_scale(device, name):
+    """A power of two changes no rounding, so neither products nor eigenvectors."""
+    A = zoo(name, torch.float64, device).operator
+    solver = BlockLanczos(k=5, max_products=40)
+    base, scaled = quietly(solver, A), quietly(solver, Dense(A.matrix * 2.0**-60, Structure.SYMMETRIC))
+    assert (scaled.report.status, scaled.report.products) == (base.report.status, base.report.products)
+    torch.testing.assert_close(scaled.eigenvalues * 2.0**60, base.eigenvalues, rtol=1e-6, atol=0)
+
+
+class TestBadParameters:
+    @pytest.mark.parametrize("tol", [0.0, 1.0, -1e-3, float("nan")])
+    def test_tolerance_that_is_none(self, tol):
+        with pytest.raises(ValueError, match="tol is a number between 0 and 1"):
+            BlockLanczos(k=1, tol=tol)
+
+    def test_tolerance_below_rounding(self, device):
+        solver = BlockLanczos(k=1, tol=1e-8)
+        with pytest.raises(ValueError, match=r"below the rounding errors of <Dense .* at least 1\.2e-06"):
+            solver.solve(zoo("positive", torch.float32, device).operator)
+        assert solver.solve(zoo("positive", torch.float64, device).operator).report.status in SUCCESS
+
+    def test_fewer_products_than_pairs(self):
+        with pytest.raises(ValueError, match="k=6 pairs take at least as many products, got max_products=5"):
+            BlockLanczos(k=6, max_products=5)
+
+    @pytest.mark.parametrize("parameter", ["block_size", "max_products"])
+    def test_counts_are_positive_integers(self, parameter):
+        with pytest.raises(ValueError, match=f"{parameter} is at least 1"):
+            BlockLanczos(k=1, **{parameter: 0})
+        with pytest.raises(TypeError, match=f"{parameter} is a positive integer"):
+            BlockLanczos(k=1, **{parameter: 1.5})
