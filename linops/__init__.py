@@ -3,7 +3,7 @@
 from .basic import Counted, Declared, Dense, Diagonal, Function, Identity
 from .block import BlockDiagonal, Kronecker, Stacked
 from .coordinate import Embedding, PartialPermutation
-from .curvature import GGN, CurvatureOperator, Hessian, Loss, Objective, Risk
+from .curvature import GGN, CurvatureOperator, Hessian, Loss, Objective, ProductPlan, Risk
 from .interop import as_operator, to_scipy
 from .mask import MaskSubspace, absolute_gradient, magnitude, random_scores, ranking
 from .operator import Adjoint, Congruence, LinearOperator, Product, Scaled, Sum
@@ -35,6 +35,7 @@ __all__ = [
     "ParameterSpace",
     "PartialPermutation",
     "Product",
+    "ProductPlan",
     "Risk",
     "Scaled",
     "Stacked",

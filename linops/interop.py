@@ -43,10 +43,19 @@ def as_operator(
         structure: what is known of A beyond what A says itself.
 
     Raises:
-        TypeError: nothing that is known to be linear, or a function without shape and dtype.
+        TypeError: nothing that is known to be linear, a function without shape and dtype, or these for anything else.
 
     Cost: none; products cost what ``A @ X`` costs, and SciPy operators a copy to and from NumPy.
     """
+    is_function = callable(A) and not hasattr(A, "shape")
+    superfluous = [
+        name for name, given in (("shape", shape), ("dtype", dtype), ("device", device)) if given is not None
+    ]
+    if superfluous and not is_function:
+        raise TypeError(
+            f"as_operator: {' and '.join(superfluous)} go with a function; a {type(A).__name__} has its own: "
+            "convert it first"
+        )
     if isinstance(A, LinearOperator):
         return A if structure in A.structure else Declared(A, structure)
     if isinstance(A, Tensor):

@@ -23,7 +23,7 @@ class MaskSubspace(Subspace):
     ``A & B``, ``A | B``, ``A - B`` are the spans of the common, joint and remaining axes.
 
     Args:
-        mask: (n,) boolean, at least one entry true; kept as it is, not copied.
+        mask: (n,) boolean, at least one entry true.
         dtype: dtype of the basis, to be that of the subspaces and operators it meets.
 
     Raises:
@@ -41,7 +41,7 @@ class MaskSubspace(Subspace):
             raise ValueError(f"a mask is flat, (n,), got shape {tuple(mask.shape)}; flatten it with mask.flatten()")
         if not bool(mask.any()):
             raise ValueError("the mask selects no coordinate; a subspace has at least one dimension")
-        self.mask = mask
+        self.mask = mask.clone()
         self.indices = mask.nonzero()[:, 0]
         self._basis = Embedding(self.indices, len(mask), dtype)
 
@@ -58,6 +58,8 @@ class MaskSubspace(Subspace):
             ValueError: no index, one out of range, or one twice.
             TypeError: indices that are not integers.
         """
+        if not isinstance(indices, Tensor):
+            raise TypeError(f"coordinates are a tensor of integers, got {type(indices).__name__}; use torch.tensor")
         embedding = Embedding(indices, n, dtype)  # checks the indices
         mask = torch.zeros(n, dtype=torch.bool, device=indices.device)
         mask[embedding.indices] = True
@@ -187,9 +189,12 @@ def absolute_gradient(operator: CurvatureOperator) -> Tensor:
 
 
 def random_scores(parameters: ParameterSpace, seed: int = 0) -> Tensor:
-    """Independent uniform scores, (n,), whose top k is a uniformly random mask.
+    """A random ranking of the coordinates, (n,), whose top k is a uniformly random mask.
 
-    Cost: n random numbers, drawn on the CPU so that a seed gives the same scores on every device.
+    In the parameters' dtype, or float32 where that is a half precision, which cannot tell ranks apart.
+
+    Cost: a random permutation, drawn on the CPU so that a seed gives the same scores on every device.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(parameters.size, generator=generator, dtype=parameters.dtype).to(parameters.device)
+    order = torch.randperm(parameters.size, generator=torch.Generator().manual_seed(seed))
+    dtype = parameters.dtype if parameters.dtype in (torch.float32, torch.float64) else torch.float32
+    return order.to(parameters.device, dtype)

@@ -136,7 +136,7 @@ class LinearOperator(abc.ABC):
         if X.dtype != self.dtype or X.device != self.device:
             raise TypeError(
                 f"{what}: X is {X.dtype} on {X.device}, the operator {self.dtype} on {self.device}; "
-                f"convert it with X.to({self.device.type!r}, {self.dtype})"
+                f"convert it with X.to({str(self.device)!r}, {self.dtype})"
             )
         block = (X[:, None] if X.ndim == 1 else X).detach()
         result = product(block)

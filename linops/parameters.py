@@ -157,7 +157,9 @@ def _select(model: nn.Module, named: Mapping[str, Tensor], selection: Selection)
 
 
 def _matching(names: Iterable[str], pattern: str) -> list[str]:
-    found = [name for name in names if fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
+    # A name itself comes first: it may hold what a pattern would read as a wildcard.
+    found = [name for name in names if name == pattern]
+    found = found or [name for name in names if fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
     if not found:
         known = list(names)
         shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")

@@ -31,25 +31,46 @@ class Batches:
     def __init__(self, data: Any, micro_batch_size: int | None, device: torch.device) -> None:
         if micro_batch_size is not None and (not isinstance(micro_batch_size, int) or micro_batch_size < 1):
             raise ValueError(f"micro_batch_size is None or an integer >= 1, got {micro_batch_size!r}")
+        if isinstance(data, tuple) and len(data) > 0 and all(_is_pair(part) for part in data):
+            raise TypeError("data is a tuple of batches, and a tuple stands for one batch: pass a list of batches")
         self.held = _is_batch(data)
         self._data: Iterable[Any] = (data,) if self.held else _require_reiterable(data)
         self._micro_batch_size, self._device = micro_batch_size, device
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.whole():
-            yield from _cut(batch, self._micro_batch_size)
+        return self.cut(self._micro_batch_size)
 
-    def whole(self) -> Iterator[Any]:
-        """The batches as the data give them, on the device, uncut."""
+    def cut(self, size: int | None) -> Iterator[Any]:
+        """The batches in micro-batches of at most ``size`` samples, each moved to the device by itself."""
         # Copies from a GPU must be awaited; copies to one may overlap with what is computed there.
         overlapped = self._device.type == "cuda"
         for batch in self._data:
-            yield map_tensors(lambda tensor: tensor.to(self._device, non_blocking=overlapped), batch)
+            for part in _cut(batch, size):
+                yield map_tensors(lambda tensor: tensor.to(self._device, non_blocking=overlapped), part)
 
 
 def halves(batch: Any) -> list[Any]:
     """The batch cut in two along its first dimension; in one if it has a single sample."""
-    return list(_cut(batch, -(-_length(batch) // 2)))
+    return list(_cut(batch, -(-length(batch) // 2)))
+
+
+def joined(first: Any, second: Any) -> Any:
+    """Two batches as one, sample after sample; None where their tensors do not fit together."""
+    tensors, others = list(tensors_of(first)), list(tensors_of(second))
+    if [(len(tensor.shape), tensor.shape[1:]) for tensor in tensors] != [(len(o.shape), o.shape[1:]) for o in others]:
+        return None
+    following = iter(others)
+
+    def join(tensor: Tensor) -> Tensor:
+        other = next(following)
+        return torch.cat([tensor, other]) if tensor.ndim > 0 and len(tensor) == length(first) else tensor
+
+    return map_tensors(join, first)
+
+
+def first_samples(batch: Any, size: int) -> Any:
+    """The first ``size`` samples of the batch, or all if it has fewer."""
+    return next(_cut(batch, size))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -72,6 +93,10 @@ def _is_batch(data: Any) -> bool:
     return isinstance(data, list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
 
 
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
+
+
 def _require_reiterable(data: Any) -> Iterable[Any]:
     if isinstance(data, Iterator):
         raise TypeError(
@@ -88,19 +113,32 @@ def _require_reiterable(data: Any) -> Iterable[Any]:
     return data
 
 
-def _length(batch: Any) -> int:
+def is_divisible(batch: Any) -> bool:
+    """Whether inputs and target of the batch, if it is such a pair, have the same number of samples."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        return True
+    return all(len(tensor) == length(batch) for tensor in tensors_of(batch[1]) if tensor.ndim > 0)
+
+
+def length(batch: Any) -> int:
+    """The number of samples: the first dimension of the first tensor that has one."""
     return next((tensor.shape[0] for tensor in tensors_of(batch) if tensor.ndim > 0), 1)
 
 
 def _cut(batch: Any, size: int | None) -> Iterator[Any]:
     """Micro-batches of at most ``size`` samples; tensors of another first dimension go whole into each."""
-    length = _length(batch)
-    if size is None or length <= size:
+    samples = length(batch)
+    if size is None or samples <= size:
         yield batch
         return
-    for start in range(0, length, size):
+    if not is_divisible(batch):
+        raise ValueError(
+            f"a batch of {samples} samples whose target has another first dimension cannot be cut: keep "
+            "targets as (samples, …), or leave micro_batch_size out"
+        )
+    for start in range(0, samples, size):
         part = slice(start, start + size)
         yield map_tensors(
-            lambda tensor, part=part: tensor[part] if tensor.ndim > 0 and len(tensor) == length else tensor,  # type: ignore[misc]
+            lambda tensor, part=part: tensor[part] if tensor.ndim > 0 and len(tensor) == samples else tensor,  # type: ignore[misc]
             batch,
         )

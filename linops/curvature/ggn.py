@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.func import grad, vjp
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..parameters import Selection
 from ..structure import Structure
 from .loss import Objective
 from .operator import CurvatureOperator
-from .products import TensorMap
+from .products import Share, Tensors, differentiable_gradient, pullback
 from .risk import inputs_and_target
 
 
@@ -27,7 +27,7 @@ class GGN(CurvatureOperator):
     Raises:
         TypeError: an `Objective`, which has no outputs to split at.
 
-    Cost: about four forward passes over the data a column and five for the block, ``chunk_size`` columns at a time.
+    Cost: about four forward passes over the data a column; five more where graphs are not kept.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class GGN(CurvatureOperator):
         parameters: Selection = None,
         chunk_size: int | None = None,
         micro_batch_size: int | None = None,
+        memory_budget: int | None = None,
     ) -> None:
         if isinstance(loss, Objective):
             raise TypeError("the GGN needs a loss of (output, target) to split at, not an Objective; use the Hessian")
@@ -49,22 +50,32 @@ class GGN(CurvatureOperator):
             parameters=parameters,
             chunk_size=chunk_size,
             micro_batch_size=micro_batch_size,
+            memory_budget=memory_budget,
         )
 
     def _known_structure(self) -> Structure:
         return Structure.PSD if self._risk.convex else Structure.SYMMETRIC
 
-    def _map(self, theta: dict[str, Tensor], batch: Any) -> TensorMap:
+    def _share(self, batch: Any) -> Share:
         inputs, target = inputs_and_target(batch)
-        outputs = functools.partial(self._risk.output, inputs=inputs)
-        output, transposed_jacobian = vjp(outputs, theta)[:2]
-        loss_hessian = vjp(grad(functools.partial(self._risk.output_term, target=target)), output)[1]
+        theta = tuple(self._leaves.values())
+        parts, form = tree_flatten(self._risk.output(self._leaves, inputs))
+        places = [place for place, part in enumerate(parts) if isinstance(part, Tensor) and part.requires_grad]
+        if not places:
+            raise TypeError(
+                f"the GGN needs a model whose output is a tensor, or tensors in tuples, lists and dicts; got {parts!r}"
+            )
+        outputs = tuple(parts[place] for place in places)
+        points = tuple(output.detach().requires_grad_() for output in outputs)
+        for place, point in zip(places, points, strict=True):
+            parts[place] = point
+        slopes = differentiable_gradient((self._risk.output_term(tree_unflatten(parts, form), target),), points)
         # u -> Jᵀ u is linear, so that its own pullback is v -> J v: reverse mode throughout, which every layer has.
-        jacobian = vjp(transposed_jacobian, output)[1]
+        seeds = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
+        transposed = differentiable_gradient(outputs, theta, seeds)
 
-        def apply(vector: dict[str, Tensor]) -> dict[str, Tensor]:
-            (output_tangent,) = jacobian((vector,))
-            (image,) = transposed_jacobian(*loss_hessian(output_tangent))
-            return image  # type: ignore[no-any-return]
+        def product(vectors: Tensors, batched: bool) -> Tensors:
+            tangents = pullback(transposed, seeds, vectors, batched)
+            return pullback(outputs, theta, pullback(slopes, points, tangents, batched), batched)
 
-        return apply
+        return product

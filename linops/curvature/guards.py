@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 _NORMS_OVER_BATCHES = (nn.modules.batchnorm._BatchNorm,)
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
@@ -52,13 +54,14 @@ def _dropout_probability(module: nn.Module) -> float:
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Within it, kernels that have no second derivative are replaced by ones that have.
 
-    Scaled dot-product attention takes its math kernel, transformer layers leave their fused inference path, and
-    recurrent layers leave cuDNN and oneDNN.
+    Scaled dot-product attention takes its math kernel, transformer layers leave their fused inference path, recurrent
+    layers leave cuDNN and oneDNN, and weight normalisation its fused kernel, whose second derivative is wrong.
     """
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     fused = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_UnfusedWeightNorm())
         if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(_without_onednn())
@@ -67,6 +70,19 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
+
+
+class _UnfusedWeightNorm(TorchFunctionMode):
+    """g v / ‖v‖ in place of the fused kernel, which takes the norms it keeps for constants when derived twice."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 @contextlib.contextmanager
@@ -78,6 +94,26 @@ def _without_onednn() -> Iterator[None]:
         yield
     finally:
         torch._C._set_mkldnn_enabled(enabled)
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Within it, a GPU multiplies float32 in float32: TF32, cuDNN's default, keeps three digits only."""
+    if device.type != "cuda":
+        yield
+        return
+    # The settings of PyTorch 2.9 and later must not be mixed with the earlier ones.
+    convolutions: Any = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)
+    name, full = ("fp32_precision", "ieee") if hasattr(convolutions, "fp32_precision") else ("allow_tf32", False)
+    holders: list[Any] = [torch.backends.cuda.matmul, convolutions]
+    found = [getattr(holder, name) for holder in holders]
+    try:
+        for holder in holders:
+            setattr(holder, name, full)
+        yield
+    finally:
+        for holder, value in zip(holders, found, strict=True):
+            setattr(holder, name, value)
 
 
 @contextlib.contextmanager
@@ -94,7 +130,14 @@ def training_flags(flags: dict[nn.Module, bool]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched_random_state(device: torch.device) -> Iterator[None]:
-    """Within it, random numbers may be drawn (a DataLoader draws one a pass); the user's streams do not move."""
+def untouched_random_state(device: torch.device, data: Any = None) -> Iterator[None]:
+    """Within it, PyTorch's random numbers may be drawn, and those of a DataLoader; the user's streams do not move."""
+    holders = (data, getattr(data, "sampler", None))
+    generators = [getattr(holder, "generator", None) for holder in holders]
+    states = [(each, each.get_state()) for each in generators if isinstance(each, torch.Generator)]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                generator.set_state(state)

@@ -1,57 +1,95 @@
-"""Linear maps of parameter tensors, applied to blocks of columns: vectorised in chunks, summed over micro-batches."""
+"""Products with the shares that micro-batches have in a curvature matrix, by reverse passes through kept graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..parameters import ParameterSpace
 
-TensorMap = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""A linear map of one vector, given and returned as parameter tensors by name."""
+Tensors = tuple[Tensor, ...]
 
-_COLUMN_BUDGET = 512 * 2**20
-_MOST_COLUMNS = 32
+Share = Callable[[Tensors, bool], Tensors]
+"""A linear map of tensors like the selected parameters, in their order.
+
+Called with one vector, or (True as the second argument) with a block whose columns stand along a new first dimension.
+"""
 
 
-def default_chunk_size(parameters: ParameterSpace, activation_bytes: int) -> int:
-    """Columns to vectorise at once so that they take about half a gibibyte, 1 to 32.
+def pullback(outputs: Sequence[Tensor], inputs: Tensors, cotangents: Sequence[Tensor], batched: bool) -> Tensors:
+    """The vector-Jacobian product of ``outputs`` by ``inputs`` along their graph, which is kept.
 
-    A column of a second-order product holds cotangents of all that a backward pass keeps and computes: about four times
-    the activations, and four copies of the parameters.
+    What does not depend on the inputs, linear losses and unused parameters among it, gives zeros.
+
+    Cost: a reverse pass; with ``batched``, one for all columns at once.
     """
-    column = 4 * (activation_bytes + parameters.size * parameters.values.element_size())
-    return max(1, min(_MOST_COLUMNS, _COLUMN_BUDGET // max(column, 1)))
+    attached = [
+        (output, cotangent) for output, cotangent in zip(outputs, cotangents, strict=True) if output.requires_grad
+    ]
+    images: Sequence[Tensor | None] = [None] * len(inputs)
+    if attached:
+        images = torch.autograd.grad(
+            [output for output, _ in attached],
+            inputs,
+            [cotangent for _, cotangent in attached],
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=batched,
+        )
+    columns = cotangents[0].shape[:1] if batched else ()
+    return tuple(
+        tensor.new_zeros(*columns, *tensor.shape) if image is None else image
+        for image, tensor in zip(images, inputs, strict=True)
+    )
 
 
-def summed_product(maps: Iterable[TensorMap], parameters: ParameterSpace, X: Tensor, chunk_size: int) -> Tensor:
-    """Σ_b M_b X for linear maps M_b, (n, k), with ``chunk_size`` columns of X vectorised at a time.
+def differentiable_gradient(outputs: Tensors, inputs: Tensors, cotangents: Tensors | None = None) -> Tensors:
+    """The gradient of ``outputs`` by ``inputs``, with its own graph; zeros where there is no dependence."""
+    if not any(output.requires_grad for output in outputs):
+        return tuple(torch.zeros_like(tensor) for tensor in inputs)
+    parts = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True, allow_unused=True)
+    return tuple(torch.zeros_like(tensor) if part is None else part for part, tensor in zip(parts, inputs, strict=True))
+
+
+def summed_product(shares: Iterable[Share], parameters: ParameterSpace, X: Tensor, chunk_size: int) -> Tensor:
+    """Σ_b M_b X for the shares M_b, (n, k), with ``chunk_size`` columns of X at a time.
 
     Raises:
-        RuntimeError: a map that cannot be vectorised over columns; ``chunk_size=1`` does without.
+        RuntimeError: a share that cannot be vectorised over columns, which ``chunk_size=1`` does without; data or
+            buffers that were changed in place since its graph was built.
 
-    Cost: each map once a chunk, and one (n, k) block.
+    Cost: each share once a chunk, and one (n, k) block.
     """
     n, k = X.shape
     total = torch.zeros(k, n, dtype=X.dtype, device=X.device).mT
-    for apply in maps:
+    for share in shares:
         for start in range(0, k, chunk_size):
-            chunk = slice(start, min(start + chunk_size, k))
-            total[:, chunk] += parameters.flatten(_apply(apply, parameters.unflatten(X[:, chunk]), chunk_size))
+            columns = slice(start, min(start + chunk_size, k))
+            total[:, columns] += multiplied(share, parameters, X[:, columns])
     return total
 
 
-def _apply(apply: TensorMap, vectors: dict[str, Tensor], chunk_size: int) -> dict[str, Tensor]:
-    """The map of each column of the vectors, of shapes (columns, …)."""
-    if next(iter(vectors.values())).shape[0] == 1:
-        image = apply({name: vector[0] for name, vector in vectors.items()})
-        return {name: tensor[None] for name, tensor in image.items()}
+def multiplied(share: Share, parameters: ParameterSpace, X: Tensor) -> Tensor:
+    """M X for one share M and an (n, c) block, all columns at once."""
+    batched = X.shape[1] > 1
+    vectors = parameters.unflatten(X if batched else X[:, 0])
     try:
-        return torch.vmap(apply)(vectors)
+        images = share(tuple(vectors.values()), batched)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
+        if "modified by an inplace operation" in str(error):
+            raise RuntimeError(
+                "the data, or what the model keeps in place, were changed after the operator was built, which keeps "
+                f"their graph: build it anew, from copies if they change often ({error})"
+            ) from error
+        if not batched:
+            raise
         raise RuntimeError(
-            f"the product could not be vectorised over {chunk_size} columns ({error}); if the model branches on values "
+            f"the product could not be vectorised over {X.shape[1]} columns ({error}); if the model branches on values "
             "or uses an operation without a batching rule, pass chunk_size=1; if memory ran out, a smaller chunk_size"
         ) from error
+    block = parameters.flatten(dict(zip(vectors, images, strict=True)))
+    return block if batched else block[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..parameters import ParameterSpace, Selection
-from .data import Batches, halves
+from .data import Batches, halves, is_divisible, joined, length
 from .guards import require_function_of_parameters, training_flags, twice_differentiable, untouched_random_state
 from .loss import Loss, Objective, as_loss, tensors_of
 
@@ -35,7 +36,7 @@ class Risk:
     Attributes:
         parameters: the ParameterSpace of the selection, at the point.
         value: L at the point.
-        activation_bytes: what a backward pass through the first micro-batch keeps.
+        samples: in all the data.
 
     Raises:
         ValueError: no data, no parameters, a loss that is not finite, not a scalar, not differentiable in the
@@ -43,7 +44,8 @@ class Risk:
             batch normalisation.
         TypeError: data that cannot be gone through twice, or whose dtype is not the model's.
 
-    Cost: two forward passes over the data (one if they are a single batch) and two backward passes over a micro-batch.
+    Cost: two forward passes over the data (one if they are a single batch), two more if there are
+    several micro-batches, and two backward passes over the first.
     """
 
     def __init__(
@@ -61,13 +63,15 @@ class Risk:
         self._model = model
         self._loss = as_loss(loss)
         self.parameters = ParameterSpace(model, parameters)
+        self._data, self._micro_batch_size = data, micro_batch_size
         self._batches = Batches(data, micro_batch_size, self.parameters.device)
         self._flags = {module: module.training for module in model.modules()}
         self._fixed = {
             name: tensor.detach().clone()
-            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            for name, tensor in model.named_parameters()
             if name not in self.parameters.shapes
         }
+        self._buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
         self.convex = not isinstance(self._loss, Objective) and self._loss.convex
         self._total_weight = 1.0
         with self.conditions():
@@ -81,11 +85,21 @@ class Risk:
         """The micro-batches of one pass over the data."""
         return iter(self._batches)
 
+    def batches_of(self, size: int | None) -> Iterator[Any]:
+        """One pass over the data in micro-batches of at most ``size`` samples; None for batches as they come."""
+        return self._batches.cut(size)
+
+    def first_batch(self) -> Any:
+        """The first batch of the data, or micro-batch where a size was given."""
+        return next(self.batches())
+
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
         """The state that the terms are evaluated in: recorded modes, differentiable kernels, random state set aside."""
+        device = self.parameters.device
         with (
-            untouched_random_state(self.parameters.device),
+            untouched_random_state(device, self._data),
+            torch.autocast(device.type, enabled=False),  # of the caller's: the model's own stays
             training_flags(self._flags),
             twice_differentiable(self._model),
         ):
@@ -97,15 +111,28 @@ class Risk:
 
     def output(self, theta: Mapping[str, Tensor], inputs: Any) -> Any:
         """The model's output for the inputs of a micro-batch."""
-        named = self._fixed | dict(theta)
+        named = self._tensors(theta)
         if isinstance(inputs, Mapping):
             return functional_call(self._model, named, (), dict(inputs))
-        return functional_call(self._model, named, inputs if isinstance(inputs, tuple) else (inputs,))
+        # A DataLoader makes lists of the tuples of its samples.
+        return functional_call(self._model, named, tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
 
     def output_term(self, output: Any, target: Any) -> Tensor:
         """The share of a micro-batch in the risk as a function of the model's output, a scalar."""
         assert isinstance(self._loss, Loss)
         return self._share(self._loss.function(output, target), self._loss.weight(output, target))
+
+    @functools.cached_property
+    def divisible(self) -> bool:
+        """Whether the first batch may be cut: its loss is the weighted mean, or sum, of those of its halves."""
+        batch = self.first_batch()
+        if not is_divisible(batch):
+            return False
+        try:
+            with self.conditions():
+                return self._evaluate([batch]).agrees(self._evaluate(halves(batch)), self._tolerance)
+        except (RuntimeError, ValueError, TypeError, IndexError):  # the model or the loss takes no part of a batch
+            return False
 
     def gradient(self) -> Tensor:
         """∇L at the point, (n,).
@@ -119,9 +146,13 @@ class Risk:
                 total += self.parameters.flatten(torch.func.grad(self.term)(theta, batch))
         return total
 
+    def _tensors(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All parameters and buffers by name; copies of buffers, because a model may write into them."""
+        return self._fixed | {name: buffer.clone() for name, buffer in self._buffers.items()} | dict(theta)
+
     def _loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
         if isinstance(self._loss, Objective):
-            named = {f"model.{name}": tensor for name, tensor in (self._fixed | dict(theta)).items()}
+            named = {f"model.{name}": tensor for name, tensor in self._tensors(theta).items()}
             bound = _Bound(self._model, self._loss.function)
             return functional_call(bound, named, (batch,)), self._loss.weight(batch)
         inputs, target = inputs_and_target(batch)
@@ -133,6 +164,12 @@ class Risk:
             return loss
         # A batch of ignored targets only has weight zero and a mean of 0/0: it has no share, not an undefined one.
         return loss * (weight / self._total_weight) if weight > 0 else torch.zeros_like(loss)
+
+    @property
+    def _tolerance(self) -> float:
+        """How far sums of the same terms may differ, relative to their size."""
+        rounding: float = torch.finfo(self.parameters.dtype).eps
+        return math.sqrt(rounding)
 
     # -- checks at the point, before any product ----------------------------------------------------------------------
 
@@ -148,11 +185,12 @@ class Risk:
                 )
             self._total_weight = first.weight
         self.value = first.loss / self._total_weight
+        self.samples = first.samples
         if not math.isfinite(self.value):
             raise ValueError(
                 f"the loss over the data is {self.value}, so its derivatives mean nothing: mend model or data"
             )
-        self.activation_bytes = self._require_gradient()
+        self._require_gradient()
         if not self._batches.held:
             second = self._evaluate(self.batches())
             if not first.agrees(second, 1e3 * torch.finfo(self.parameters.dtype).eps):
@@ -167,13 +205,13 @@ class Risk:
     @torch.no_grad()
     def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
         loss_sum = weight_sum = magnitude = 0.0
-        count, theta = 0, self.point()
+        count, samples, theta = 0, 0, self.point()
         for batch in batches:
             loss, weight = self._checked_loss_and_weight(theta, batch)
             share = float(self._share(loss, weight)) * self._total_weight
             loss_sum, weight_sum, magnitude = loss_sum + share, weight_sum + weight, magnitude + abs(share)
-            count += 1
-        return _Evaluation(loss_sum, weight_sum, magnitude, count)
+            count, samples = count + 1, samples + length(batch)
+        return _Evaluation(loss_sum, weight_sum, magnitude, count, samples)
 
     def _checked_loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
         try:
@@ -191,21 +229,23 @@ class Risk:
             raise ValueError(f"the loss of a batch is a scalar tensor, got {given}")
         return loss, weight
 
-    def _require_gradient(self) -> int:
-        """Two gradients of the first micro-batch: they must exist and agree. Returns the bytes that one keeps."""
-        kept: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        batch, gradients = next(self.batches()), []
+    def _require_gradient(self) -> None:
+        """Two gradients of the first micro-batch that weighs: they must exist, agree, and be of the selection alone."""
+        originals = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        batch = next(batch for batch in self.batches() if self._weighs(batch))
+        gradients = []
         for _ in range(2):
             theta = {name: tensor.clone().requires_grad_() for name, tensor in self.point().items()}
-            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            with torch.enable_grad():
                 loss, _ = self._loss_and_weight(theta, batch)
-                parts = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
+                wanted = [*theta.values(), *originals]
+                parts = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else ()
+            if any(part is not None for part in parts[len(theta) :]):
+                raise ValueError(
+                    "the loss reads the model's parameters by itself, as a closure with weight decay does, where other "
+                    "values cannot be put in: give eigenspan.Objective(lambda model, batch: ...) and read model there"
+                )
+            parts = parts[: len(theta)]
             if all(part is None for part in parts):
                 raise ValueError(
                     "the loss does not depend on any selected parameter: check the selection, and that neither model "
@@ -218,35 +258,48 @@ class Risk:
             )
         difference, size = (gradients[0] - gradients[1]).norm(), gradients[0].norm()
         # Sums in another order differ by some rounding errors; a random loss differs by far more.
-        if difference > torch.finfo(self.parameters.dtype).eps ** 0.5 * size:
+        if difference > self._tolerance * size:
             raise ValueError(
                 f"two evaluations of the gradient differ by {float(difference / size):.1e} of its norm: the model or "
                 "the loss is random (functional dropout, noise); make it deterministic in evaluation mode"
             )
-        return sum(kept.values())
+
+    @torch.no_grad()
+    def _weighs(self, batch: Any) -> bool:
+        return self._loss.reduction == "sum" or self._loss_and_weight(self.point(), batch)[1] > 0
 
     def _require_additive(self) -> None:
-        """The loss of a batch must be the weighted mean (or sum) of the losses of its halves."""
-        batch = next(self._batches.whole())
-        whole, parts = self._evaluate([batch]), self._evaluate(halves(batch))
-        tolerance = torch.finfo(self.parameters.dtype).eps ** 0.5
-        if not whole.agrees(parts, tolerance):
+        """The loss of a batch must be the weighted mean or sum of those of its parts: in each batch, and across two."""
+        ends: list[Any] = []
+        for batch in self.batches():
+            if is_divisible(batch):
+                self._require_sum([batch], halves(batch))
+                ends = [*ends[:1], batch]
+        if len(ends) == 2:
+            pieces = [halves(ends[0])[-1], halves(ends[1])[0]]
+            whole = joined(*pieces)
+            self._require_sum(pieces if whole is None else [whole], pieces)
+
+    def _require_sum(self, batches: list[Any], parts: list[Any]) -> None:
+        whole, sum_of_parts = self._evaluate(batches), self._evaluate(parts)
+        if not whole.agrees(sum_of_parts, self._tolerance):
             raise ValueError(
                 f"the loss of a batch is not that of its parts (weighted sum {whole.loss} of weight {whole.weight} "
-                f"against {parts.loss} of {parts.weight}), so it would depend on how the data are cut: give "
-                "eigenspan.Loss(function, weight=...) with what the loss is a mean over, reduction='sum', or all data "
-                "as a single batch"
+                f"against {sum_of_parts.loss} of {sum_of_parts.weight}), so it would depend on how the data are cut: "
+                "give eigenspan.Loss(function, weight=...) with what the loss is a mean over, reduction='sum', or all "
+                "data as a single batch"
             )
 
 
 @attrs.frozen
 class _Evaluation:
-    """Σ w_b ℓ_b (Σ ℓ_b for sums), Σ w_b, Σ |w_b ℓ_b| and the number of batches of one pass."""
+    """Σ w_b ℓ_b (Σ ℓ_b for sums), Σ w_b, Σ |w_b ℓ_b| and the numbers of batches and samples of one pass."""
 
     loss: float
     weight: float
     magnitude: float
     batches: int
+    samples: int
 
     def agrees(self, other: _Evaluation, tolerance: float) -> bool:
         """Equal weights and losses, up to rounding of the terms."""

@@ -259,12 +259,10 @@ class TestInputs:
             assert_close(es.Hessian(cases.mlp(), objective, {"x": X, "y": y}, **options).to_dense(), expected)
 
 
-def test_repr_and_chunk_size():
+def test_repr_and_sizes():
     H = es.Hessian(cases.mlp(), nn.CrossEntropyLoss(), cases.classes())
     assert repr(H) == "<Hessian 53x53 float64 cpu symmetric>"
-    assert H.chunk_size == 32
     for size in (0, -1, 2.5):
-        with pytest.raises(ValueError, match="chunk_size"):
-            es.Hessian(cases.mlp(), nn.CrossEntropyLoss(), cases.classes(), chunk_size=size)
-        with pytest.raises(ValueError, match="micro_batch_size"):
-            es.Hessian(cases.mlp(), nn.CrossEntropyLoss(), cases.classes(), micro_batch_size=size)
+        for name in ("chunk_size", "micro_batch_size", "memory_budget"):
+            with pytest.raises(ValueError, match=name):
+                es.Hessian(cases.mlp(), nn.CrossEntropyLoss(), cases.classes(), **{name: size})
