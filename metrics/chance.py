@@ -24,13 +24,15 @@ class ChanceLevel:
     """An observed overlap beside its mean and standard deviation under a null.
 
     Attributes:
-        null: how the random masks are drawn, in words: "uniform", or "stratified" and the number of strata.
+        null: how the random masks are drawn: "uniform" or "stratified".
+        strata: the number of strata that are not empty; 1 for the uniform null.
         observed: the overlap of the mask at hand.
         mean: expected overlap of a random mask.
         std: standard deviation of the overlap of a random mask; 0 if all masks of the null have the same overlap.
     """
 
     null: str
+    strata: int
     observed: float
     mean: float
     std: float
@@ -47,8 +49,8 @@ class ChanceLevel:
 
     def __repr__(self) -> str:
         return (
-            f"<ChanceLevel overlap {self.observed:.4g}, by chance {self.mean:.4g} +- {self.std:.2g} ({self.null}), "
-            f"ratio {self.ratio:.3g}, z {self.z:.3g}>"
+            f"<ChanceLevel overlap {self.observed:.4g}, by chance {self.mean:.4g} +- {self.std:.2g} "
+            f"({_named(self)}), ratio {self.ratio:.3g}, z {self.z:.3g}>"
         )
 
 
@@ -57,13 +59,15 @@ class ChanceCurve:
     """The chance levels at every k = 1, ..., K: tensors (K,) float64 that mean at k - 1 what `ChanceLevel` does at k.
 
     Attributes:
-        null: how the random masks are drawn, in words.
+        null: how the random masks are drawn: "uniform" or "stratified".
+        strata: the number of strata that are not empty; 1 for the uniform null.
         observed: overlaps at hand, the `overlap_curve`.
         mean: expected overlaps of random masks.
         std: their standard deviations.
     """
 
     null: str
+    strata: int
     observed: Tensor
     mean: Tensor
     std: Tensor
@@ -85,10 +89,11 @@ class ChanceCurve:
         """The chance level of the k leading coordinates against the k leading eigenvectors, 1 <= k <= K."""
         if not 1 <= k <= len(self):
             raise ValueError(f"expected 1 <= k <= {len(self)}, got {k}")
-        return ChanceLevel(self.null, *(float(curve[k - 1]) for curve in (self.observed, self.mean, self.std)))
+        observed, mean, std = (float(curve[k - 1]) for curve in (self.observed, self.mean, self.std))
+        return ChanceLevel(self.null, self.strata, observed, mean, std)
 
     def __repr__(self) -> str:
-        return f"<ChanceCurve k = 1 ... {len(self)} ({self.null})>"
+        return f"<ChanceCurve k = 1 ... {len(self)} ({_named(self)})>"
 
 
 def chance(mask: MaskSubspace, subspace: Subspace, strata: Tensor | None = None) -> ChanceLevel:
@@ -129,7 +134,7 @@ def chance(mask: MaskSubspace, subspace: Subspace, strata: Tensor | None = None)
     mean, std = sums.moments(torch.bincount(labels[mask.indices], minlength=len(sums.sizes)))
     scale = math.sqrt(mask.dim * subspace.dim)
     observed = leverage[mask.indices].sum()
-    return ChanceLevel(_name(strata, sums), float(observed) / scale, float(mean) / scale, float(std) / scale)
+    return ChanceLevel(_null(strata), sums.strata, float(observed) / scale, float(mean) / scale, float(std) / scale)
 
 
 def chance_curve(scores: Tensor, subspace: EigenSubspace, strata: Tensor | None = None) -> ChanceCurve:
@@ -163,7 +168,7 @@ def chance_curve(scores: Tensor, subspace: EigenSubspace, strata: Tensor | None 
         sums.add(subspace.vectors[:, j].double().square())
         means[j], stds[j] = sums.moments(counts)
     k = torch.arange(1, len(observed) + 1, device=observed.device)
-    return ChanceCurve(_name(strata, sums), observed, means / k, stds / k)
+    return ChanceCurve(_null(strata), sums.strata, observed, means / k, stds / k)
 
 
 class _StratifiedSums:
@@ -176,6 +181,7 @@ class _StratifiedSums:
     def __init__(self, labels: Tensor, dtype: torch.dtype) -> None:
         self.labels = labels
         self.sizes = torch.bincount(labels)
+        self.strata = int((self.sizes > 0).sum())
         self._center = torch.zeros(len(self.sizes), dtype=torch.float64, device=labels.device)
         self._deviation = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         self._rounding = 16 * torch.finfo(dtype).eps
@@ -219,7 +225,11 @@ def _as_strata(strata: Tensor | None, subspace: Subspace) -> Tensor:
     return inverse
 
 
-def _name(strata: Tensor | None, sums: _StratifiedSums) -> str:
-    if strata is None:
-        return "uniform"
-    return f"stratified, {int((sums.sizes > 0).sum())} strata"
+def _null(strata: Tensor | None) -> str:
+    return "uniform" if strata is None else "stratified"
+
+
+def _named(chance: ChanceLevel | ChanceCurve) -> str:
+    if chance.null == "uniform":
+        return chance.null
+    return f"{chance.null}, {chance.strata} {'stratum' if chance.strata == 1 else 'strata'}"

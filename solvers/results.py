@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator
+from .files import written_whole
 
 if TYPE_CHECKING:
     from .solver import EigenSolver
@@ -183,15 +184,9 @@ class EigenDecomposition:
 
         Cost: n k numbers on disk.
         """
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
         arrays = {name: getattr(self, name).cpu().numpy() for name in _ARRAYS}
-        try:
-            with partial.open("wb") as file:
-                numpy.savez(file, report=json.dumps(self.report.to_dict()), **arrays)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written_whole(Path(path)) as partial, partial.open("wb") as file:
+            numpy.savez(file, report=json.dumps(self.report.to_dict()), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> EigenDecomposition:

@@ -44,12 +44,17 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    traceback: Annotated[
+        bool,
+        typer.Option("--traceback", envvar="EIGENSPAN_TRACEBACK", help="Show where an error comes from, not one line."),
+    ] = False,
 ) -> None:
     """Options before any command."""
 
 
 @app.command()
 def study(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}.")],
     out: Annotated[
         Path | None,
@@ -59,7 +64,13 @@ def study(
         int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps.", show_default="the study's")] = None,
-    solver: Annotated[str, typer.Option(help=f"How to find the eigenpairs. {_choices(SOLVERS)}")] = "block-lanczos",
+    solver: Annotated[
+        str,
+        typer.Option(
+            help=f"How to find the eigenpairs. {_choices(SOLVERS)} The sketches improve on the published one, which is "
+            "SketchedEigh(outer=o, inner=2*o, basis='first', core='two-sided') in Python."
+        ),
+    ] = "block-lanczos",
     exact: Annotated[bool, typer.Option("--exact", help="Diagonalise densely too, and compare.")] = False,
     split: Annotated[str, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}")] = "train",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -73,7 +84,8 @@ def study(
 
     Writes results.json, figures and report.html into the folder. A run that was interrupted goes on where it stopped.
     """
-    with _plain_errors(code=2):
+    traceback = context.find_root().params["traceback"]
+    with _plain_errors(2, traceback):
         problem = find_problem(name)
         options = StudyOptions(
             k=problem.k if k is None else k,
@@ -89,7 +101,7 @@ def study(
         directory = Path("runs") / name if out is None else out
         run = OverlapStudy(problem, options, directory)
     kept = f"; what is done is kept in {directory}"
-    with _plain_errors(code=1, kept=kept), _warnings_between_bars():
+    with _plain_errors(1, traceback, kept), _warnings_between_bars():
         results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, problem.table_k))
         report = write_report(results, directory)
     typer.echo(f"Report: {report}")
@@ -146,11 +158,13 @@ def _warnings_between_bars() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_errors(code: int, kept: str = "") -> Iterator[None]:
-    """Errors that a user can mend, as one line and an exit code."""
+def _plain_errors(code: int, traceback: bool, kept: str = "") -> Iterator[None]:
+    """Errors that a user can mend, as one line and an exit code, or as they are with ``traceback``."""
     try:
         yield
     except (OSError, ValueError, TypeError, RuntimeError) as error:
+        if traceback:
+            raise
         typer.echo(f"eigenspan: {' '.join(str(error).splitlines())}", err=True)
         raise typer.Exit(code) from error
     except KeyboardInterrupt as error:

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ..solvers.files import written_whole
+
 Array = NDArray[np.float64]
 Record = dict[str, Any]
 
@@ -71,7 +73,7 @@ def figure_of_panels(
 
 
 def write_figure(figure: Figure, stem: Path) -> None:
-    """Writes ``stem.svg`` and ``stem.png``, without dates.
+    """Writes ``stem.svg`` and ``stem.png``, without dates, each whole or not at all.
 
     `Figure.savefig` would arrange and draw everything four times over.
     """
@@ -80,9 +82,11 @@ def write_figure(figure: Figure, stem: Path) -> None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     vector: Any = FigureCanvasSVG(figure)  # Any, since its methods have no types
-    vector.print_svg(f"{stem}.svg", metadata={"Date": None})
+    with written_whole(Path(f"{stem}.svg")) as partial:
+        vector.print_svg(partial, metadata={"Date": None})
     raster: Any = FigureCanvasAgg(figure)
-    raster.print_png(f"{stem}.png", metadata={"Software": None})
+    with written_whole(Path(f"{stem}.png")) as partial:
+        raster.print_png(partial, metadata={"Software": None})
 
 
 def array(values: Sequence[float | None]) -> Array:

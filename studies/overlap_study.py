@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy
+import scipy
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
 from ..linops import EigenSubspace, Hessian, magnitude, ranking
+from ..linops.curvature.guards import untouched_random_state
 from ..metrics import chance_curve, overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
+from .files import LOCK, locked, read_json, write_json
 from .problems import Problem
-from .results import read_json, write_json
 from .tables import reached_k
 from .training import Checkpoint, train
 
 SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
     "block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed),
-    "sketched": lambda k, seed: SketchedEigh(outer=k, inner=2 * k, seed=seed),
+    "sketched": lambda k, seed: SketchedEigh(outer=k, seed=seed),
     "sketched-two-pass": lambda k, seed: SketchedEigh(outer=k, two_pass=True, seed=seed),
     "arpack": lambda k, seed: Arpack(k=k, seed=seed),
     "dense": lambda k, seed: DenseEigh(k=k, seed=seed),
 }
 """Solvers by the name of the ``--solver`` option: functions of k and the seed."""
+
+_COLUMNS_AT_ONCE = 32
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -89,9 +95,10 @@ class OverlapStudy:
         directory: where the study lives; it is made if it is not there.
 
     Raises:
-        ValueError: a k that is larger than the number of parameters or what the solver can do, a folder that holds
-            another study, or data that are missing.
+        ValueError: a k that is larger than the number of parameters, or a folder that holds another study.
+        FileNotFoundError: data that are missing.
         OSError: a folder that cannot be written.
+        RuntimeError: a folder that another process is using.
 
     Source: arXiv 2504.14701, section 4; the stratified chance level is our own.
 
@@ -100,17 +107,14 @@ class OverlapStudy:
 
     def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
         self.problem, self.options, self.directory = problem, options, Path(directory)
-        with torch.random.fork_rng(devices=[]):
+        with untouched_random_state(torch.device("cpu")):
             size = sum(parameter.numel() for parameter in problem.model().parameters())
         if options.k > size:
             raise ValueError(f"k is at most the number of parameters, {size}; got {options.k}")
-        if options.solver.startswith("sketched") and 2 * options.k > size:
-            raise ValueError(f"a sketch takes 2 k products of {size} parameters: k <= {size // 2}, or --solver dense")
-        if options.solver == "arpack" and options.k >= size:
-            raise ValueError(f"ARPACK finds fewer pairs than there are parameters, {size}: use --solver dense")
         root = options.data_root
         self.data = problem.load(None if root is None else Path(root))
-        self._claim_directory()
+        with self._claimed():
+            pass  # a folder that is closed or of another study shows before any work
 
     def run(
         self, *, progress: bool = False, on_record: Callable[[dict[str, Any]], None] = lambda record: None
@@ -123,7 +127,16 @@ class OverlapStudy:
 
         Returns:
             The results: see `results`.
+
+        Raises:
+            RuntimeError: another process is using the folder, or a solver found fewer than k pairs.
+            ValueError: a training that diverges, or files in the folder that are damaged or of another study.
+            OSError: the folder cannot be written.
         """
+        with self._claimed():
+            return self._run(progress, on_record)
+
+    def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         checkpoints = train(
             self.problem,
             self.data,
@@ -145,7 +158,7 @@ class OverlapStudy:
 
     def results(self) -> dict[str, Any]:
         """All records so far, with what they are of, as plain data."""
-        with torch.random.fork_rng(devices=[]):
+        with untouched_random_state(torch.device("cpu")):
             named = list(self.problem.model().named_parameters())
         return {
             "study": self.problem.name,
@@ -153,16 +166,23 @@ class OverlapStudy:
             "description": self.data.description,
             "attribution": self.data.attribution,
             "options": attrs.asdict(self.options),
-            "environment": {
-                "eigenspan": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "threads": str(torch.get_num_threads()),
-            },
+            "environment": self._environment(),
             "parameters": {"names": [name for name, _ in named], "sizes": [tensor.numel() for _, tensor in named]},
             "table_k": reached_k(self.problem.table_k, self.options.k),
             "records": list(self._records()),
+        }
+
+    def _environment(self) -> dict[str, str]:
+        device = torch.device(self.options.device)
+        return {
+            "eigenspan": __version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "scipy": scipy.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "threads": str(torch.get_num_threads()),
+            **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         }
 
     # -- records ------------------------------------------------------------------------------------------------------
@@ -190,8 +210,13 @@ class OverlapStudy:
         dtype = DTYPES[self.options.dtype]
         inputs, targets = self.data.hessian[split]
         inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-        H = Hessian(model, self.problem.loss, (inputs, targets))
+        # Sizes that are given, not found by a timed trial: a study that is run again has the same numbers to the bit.
+        H = Hessian(
+            model, self.problem.loss, (inputs, targets), chunk_size=_COLUMNS_AT_ONCE, micro_batch_size=len(targets)
+        )
         eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
+        if len(eig.eigenvalues) < self.options.k:
+            raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         scores, labels = magnitude(H.parameters), H.parameters.labels()
         uniform, stratified = (chance_curve(scores, eig.subspace, strata) for strata in (None, labels))
         counts = torch.bincount(labels[ranking(scores, self.options.k)], minlength=len(H.parameters.names))
@@ -219,8 +244,23 @@ class OverlapStudy:
     def _identity(self) -> dict[str, Any]:
         return {"study": self.problem.name, "eigenspan": __version__, **attrs.asdict(self.options)}
 
-    def _claim_directory(self) -> None:
-        """Makes the folder this study's, unless it holds another one."""
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Within it the folder is this study's, unless it holds another one, and no other process's."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.directory))
+                self._refuse_others()
+                write_json(self._identity(), self.directory / "study.json")  # of an old study too: can it be written?
+                (self.directory / "records").mkdir(exist_ok=True)
+            except OSError as error:
+                raise OSError(
+                    f"{self.directory} cannot be written ({error.strerror or error}): choose another folder"
+                ) from error
+            yield
+
+    def _refuse_others(self) -> None:
         path = self.directory / "study.json"
         if path.exists():
             found, wanted = read_json(path), self._identity()
@@ -231,13 +271,5 @@ class OverlapStudy:
                     f"{self.directory} holds another study ({differences}); results do not mix: "
                     "choose another folder, or run with the options it was made with"
                 )
-        elif self.directory.is_dir() and any(self.directory.iterdir()):
+        elif any(file.name != LOCK and file.suffix != ".partial" for file in self.directory.iterdir()):
             raise ValueError(f"{self.directory} is not empty and holds no study: choose another folder")
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_json(self._identity(), path)  # of an old study too: a folder that is closed shows before any work
-            (self.directory / "records").mkdir(exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"{self.directory} cannot be written ({error.strerror or error}): choose another folder"
-            ) from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..solvers.files import written_whole
 from .findings import SPLIT_NAMES, findings, records_of, splits
 from .plots import StudyFigure, save_figures
 from .stylesheet import STYLESHEET
@@ -52,12 +52,9 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
     """
     directory = Path(directory)
     figures = [_figure(drawn, directory / "figures") for drawn in save_figures(results, directory)]
-    path, partial = directory / "report.html", directory / "report.html.partial"
-    try:
+    path = directory / "report.html"
+    with written_whole(path) as partial:
         partial.write_text(_page(results, figures), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -73,7 +73,8 @@ def reached_k(table_k: Sequence[int], k_max: int) -> list[int]:
 def _level(null: str, record: dict[str, Any], k: int) -> ChanceLevel:
     chance = record[f"chance_{null}"]
     observed, mean, std = (number(curve[k - 1]) for curve in (record["overlap"], chance["mean"], chance["std"]))
-    return ChanceLevel(null, observed, mean, std)
+    strata = 1 if null == "uniform" else len(record["mask_counts"])
+    return ChanceLevel(null, strata, observed, mean, std)
 
 
 def number(value: float | None) -> float:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..linops.curvature.guards import untouched_random_state
+from ..solvers.files import written_whole
 from ..solvers.streams import stream
 from .problems import Batch, Problem, ProblemData
 
@@ -51,7 +50,7 @@ class Checkpoint:
                 f"{problem.name!r}"
             )
         dtype: torch.dtype = getattr(torch, state["of"]["dtype"])
-        with _own_random_state(torch.device("cpu")):  # the initial values are drawn, and overwritten
+        with untouched_random_state(torch.device("cpu")):  # the initial values are drawn, and overwritten
             model = problem.model().to(device, dtype)
         _load_model(model, state, self.path)
         found = _losses(problem, data, model)
@@ -115,7 +114,7 @@ def train(
     device, directory = torch.device(device), Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with (
-        _own_random_state(device),
+        untouched_random_state(device),
         tqdm(total=steps, desc="training", unit="step", disable=not progress) as bar,
     ):
         run, checkpoints = _Run(problem, data, seed, dtype, device), []
@@ -176,7 +175,6 @@ class _Run:
         losses = _losses(self.problem, self.data, self.model)
         if not all(math.isfinite(loss) for loss in losses.values()):
             raise ValueError(f"the training has diverged: at step {self.step} the losses are {losses}")
-        partial = path.with_name(path.name + ".partial")
         state = {
             "format": _FORMAT,
             "of": self.identity,
@@ -186,11 +184,8 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "random": _random_state(self.device),
         }
-        try:
+        with written_whole(path) as partial:
             torch.save(state, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return losses
 
     def load(self, path: Path, step: int) -> dict[str, float]:
@@ -251,13 +246,6 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
 
 
 # -- PyTorch's global random state, which initialisation and layers such as dropout draw from --------------------------
-
-
-@contextlib.contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    """What is drawn and seeded within leaves no trace."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 def _seed_random_state(seed: int, device: torch.device) -> None:

@@ -92,7 +92,11 @@ def test_the_wheel_brings_its_licence_and_command(wheel):
         names = archive.namelist()
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "eigenspan = eigenspan.__main__:main" in archive.read(entry_points).decode()
-    assert any(name.endswith("LICENSE") for name in names)
+        metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    # The embedded digits have a licence of their own.
+    assert "License-Expression: MIT AND CC-BY-SA-3.0\n" in metadata
+    assert any(name.endswith("licenses/studies/data/README.md") for name in names)
 
 
 def test_importing_eigenspan_imports_no_extra(tmp_path):

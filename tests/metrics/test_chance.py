@@ -56,7 +56,7 @@ class TestAllMasks:
         subspace = uneven(9, 3, torch.float64, device)
         values = [overlap(self._mask(M, device), subspace) for M in itertools.combinations(range(9), m)]
         level = chance(self._mask(range(m), device), subspace)
-        assert level.null == "uniform"
+        assert (level.null, level.strata) == ("uniform", 1)
         assert level.observed == pytest.approx(values[0], rel=1e-13)
         assert level.mean == pytest.approx(numpy.mean(values), rel=1e-13)
         assert level.std == pytest.approx(numpy.std(values), rel=1e-12, abs=1e-15)
@@ -70,7 +70,7 @@ class TestAllMasks:
         masks = itertools.combinations(range(9), len(indices))
         values = [overlap(self._mask(M, device), subspace) for M in masks if sorted(labels[list(M)]) == wanted]
         level = chance(self._mask(indices, device), subspace, strata=torch.from_numpy(labels).to(device))
-        assert level.null == f"stratified, {len(set(labels.tolist()))} strata"
+        assert (level.null, level.strata) == ("stratified", len(set(labels.tolist())))
         assert level.mean == pytest.approx(numpy.mean(values), rel=1e-13)
         assert level.std == pytest.approx(numpy.std(values), rel=1e-12, abs=1e-15)
 
@@ -158,7 +158,7 @@ def test_curve_equals_the_level_at_every_k(device, dtype, stratified):
     for k in range(1, 13):
         level = chance(MaskSubspace.top_k(scores, k), subspace.leading(k), labels)
         at = curve.at(k)
-        assert at.null == level.null
+        assert (at.null, at.strata) == (level.null, level.strata) == (curve.null, curve.strata)
         # The leverages of a float32 subspace are float32; the curve adds the same squares up in float64.
         for name in ("observed", "mean", "std", "ratio"):
             assert getattr(at, name) == pytest.approx(getattr(level, name), rel=TOLERANCE[dtype])
@@ -234,7 +234,7 @@ def test_labels_are_only_names(device):
     for renamed in (2 - labels, labels * 10**12 - 5, labels.to(torch.int8), labels.to(torch.uint8)):
         level, other = chance(mask, subspace, labels), chance(mask, subspace, renamed)
         assert (other.mean, other.std) == pytest.approx((level.mean, level.std), rel=1e-14)
-        assert other.null == level.null == "stratified, 3 strata"
+        assert (other.null, other.strata) == (level.null, level.strata) == ("stratified", 3)
 
 
 def test_repr_is_readable(device):
@@ -243,6 +243,9 @@ def test_repr_is_readable(device):
     assert repr(chance(A, B)) == "<ChanceLevel overlap 0.5, by chance 0.25 +- 0.19 (uniform), ratio 2, z 1.29>"
     curve = chance_curve(torch.arange(9, device=device), eigenspace(9, 3, 1, torch.float32, device))
     assert repr(curve) == "<ChanceCurve k = 1 ... 3 (uniform)>"
+    strata = labels_of(4, 12, device=device)
+    assert "+- 0 (stratified, 2 strata), ratio" in repr(chance(A, A, strata))
+    assert "(stratified, 1 stratum)" in repr(chance(A, A, torch.zeros_like(strata)))
 
 
 class TestBadInput:

@@ -136,6 +136,28 @@ def test_errors_of_many_lines_become_one(tmp_path, monkeypatch):
     assert result.stderr == "eigenspan: first second\n"
 
 
+def test_a_folder_in_use_is_one_line(tmp_path):
+    (tmp_path / "study.lock").write_text("7 elsewhere")
+    result = invoke("study", "small", "--out", tmp_path, *SMALL_OPTIONS)
+    assert result.exit_code == 2
+    assert "another run is using this folder (process 7 on elsewhere)" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_a_traceback_is_shown_if_asked(tmp_path, monkeypatch, how):
+    def fail(*_):
+        raise TypeError("inside")
+
+    monkeypatch.setattr(OverlapStudy, "_measure", fail)
+    if how == "environment":
+        monkeypatch.setenv("EIGENSPAN_TRACEBACK", "1")
+    option = ["--traceback"] if how == "option" else []
+    result = invoke(*option, "study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, TypeError)  # as Python shows it
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

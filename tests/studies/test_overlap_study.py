@@ -4,25 +4,29 @@ import json
 import os
 
 import attrs
+import numpy
 import pytest
+import scipy
 import torch
 from study_cases import SMALL, options, run, small_data, small_model
 from torch import nn
 
 import eigenspan as es
+from eigenspan.studies import overlap_study
+from eigenspan.studies.files import LOCK
 from eigenspan.studies.overlap_study import OverlapStudy
 
 
-def test_records_are_those_of_the_dense_hessian(tmp_path):
+def test_records_are_those_of_the_dense_hessian(tmp_path, device):
     """Every number again from the reloaded model by dense algebra; float64, to the solver's own tolerance."""
-    results = run(tmp_path, split="both")
+    results = run(tmp_path, split="both", device=device)
     assert [(record["step"], record["split"]) for record in results["records"]] == [
         (step, split) for step in (0, 2, 4) for split in ("test", "train")
     ]
     model = small_model().double()
     for record in results["records"]:
         (path,) = (tmp_path / "checkpoints").glob(f"*{record['step']:06d}*")
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         inputs, targets = small_data().hessian[record["split"]]
         H = es.Hessian(model, SMALL.loss, (inputs.double(), targets))
@@ -39,8 +43,8 @@ def test_records_are_those_of_the_dense_hessian(tmp_path):
 
 
 @pytest.mark.parametrize("solver", ["block-lanczos", "sketched", "sketched-two-pass", "arpack", "dense"])
-def test_every_solver(tmp_path, solver):
-    results = run(tmp_path, solver=solver, steps=0, exact=True, k=5)
+def test_every_solver(tmp_path, solver, device):
+    results = run(tmp_path, solver=solver, steps=0, exact=True, k=5, device=device)
     (record,) = results["records"]
     assert record["k_max"] == 5
     assert len(record["exact"]["eigenvalues"]) == 5
@@ -48,8 +52,34 @@ def test_every_solver(tmp_path, solver):
     assert min(record["exact"]["subspace_overlap"]) >= least
 
 
-def test_results_are_strict_json(tmp_path):
-    results = run(tmp_path)
+@pytest.mark.parametrize("solver", overlap_study.SOLVERS)
+def test_every_solver_finds_every_eigenpair(tmp_path, solver, device):
+    """With k = n the subspace is the whole space, and each overlap at k = n is 1."""
+    (record,) = run(tmp_path, solver=solver, steps=0, exact=True, k=27, device=device)["records"]
+    assert len(record["eigenvalues"]) == 27
+    assert record["overlap"][-1] == pytest.approx(1)
+    assert record["exact"]["subspace_overlap"][-1] == pytest.approx(1)
+    # A sketch of all n dimensions is exact as well; its least-squares solves lose digits to their condition.
+    assert record["eigenvalues"] == pytest.approx(record["exact"]["eigenvalues"], rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::eigenspan.solvers.ConvergenceWarning")
+def test_a_solver_that_finds_fewer_pairs_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    solvers = {"arpack": lambda k, seed: es.Arpack(k=k, seed=seed, ncv=k + 1, maxiter=1)}
+    monkeypatch.setattr(overlap_study, "SOLVERS", solvers)
+    with pytest.raises(RuntimeError, match=r"EigenDecomposition \d of 27 .*not converged .*raise maxiter"):
+        run(tmp_path, solver="arpack")
+    assert not list((tmp_path / "records").iterdir())
+
+
+def test_results_say_what_computed_them(tmp_path, device):
+    environment = run(tmp_path, steps=0, device=device)["environment"]
+    assert (environment["numpy"], environment["scipy"]) == (numpy.__version__, scipy.__version__)
+    assert environment.get("gpu") == (torch.cuda.get_device_name(device) if device == "cuda" else None)
+
+
+def test_results_are_strict_json(tmp_path, device):
+    results = run(tmp_path, device=device)
     text = (tmp_path / "results.json").read_text()
 
     def refuse(constant):
@@ -58,14 +88,14 @@ def test_results_are_strict_json(tmp_path):
     assert json.loads(text, parse_constant=refuse) == json.loads(json.dumps(results))
 
 
-def test_a_finished_study_is_not_run_again(tmp_path, monkeypatch):
-    first = run(tmp_path)
+def test_a_finished_study_is_not_run_again(tmp_path, monkeypatch, device):
+    first = run(tmp_path, device=device)
     monkeypatch.setattr(OverlapStudy, "_measure", lambda *_: pytest.fail("measured again"))
-    assert run(tmp_path) == first
+    assert run(tmp_path, device=device) == first
 
 
-def test_an_interrupted_study_goes_on_with_the_same_result(tmp_path, monkeypatch):
-    whole = run(tmp_path / "whole")
+def test_an_interrupted_study_goes_on_with_the_same_result(tmp_path, monkeypatch, device):
+    whole = run(tmp_path / "whole", device=device)
     measure, count = OverlapStudy._measure, []
 
     def interrupted(*arguments):
@@ -77,9 +107,9 @@ def test_an_interrupted_study_goes_on_with_the_same_result(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(OverlapStudy, "_measure", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "cut")
+            run(tmp_path / "cut", device=device)
     assert len(list((tmp_path / "cut" / "records").iterdir())) == 2
-    resumed = run(tmp_path / "cut")
+    resumed = run(tmp_path / "cut", device=device)
     for ours, theirs in zip(resumed["records"], whole["records"], strict=True):
         for key in ("step", "loss", "overlap", "eigenvalues"):
             assert ours[key] == theirs[key]
@@ -108,6 +138,35 @@ def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ValueError, match="holds no study"):
         OverlapStudy(SMALL, options(), tmp_path)
+
+
+def test_what_an_interruption_left_is_not_foreign(tmp_path):
+    (tmp_path / "study.jsonab12.partial").write_text("{")
+    assert len(run(tmp_path)["records"]) == 3
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    study, refused = OverlapStudy(SMALL, options(), tmp_path), []
+
+    def again(record):
+        assert (tmp_path / LOCK).exists()
+        for attempt in (lambda: OverlapStudy(SMALL, options(), tmp_path), study.run):
+            with pytest.raises(RuntimeError, match=rf"another run is using this folder \(process {os.getpid()} on"):
+                attempt()
+            refused.append(record)
+
+    study.run(on_record=again)
+    assert len(refused) == 6
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_folder_that_became_another_study_is_refused(tmp_path):
+    early = OverlapStudy(SMALL, options(), tmp_path)
+    (tmp_path / "study.json").unlink()
+    (tmp_path / "records").rmdir()
+    run(tmp_path, seed=1)
+    with pytest.raises(ValueError, match="another study"):
+        early.run()
 
 
 def test_a_foreign_or_damaged_record_is_refused(tmp_path):
@@ -145,17 +204,9 @@ def test_wrong_options_are_refused(changes, message):
         options(**changes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"k": 28}, "number of parameters, 27"),
-        ({"k": 14, "solver": "sketched"}, "k <= 13"),
-        ({"k": 27, "solver": "arpack"}, "dense"),
-    ],
-)
-def test_a_k_that_does_not_fit_is_refused_before_any_work(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        OverlapStudy(SMALL, options(**changes), tmp_path / "new")
+def test_a_k_that_does_not_fit_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="number of parameters, 27"):
+        OverlapStudy(SMALL, options(k=28), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -183,13 +234,8 @@ def test_table_k_ends_at_the_largest_k(tmp_path):
     assert run(tmp_path / "one", steps=0, k=1)["table_k"] == [1]
 
 
-def test_every_eigenpair(tmp_path):
-    (record,) = run(tmp_path, k=27, steps=0)["records"]
-    assert record["overlap"][-1] == pytest.approx(1)
-
-
-def test_batch_norm_buffers_are_part_of_a_checkpoint(tmp_path):
+def test_batch_norm_buffers_are_part_of_a_checkpoint(tmp_path, device):
     """A model reloaded without its running statistics would have another loss, and be refused."""
     problem = attrs.evolve(SMALL, model=lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)))
-    results = OverlapStudy(problem, options(), tmp_path).run()
+    results = OverlapStudy(problem, options(device=device), tmp_path).run()
     assert len(results["records"]) == 3

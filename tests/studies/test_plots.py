@@ -4,13 +4,16 @@ import copy
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from study_cases import run
 
+from eigenspan.studies.drawing import write_figure
 from eigenspan.studies.plots import BAND, save_figures
 
 NAMES = ["overlap-by-step", "overlap-by-k", "spectrum", "residuals", "exact"]
@@ -74,6 +77,22 @@ def test_the_same_results_give_the_same_files_whatever_the_users_settings(single
         assert dict(matplotlib.rcParams) == before
     for path in (tmp_path / "one" / "figures").iterdir():
         assert (tmp_path / "two" / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("method", ["FigureCanvasSVG.print_svg", "FigureCanvasAgg.print_png"])
+def test_a_figure_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch, method):
+    write_figure(Figure(), tmp_path / "figure")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {"figure.svg", "figure.png"}
+
+    def full(self, target, **_):
+        Path(target).write_text("half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(f"eigenspan.studies.drawing.{method}", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_figure(Figure(), tmp_path / "figure")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_pyplot_is_not_imported():

@@ -132,7 +132,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(results, folder, so
     with pytest.raises(UnicodeEncodeError):
         write_report(results, folder)
     assert (folder / "report.html").read_text(encoding="utf-8") == source
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.rglob("*.partial"))
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
@@ -162,6 +162,13 @@ def test_the_tensors_are_counted(results, source):
     for index, (name, size) in enumerate(zip(*results["parameters"].values(), strict=True)):
         counts = [str(record["mask_counts"][index]) for record in records]
         assert [name, str(size), f"{6 * size / 27:.1f}", *counts] in rows
+
+
+def test_rows_name_the_null_and_its_strata(results):
+    for record in results["records"]:
+        for row in table_rows(record, results["table_k"]):
+            assert (row.uniform.null, row.uniform.strata) == ("uniform", 1)
+            assert (row.stratified.null, row.stratified.strata) == ("stratified", 4)  # the tensors of the network
 
 
 def test_what_was_run_and_how_to_cite(results, source):

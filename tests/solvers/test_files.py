@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all, whoever else writes them."""
+
+import os
+import stat
+
+import pytest
+
+from eigenspan.solvers.files import written_whole
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "file"
+    with written_whole(path) as slow:
+        slow.write_text("half")
+        with written_whole(path) as fast:
+            fast.write_text("whole")
+        assert path.read_text() == "whole"
+        assert slow.read_text() == "half"
+        assert slow.name.startswith("file")
+        assert slow.suffix == fast.suffix == ".partial"
+    assert path.read_text() == "half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail():
+        with written_whole(path) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_permissions_are_those_of_any_new_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        (tmp_path / "plain").touch()
+        with written_whole(tmp_path / "whole"):
+            pass
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    plain, whole = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "whole"))
+    assert whole == plain == 0o666 & ~mask

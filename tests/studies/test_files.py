@@ -1,0 +1,88 @@
+"""The folder of a study: every file whole, and one process at a time."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from eigenspan.studies.files import LOCK, locked, read_json, write_json
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_json_is_strict_and_replaced(tmp_path):
+    path = tmp_path / "data.json"
+    for value in (float("nan"), 2.5):
+        write_json({"value": value, "list": (1, float("inf"))}, path)
+        assert read_json(path) == {"value": None if value != value else value, "list": [1, None]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_process_is_told_of_the_first(tmp_path):
+    code = (
+        "from pathlib import Path\nfrom eigenspan.studies.files import locked\n"
+        f"with locked(Path({str(tmp_path)!r})): print('held')"
+    )
+    with locked(tmp_path):
+        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert second.returncode != 0
+        assert f"another run is using this folder (process {os.getpid()} on {HOST})" in second.stderr
+        assert (tmp_path / LOCK).exists()
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "held\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_it_is_released_after_an_error(tmp_path, error):
+    def fail():
+        with locked(tmp_path):
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere no process is known to be gone")
+def test_what_a_dead_process_left_is_taken_over(tmp_path, dead):
+    (tmp_path / LOCK).write_text(f"{dead} {HOST}")
+    with locked(tmp_path):
+        assert (tmp_path / LOCK).read_text() == f"{os.getpid()} {HOST}"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("owner", ["{dead} elsewhere", "{alive} {host}", "", "no lock", "9" * 30 + " {host}"])
+def test_what_may_be_alive_is_left_alone(tmp_path, dead, owner):
+    owner = owner.format(dead=dead, alive=os.getppid(), host=HOST)
+    (tmp_path / LOCK).write_text(owner)
+    with pytest.raises(RuntimeError, match=rf"another run .* if it is gone, remove .*{LOCK}"), locked(tmp_path):
+        pass
+    assert (tmp_path / LOCK).read_text() == owner
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere no process is known to be gone")
+def test_of_two_that_take_over_one_succeeds(tmp_path, dead, monkeypatch):
+    """The other one has removed the dead lock and made its own between our look and our removal."""
+    (tmp_path / LOCK).write_text(f"{dead} {HOST}")
+    rename, winner = os.rename, f"{os.getppid()} {HOST}"
+
+    def late(source, target):
+        monkeypatch.setattr(os, "rename", rename)
+        (tmp_path / LOCK).write_text(winner)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(RuntimeError, match=f"process {os.getppid()} on"), locked(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    assert (tmp_path / LOCK).read_text() == winner
