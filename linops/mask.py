@@ -175,8 +175,13 @@ def ranking(scores: Tensor, k: int) -> Tensor:
 def magnitude(parameters: ParameterSpace) -> Tensor:
     """|θ|, (n,): the absolute value of each parameter at the point, the score of magnitude pruning.
 
+    Raises:
+        TypeError: something that is no ParameterSpace, such as a model.
+
     Cost: none to speak of.
     """
+    if not hasattr(parameters, "values") or not hasattr(parameters, "slices"):
+        raise TypeError(f"magnitude takes the parameters of an operator, H.parameters, got {type(parameters).__name__}")
     return parameters.values.abs()
 
 

@@ -137,7 +137,11 @@ class ParameterSpace:
 def _select(model: nn.Module, named: Mapping[str, Tensor], selection: Selection) -> set[str]:
     if selection is None:
         return {name for name, parameter in named.items() if parameter.requires_grad}
-    items = [selection] if isinstance(selection, str | nn.Module | Tensor) else list(selection)
+    if isinstance(selection, str | nn.Module | Tensor):
+        selection = [selection]
+    elif not isinstance(selection, Iterable):
+        raise TypeError(f"parameters= takes name patterns, modules and tensors, got {type(selection).__name__}")
+    items = list(selection)
     first_name = {id(parameter): name for name, parameter in named.items()}
     every_name = {name: first_name[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
     chosen: set[str] = set()

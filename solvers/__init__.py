@@ -6,7 +6,7 @@ from .results import ConvergenceWarning, EigenDecomposition, SolveReport, Status
 from .scipy_adapters import Arpack
 from .sketched import SketchedEigh
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch
-from .solver import EigenSolver, Which
+from .solver import EigenPairs, EigenSolver, Which
 
 __all__ = [
     "SSRFT",
@@ -15,6 +15,7 @@ __all__ = [
     "ConvergenceWarning",
     "DenseEigh",
     "EigenDecomposition",
+    "EigenPairs",
     "EigenSolver",
     "Gaussian",
     "Rademacher",

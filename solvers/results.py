@@ -76,6 +76,15 @@ class SolveReport:
         """Wall time of the whole solve."""
         return self.seconds_in_products + self.seconds_outside
 
+    def __str__(self) -> str:
+        """The report in two lines."""
+        memory = "" if self.peak_memory is None else f", at most {self.peak_memory / 2**20:.0f} MiB so far"
+        return (
+            f"{type(self.solver).__name__}(k={self.solver.k}, which={self.solver.which.name}): {self.status.value}\n"
+            f"{self.products} products ({self.check_products} of them checks) in {self.passes} passes, "
+            f"{self.seconds:.2f} s ({self.seconds_in_products:.2f} s in products){memory}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The report as numbers, strings and one dictionary for the solver, ready for JSON."""
         solver = {"class": type(self.solver).__name__}

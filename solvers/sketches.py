@@ -100,7 +100,7 @@ class Rademacher(Sketch):
 
 
 class SSRFT(Sketch):
-    """√n times the transpose of a subsampled signed randomised Fourier transform, real: Ωᵀ = √n R F Π₂ F Π₁.
+    """√n times the transpose of a scrambled subsampled randomised Fourier transform, real: Ωᵀ = √n R F Π₂ F Π₁.
 
     F is the orthonormal discrete cosine transform (DCT-II), Π₁ and Π₂ are random signed permutations, and R picks s
     random coordinates. The columns of Ω are orthogonal, of norm √n. Needs s <= n.

@@ -125,6 +125,10 @@ class EigenSolver(abc.ABC):
         to measure them.
         """
         began = time.perf_counter()
+        if isinstance(A, torch.nn.Module):
+            raise TypeError(
+                f"a {type(A).__name__} is a model, not an operator: build eigenspan.Hessian(model, loss, data)"
+            )
         operator = as_operator(A)
         self._require_suitable(operator)
         guess = None if start is None else self._checked_start(start, operator)
@@ -134,14 +138,15 @@ class EigenSolver(abc.ABC):
                 self._test_symmetry(watched)
             checks = watched.products
             pairs = self._solve(watched, guess)
-            order = self.which.order(pairs.eigenvalues)[: self.k]
-            values = pairs.eigenvalues[order].to(operator.device, operator.dtype)
+            self._require_orthonormal(pairs)
+            order = self.which.order(pairs.eigenvalues.cpu())[: self.k]
+            values = pairs.eigenvalues.cpu()[order].to(operator.device, operator.dtype)
             vectors = column_major(pairs.eigenvectors[:, order.to(operator.device)])
             if pairs.residual_norms is None:
                 checks += len(values)
                 norms = column_norms(watched._matmat(vectors) - vectors * values)
             else:
-                norms = pairs.residual_norms[order]
+                norms = pairs.residual_norms.cpu()[order]
         report = SolveReport(
             solver=self,
             status=pairs.status,
@@ -178,6 +183,15 @@ class EigenSolver(abc.ABC):
             )
         if self.k > n:
             raise ValueError(f"k={self.k} eigenpairs were asked of {A}, which has {n}; choose k <= {n}")
+
+    def _require_orthonormal(self, pairs: EigenPairs) -> None:
+        """What a subclass gives back: pairs whose vectors are orthonormal to the root of the precision."""
+        name = type(self).__name__
+        if not isinstance(pairs, EigenPairs):
+            raise TypeError(f"{name}._solve must return EigenPairs, got {type(pairs).__name__}")
+        defect = gram(pairs.eigenvectors) - torch.eye(pairs.eigenvectors.shape[1], dtype=torch.float64)
+        if not bool((defect.abs() <= torch.finfo(pairs.eigenvectors.dtype).eps ** 0.5).all()):
+            raise RuntimeError(f"{name}._solve gave eigenvectors that are not orthonormal: VᵀV is not the identity")
 
     def _checked_start(self, start: Subspace | Tensor, A: LinearOperator) -> Tensor:
         if not self.uses_start:

@@ -179,3 +179,32 @@ class TestTemplate:
         assert hash(BlockLanczos(k=3)) != hash(BlockLanczos(k=4))
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             BlockLanczos(k=3).k = 4
+
+
+def test_what_a_subclass_gives_back_is_checked():
+    """Its vectors must be orthonormal, whatever status it claims."""
+
+    @attrs.frozen(kw_only=True)
+    class Careless(EigenSolver):
+        answer: object = None
+
+        def _solve(self, A, start):
+            return self.answer
+
+    A = Diagonal(torch.arange(5.0))
+    twice = EigenPairs(torch.ones(2), torch.ones(5, 2), Status.CONVERGED)
+    with pytest.raises(RuntimeError, match="not orthonormal"):
+        Careless(k=2, answer=twice).solve(A)
+    with pytest.raises(TypeError, match="EigenPairs, got Tensor"):
+        Careless(k=2, answer=torch.ones(5, 2)).solve(A)
+
+
+def test_a_model_is_no_operator():
+    with pytest.raises(TypeError, match=r"eigenspan\.Hessian"):
+        BlockLanczos(k=1).solve(torch.nn.Linear(2, 2))
+
+
+def test_a_report_reads_as_text():
+    text = str(DenseEigh(k=2).solve(Diagonal(torch.arange(5.0))).report)
+    assert text.startswith("DenseEigh(k=2, which=LM): complete")
+    assert "7 products (2 of them checks)" in text
