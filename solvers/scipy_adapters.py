@@ -15,7 +15,7 @@ from .results import Status
 from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver, Watched, positive_integer
 from .streams import stream
-from .tall import column_norms
+from .tall import column_norms, orthonormalise
 
 
 @attrs.frozen(kw_only=True)
@@ -32,7 +32,7 @@ class Arpack(EigenSolver):
         maxiter: restarts at most; by default 10 n.
         which, seed, check_symmetry: see `EigenSolver`.
 
-    The sum of the columns of a ``start`` is the first vector. If ARPACK gives up, the pairs that did converge are
+    A random combination of the columns of a ``start`` is the first vector. If ARPACK gives up, the pairs that did converge are
     returned, possibly none, with a warning.
 
     Raises:
@@ -56,8 +56,13 @@ class Arpack(EigenSolver):
             return DenseEigh(k=self.k, which=self.which)._solve(A, None)
         if self.ncv is not None and not self.k < self.ncv <= n:
             raise ValueError(f"ncv={self.ncv} must be above k={self.k} and at most n={n}")
-        first = stream(self.seed, "start").standard_normal(n) if start is None else start.sum(dim=1).cpu().numpy()
         scale = self._scale(A)
+        if scale == 0:  # A random vector is mapped to zero by the zero operator alone, which ARPACK refuses.
+            random = Gaussian(n, self.k, seed=self.seed, purpose="start", dtype=A.dtype, device=A.device)
+            return EigenPairs(torch.zeros(self.k), orthonormalise(random.columns(0, self.k)).Q, Status.CONVERGED)
+        first = stream(self.seed, "start").standard_normal(n)
+        if start is not None:
+            first = start.cpu().double().numpy() @ stream(self.seed, "mixing").standard_normal(start.shape[1])
         status = Status.CONVERGED
         try:
             values, vectors = eigsh(
@@ -78,8 +83,8 @@ class Arpack(EigenSolver):
         return EigenPairs(torch.from_numpy(values) * scale, vectors, status)
 
     def _scale(self, A: Watched) -> float:
-        """A power of two, so that no product is rounded anew, of about the norm of A, or less by a factor of √n."""
+        """A power of two, so that no product is rounded anew, of about the norm of A, or less by √n; 0 for A = 0."""
         n = A.shape[0]
         vector = Gaussian(n, 1, seed=self.seed, purpose="scale", dtype=A.dtype, device=A.device).columns(0, 1)
         size = float(column_norms(A._matmat(vector)) / column_norms(vector))
-        return 2.0 ** round(math.log2(size)) if size > 0 else 1.0
+        return 2.0 ** round(math.log2(size)) if size > 0 else 0.0

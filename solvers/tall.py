@@ -109,7 +109,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
     """
     b = X.shape[1]
     lengths = column_norms(X)
-    if not bool(lengths.isfinite().all()):
+    if not bool(lengths.isfinite().all() or X.isfinite().all()):
         raise ValueError(f"a block of shape {tuple(X.shape)} to orthonormalise has entries that are not finite")
     longest = max([0.0, *lengths.tolist()])
     size = max(scale, longest)

@@ -129,6 +129,64 @@ class TestInvariantSubspaces:
         assert report.status is Status.CONVERGED
         assert report.products - report.check_products == 6
 
+    @pytest.mark.parametrize("noise", [0.0, 1e-10, 1e-8])
+    @pytest.mark.parametrize("width", [1, 3, 5, 12])
+    @pytest.mark.parametrize("n", [50, 300])
+    def test_a_start_of_interior_eigenvectors_is_not_the_answer(self, device, n, width, noise):
+        """They meet the tolerance at once, or nearly so, and lead all that random vectors have shown by then."""
+        truth = problem(torch.linspace(-1, 2, n, dtype=torch.float64), device=device)
+        first = int(0.85 * n)
+        generator = torch.Generator().manual_seed(5)
+        start = truth.eigenvectors[:, first - width : first]
+        start = start + noise * torch.randn(n, width, dtype=torch.float64, generator=generator)
+        for block_size in (1, 5):
+            solver = BlockLanczos(k=min(3, width), block_size=block_size)
+            result = quietly(solver, truth.operator, start=start.to(device))
+            assert result.report.status in SUCCESS
+            expected = truth.leading("LM", solver.k)
+            torch.testing.assert_close(result.eigenvalues.cpu(), expected, rtol=0, atol=2e-9)
+
+    def test_nor_one_from_an_invariant_subspace_that_does_not_close(self, device):
+        """Of 100 coordinates that A does not couple to the others, which hold the leading pairs."""
+        small, large = (
+            problem(torch.linspace(-size, size, n, dtype=torch.float64)) for size, n in ((1, 100), (2, 300))
+        )
+        A = Dense(torch.block_diag(small.matrix, large.matrix).to(device), Structure.SYMMETRIC)
+        start = torch.zeros(400, 5, dtype=torch.float64, device=device)
+        start[:100] = problem(torch.ones(100)).eigenvectors[:, :5]
+        result = BlockLanczos(k=2, which="LA").solve(A, start=start)
+        torch.testing.assert_close(result.eigenvalues.cpu(), large.leading("LA", 2), rtol=0, atol=2e-9)
+
+    def test_one_leading_pair_in_a_large_null_space(self, device):
+        """A random vector has a part of 1 / √n of it, so that its first products look like those of a zero operator."""
+        diagonal = torch.zeros(100_000, device=device)
+        diagonal[0], diagonal[1:6] = 1.0, 0.5
+        start = torch.zeros(100_000, 5, device=device)
+        start[1:6] = torch.eye(5, device=device)
+        assert float(BlockLanczos(k=1).solve(Diagonal(diagonal), start=start).eigenvalues) == pytest.approx(1, abs=1e-5)
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_a_cluster_that_hides_its_copies(self, device, seed):
+        """The space closes around 1 and 1 - 1e-6, and its next direction has no part in the null space."""
+        truth = problem(torch.tensor([1.0] * 7 + [0.999999] * 7 + [0.0] * 46, dtype=torch.float64), device=device)
+        result = BlockLanczos(k=5, which="SA", block_size=1, seed=seed).solve(truth.operator)
+        torch.testing.assert_close(result.eigenvalues.cpu(), torch.zeros(5, dtype=torch.float64), rtol=0, atol=1e-9)
+
+    @pytest.mark.parametrize("rate", [0.3, 0.5, 0.7])
+    def test_all_pairs_of_a_space_meet_the_tolerance_before_its_products_vanish(self, device, rate):
+        """Among the smallest of 13 eigenvalues of such a space are the largest of all."""
+        truth = problem(rate ** torch.arange(100, dtype=torch.float64), torch.float32, device)
+        for seed in range(3):
+            result = BlockLanczos(k=13, which="SA", block_size=1, seed=seed).solve(truth.operator)
+            assert float(result.eigenvalues.max()) < 2e-5
+
+    def test_the_first_pair_behind_need_not_settle(self, separated):
+        """A gap behind the wanted pairs shows early that nothing leads them: the tail of close pairs may go on."""
+        leading = separated.eigenvectors[:, :6].to(separated.operator.device)
+        report = BlockLanczos(k=6).solve(separated.operator, start=leading).report
+        assert report.status is Status.CONVERGED
+        assert report.products - report.check_products <= 25
+
 
 class TestBudget:
     @pytest.mark.parametrize("max_products", [6, 7, 13, 29, 30])
@@ -184,7 +242,7 @@ class TestWarmStart:
 
     @pytest.mark.parametrize("width", [1, 3, 5, 9])
     def test_of_any_width_even_degenerate(self, device, width):
-        """Filled up by random vectors, or random combinations of more; columns of zeros are none."""
+        """Random combinations of many; columns of zeros are none."""
         A = zoo("indefinite", torch.float64, device).operator
         block = torch.zeros(N, width, dtype=torch.float64, device=device)
         block[3, 0] = 1e-20

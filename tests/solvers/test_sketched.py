@@ -11,6 +11,7 @@ import torch
 from solver_cases import N, problem, quietly, rounding, zoo
 from solver_contract import SolverContract, ZooContract
 
+import eigenspan as es
 from eigenspan.linops import Function, Structure
 from eigenspan.solvers import SSRFT, Gaussian, Rademacher, SketchedEigh, Status
 from eigenspan.solvers.sketched import symmetric_core, two_sided_core
@@ -286,3 +287,18 @@ def test_does_not_warn_where_it_makes_no_claim(device):
     assert result.report.status is Status.SKETCHED
     with pytest.raises(RuntimeError, match="judge by residual_norms"):
         result.require_converged()
+
+
+@pytest.mark.parametrize("core", ["symmetric", "two-sided"])
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_test_matrix_of_lower_rank_gives_no_nan(n, core):
+    """Two Rademacher columns of two entries may be parallel."""
+    for seed in range(8):
+        A = es.Diagonal(torch.arange(1.0, n + 1, dtype=torch.float64))
+        found = SketchedEigh(k=2, outer=2, test_matrix="rademacher", core=core, seed=seed).solve(A)
+        assert bool(found.eigenvalues.isfinite().all())
+
+
+def test_a_basis_is_no_choice_of_two_passes():
+    with pytest.raises(ValueError, match="single pass"):
+        SketchedEigh(k=2, two_pass=True, basis="first")

@@ -134,7 +134,9 @@ class TestOrthonormalise:
         with pytest.raises(ValueError, match=r"shape \(200, 3\) .* not finite"):
             orthonormalise(X)
 
-    @pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-40), (torch.float64, 1e-153)])
+    @pytest.mark.parametrize(
+        ("dtype", "scale"), [(torch.float32, 1e-40), (torch.float64, 1e-153), (torch.float64, 1e160)]
+    )
     def test_scale_that_the_dtype_cannot_square(self, dtype, scale):
         with pytest.raises(ValueError, match="scale the operator"):
             orthonormalise((scale * normal(N, 3)).to(dtype))
