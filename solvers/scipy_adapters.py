@@ -32,8 +32,8 @@ class Arpack(EigenSolver):
         maxiter: restarts at most; by default 10 n.
         which, seed, check_symmetry: see `EigenSolver`.
 
-    A random combination of the columns of a ``start`` is the first vector. If ARPACK gives up, the pairs that did converge are
-    returned, possibly none, with a warning.
+    A random combination of the columns of a ``start`` is the first vector. If ARPACK gives up, the pairs that did
+    converge are returned, possibly none, with a warning.
 
     Raises:
         ValueError: besides those of `EigenSolver`, an ncv outside k+1 … n.
