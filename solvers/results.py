@@ -136,7 +136,13 @@ class EigenDecomposition:
 
     @property
     def subspace(self) -> EigenSubspace:
-        """The span of the eigenvectors."""
+        """The span of the eigenvectors.
+
+        Raises:
+            ValueError: no pair was found.
+        """
+        if len(self.eigenvalues) == 0:
+            raise ValueError(f"{self!r} has no subspace, as no pair was found: {self.report.status.value}")
         return EigenSubspace(self.eigenvectors, self.eigenvalues, check=False)
 
     @property

@@ -36,7 +36,8 @@ class Arpack(EigenSolver):
     converge are returned, possibly none, with a warning.
 
     Raises:
-        ValueError: besides those of `EigenSolver`, an ncv outside k+1 … n.
+        ValueError: besides those of `EigenSolver`, an ncv outside k+1 … n, or products whose squares overflow
+            or vanish.
         RuntimeError: ARPACK failed otherwise.
 
     Source: Lehoucq, Sorensen & Yang (1998), ARPACK Users' Guide.
@@ -78,7 +79,7 @@ class Arpack(EigenSolver):
             values, vectors = stopped.eigenvalues, stopped.eigenvectors
             status = Status.OUT_OF_ITERATIONS
         except ArpackError as error:
-            raise RuntimeError(f"ARPACK failed on {A.A}: {error}; try another seed, or BlockLanczos") from error
+            raise RuntimeError(f"ARPACK failed on {A.A}: {error}; raise ncv, or use BlockLanczos") from error
         vectors = torch.from_numpy(numpy.ascontiguousarray(vectors)).to(A.device)
         return EigenPairs(torch.from_numpy(values) * scale, vectors, status)
 
@@ -86,5 +87,13 @@ class Arpack(EigenSolver):
         """A power of two, so that no product is rounded anew, of about the norm of A, or less by √n; 0 for A = 0."""
         n = A.shape[0]
         vector = Gaussian(n, 1, seed=self.seed, purpose="scale", dtype=A.dtype, device=A.device).columns(0, 1)
-        size = float(column_norms(A._matmat(vector)) / column_norms(vector))
-        return 2.0 ** round(math.log2(size)) if size > 0 else 0.0
+        product = A._matmat(vector)
+        if not bool(product.any()):
+            return 0.0
+        size = float(column_norms(product) / column_norms(vector))
+        if not 0 < size < math.inf:
+            raise ValueError(
+                f"a product of {A.A} has entries up to {product.abs().max():.1e}, whose squares overflow or vanish: "
+                "scale the operator"
+            )
+        return 2.0 ** round(math.log2(size))

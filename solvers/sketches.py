@@ -1,4 +1,4 @@
-"""Random test matrices, as operators: Gaussian, Rademacher, and subsampled randomised cosine transforms."""
+"""Random test matrices, as operators: Gaussian, Rademacher, and scrambled subsampled randomised cosine transforms."""
 
 from __future__ import annotations
 

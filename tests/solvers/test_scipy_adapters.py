@@ -8,7 +8,7 @@ import torch
 from solver_cases import SPECTRA, N, quietly, rounding, zoo
 from solver_contract import SolverContract
 
-from eigenspan.linops import Counted, Dense, Structure
+from eigenspan.linops import Counted, Dense, Diagonal, Structure
 from eigenspan.solvers import Arpack, ConvergenceWarning, Status
 
 
@@ -85,6 +85,26 @@ def test_looser_tolerance_takes_fewer_products(device):
 def test_space_of_a_wrong_size(ncv, device):
     with pytest.raises(ValueError, match=f"ncv={ncv} must be above k=4 and at most n={N}"):
         Arpack(k=4, ncv=ncv).solve(zoo("indefinite", torch.float64, device).operator)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e160])
+def test_entries_whose_squares_overflow_or_vanish(scale, device):
+    A = Diagonal(torch.full((N,), scale, dtype=torch.float64, device=device))
+    with pytest.raises(ValueError, match="scale the operator"):
+        Arpack(k=4, check_symmetry=False).solve(A)
+
+
+def test_a_space_that_ends_too_early_says_to_raise_ncv(device):
+    A = Diagonal(torch.tensor([1.0, 0.5], dtype=torch.float64, device=device).repeat(N // 2))
+    with pytest.raises(RuntimeError, match=r"ARPACK error 3: .*; raise ncv, or use BlockLanczos"):
+        Arpack(k=5, ncv=6).solve(A)
+
+
+def test_no_pair_spans_no_subspace(device):
+    result = quietly(Arpack(k=10, ncv=11, maxiter=1), zoo("slow decay", torch.float64, device).operator)
+    assert len(result.eigenvalues) == 0
+    with pytest.raises(ValueError, match=r"EigenDecomposition 0 of 60 .* no pair was found: .* raise maxiter"):
+        _ = result.subspace
 
 
 def test_start_of_zeros_is_an_error(device):
