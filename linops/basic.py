@@ -144,18 +144,20 @@ class Counted(LinearOperator):
         return self._counted(self.A._rmatmat, X)
 
     def _counted(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
-        self._wait()
+        synchronise(self.device)
         start = time.perf_counter()
         result = product(X)
-        self._wait()
+        synchronise(self.device)
         self.seconds += time.perf_counter() - start
         self.products += X.shape[1]
         self.calls += 1
         return result
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+
+def synchronise(device: torch.device) -> None:
+    """Await what a GPU still computes, so that a time taken now is true; nothing to await on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Declared(LinearOperator):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -109,7 +109,7 @@ class SketchedEigh(EigenSolver):
             A.shape[0], inner, seed=self.seed, purpose="sketch", dtype=A.dtype, device=A.device
         )
         kept = outer if self.basis == "first" else inner
-        W = self._products(A, omega, 0, kept)
+        W = self._products(A, omega.columns, kept)
         Q = self._completed(self._span(W, outer), outer)
         if self.two_pass:
             del W
@@ -118,10 +118,11 @@ class SketchedEigh(EigenSolver):
         norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
         return EigenPairs(values, combine(Q, vectors), Status.SKETCHED, norms)
 
-    def _products(self, A: Watched, omega: Sketch, start: int, stop: int) -> Tensor:
-        W = torch.empty(stop - start, A.shape[0], dtype=A.dtype, device=A.device).mT
-        for columns in self._blocks(start, stop):
-            W[:, columns] = A._matmat(omega.columns(columns.start, columns.stop))
+    def _products(self, A: Watched, block: Callable[[int, int], Tensor], count: int) -> Tensor:
+        """The products of A with ``count`` columns, which ``block`` gives from one number to another."""
+        W = torch.empty(count, A.shape[0], dtype=A.dtype, device=A.device).mT
+        for columns in self._blocks(0, count):
+            W[:, columns] = A._matmat(block(columns.start, columns.stop))
         return W
 
     def _span(self, W: Tensor, outer: int) -> Tensor:
@@ -148,9 +149,7 @@ class SketchedEigh(EigenSolver):
     def _second_pass(self, A: Watched, Q: Tensor) -> EigenPairs:
         basis = Basis(A.shape[0], A.dtype, A.device)
         basis.append(Q)
-        image = torch.empty(Q.shape[1], A.shape[0], dtype=A.dtype, device=A.device).mT
-        for columns in self._blocks(0, Q.shape[1]):
-            image[:, columns] = A._matmat(Q[:, columns])
+        image = self._products(A, lambda start, stop: Q[:, start:stop], Q.shape[1])
         step = orthonormalise(image, basis)  # A Q = Q C + Q' R
         C = (step.C + step.C.mT) / 2
         if self.core == "bordered":

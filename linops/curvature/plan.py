@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..basic import synchronise
 from ..parameters import ParameterSpace
 from .data import first_samples, length
 from .products import Share, multiplied
@@ -177,7 +178,7 @@ class _Trial:
             for _ in range(2):  # the first is a warm-up
                 began = time.perf_counter()
                 multiplied(self._share[1], space, X)
-                _wait(X.device)
+                synchronise(X.device)
                 spent.append(time.perf_counter() - began)
             self._seconds[size, columns] = min(spent) / (size * columns)
         return self._seconds[size, columns]
@@ -200,11 +201,6 @@ class _Trial:
         for box in boxes:
             box.clear()  # a node that keeps its own result would keep itself alive
         return sum(kept.values())
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _free_memory(device: torch.device) -> int:
