@@ -3,7 +3,18 @@
 from .basic import Counted, Declared, Dense, Diagonal, Function, Identity
 from .block import BlockDiagonal, Kronecker, Stacked
 from .coordinate import Embedding, PartialPermutation
-from .curvature import GGN, CurvatureOperator, Hessian, Loss, Objective, ProductPlan, Risk
+from .curvature import (
+    GGN,
+    CurvatureOperator,
+    EmpiricalFisher,
+    Hessian,
+    Jacobian,
+    Loss,
+    MonteCarloFisher,
+    Objective,
+    ProductPlan,
+    Risk,
+)
 from .interop import as_operator, to_scipy
 from .mask import MaskSubspace, absolute_gradient, magnitude, random_scores, ranking
 from .operator import Adjoint, Congruence, LinearOperator, Product, Scaled, Sum
@@ -23,13 +34,16 @@ __all__ = [
     "Diagonal",
     "EigenSubspace",
     "Embedding",
+    "EmpiricalFisher",
     "Function",
     "Hessian",
     "Identity",
+    "Jacobian",
     "Kronecker",
     "LinearOperator",
     "Loss",
     "MaskSubspace",
+    "MonteCarloFisher",
     "Objective",
     "OrthonormalSubspace",
     "ParameterSpace",

@@ -2,80 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch import Tensor
 
-from ..parameters import Selection
 from ..structure import Structure
-from .loss import Objective
-from .operator import CurvatureOperator
+from .gauss_newton import GaussNewtonOperator, Outputs
+from .loss_hessian import loss_hessian
+from .outputs import taken_apart
 from .products import Share, Tensors, differentiable_gradient, pullback
-from .risk import inputs_and_target
+from .risk import Risk, inputs_and_target
 
 
-class GGN(CurvatureOperator):
+class GGN(GaussNewtonOperator):
     """Σ_b J_bᵀ ∇²ℓ_b J_b, (n, n): the Hessian of a risk without the curvature of the model (Schraudolph 2002).
 
     J_b is the Jacobian of the model's outputs for batch b by the parameters and ∇²ℓ_b the Hessian of the batch's share
-    of the loss by those outputs. Symmetric; positive semidefinite for PyTorch's own losses and where a `Loss` says
-    ``convex=True``. It equals the Hessian for a model that is linear in its parameters. See `CurvatureOperator` for
-    arguments.
+    of the loss by those outputs: in closed form for cross-entropy, squares and BCE with logits, else by autograd, and
+    never formed. Symmetric; positive semidefinite for PyTorch's own losses and where a `Loss` says ``convex=True``. It
+    equals the Hessian for a model that is linear in its parameters. See `CurvatureOperator` for arguments.
 
     Raises:
         TypeError: an `Objective`, which has no outputs to split at.
 
-    Cost: about four forward passes over the data a column; five more where graphs are not kept.
+    Cost: about four forward passes over the data a column; five more where nothing is kept.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Any,
-        data: Any,
-        *,
-        parameters: Selection = None,
-        chunk_size: int | None = None,
-        micro_batch_size: int | None = None,
-        memory_budget: int | None = None,
-    ) -> None:
-        if isinstance(loss, Objective):
-            raise TypeError("the GGN needs a loss of (output, target) to split at, not an Objective; use the Hessian")
-        super().__init__(
-            model,
-            loss,
-            data,
-            parameters=parameters,
-            chunk_size=chunk_size,
-            micro_batch_size=micro_batch_size,
-            memory_budget=memory_budget,
-        )
 
     def _known_structure(self) -> Structure:
         return Structure.PSD if self._risk.convex else Structure.SYMMETRIC
 
-    def _share(self, batch: Any) -> Share:
-        inputs, target = inputs_and_target(batch)
-        theta = tuple(self._leaves.values())
-        parts, form = tree_flatten(self._risk.output(self._leaves, inputs))
-        places = [place for place, part in enumerate(parts) if isinstance(part, Tensor) and part.requires_grad]
-        if not places:
-            raise TypeError(
-                f"the GGN needs a model whose output is a tensor, or tensors in tuples, lists and dicts; got {parts!r}"
-            )
-        outputs = tuple(parts[place] for place in places)
-        points = tuple(output.detach().requires_grad_() for output in outputs)
-        for place, point in zip(places, points, strict=True):
-            parts[place] = point
-        slopes = differentiable_gradient((self._risk.output_term(tree_unflatten(parts, form), target),), points)
-        # u -> Jᵀ u is linear, so that its own pullback is v -> J v: reverse mode throughout, which every layer has.
-        seeds = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
-        transposed = differentiable_gradient(outputs, theta, seeds)
+    def _outputs(self, theta: Mapping[str, Tensor], batch: Any) -> Outputs:
+        return model_outputs(self._risk, theta, batch)
 
-        def product(vectors: Tensors, batched: bool) -> Tensors:
-            tangents = pullback(transposed, seeds, vectors, batched)
-            return pullback(outputs, theta, pullback(slopes, points, tangents, batched), batched)
+    def _middle(self, outputs: Outputs, points: Tensors) -> Share:
+        output = outputs.together(points)
+        closed = loss_hessian(self._risk, output, outputs.target)
+        if closed is not None:
+            return lambda tangents, batched: ((torch.func.vmap(closed) if batched else closed)(*tangents),)
+        slopes = differentiable_gradient((self._risk.output_term(output, outputs.target),), points)
+        return lambda tangents, batched: pullback(slopes, points, tangents, batched)
 
-        return product
+
+def model_outputs(risk: Risk, theta: Mapping[str, Tensor], batch: Any) -> Outputs:
+    """The tensors that the model returns for a batch, as far as they depend on the parameters.
+
+    Raises:
+        TypeError: there is none.
+    """
+    inputs, target = inputs_and_target(batch)
+    output = risk.output(theta, inputs)
+    tensors, together = taken_apart(output)
+    places = [place for place, tensor in enumerate(tensors) if tensor.requires_grad]
+    if not places:
+        raise TypeError(
+            "this operator needs a model whose output is a tensor, or tensors in tuples, lists, dicts and data "
+            f"classes, that depends on the selected parameters; got {output!r}"
+        )
+
+    def with_others(others: Any) -> Any:
+        replaced = list(tensors)
+        for place, other in zip(places, others, strict=True):
+            replaced[place] = other
+        return together(replaced)
+
+    return Outputs(tuple(tensors[place] for place in places), with_others, target, inputs)

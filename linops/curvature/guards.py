@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,6 +97,15 @@ def _without_onednn() -> Iterator[None]:
         yield
     finally:
         torch._C._set_mkldnn_enabled(enabled)
+
+
+@functools.cache
+def prepare_forward_mode() -> None:
+    """Loads PyTorch's forward-mode rules, some of which are written in a way that it deprecates and warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        with contextlib.suppress(ImportError):
+            importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 @contextlib.contextmanager

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch.autograd.forward_ad import dual_level
+
 from .operator import CurvatureOperator
-from .products import Share, Tensors, differentiable_gradient, pullback
+from .products import Share, Tensors, differentiable_gradient, dual, pullback, tangents_of
 
 
 class Hessian(CurvatureOperator):
     """∇²L(θ), (n, n), symmetric: the second derivatives of a model's loss over a data set by its parameters.
 
-    The graph of the gradient is built once for each micro-batch and kept, and each column is a reverse pass through it:
-    a vector-Jacobian product of the gradient, whose Jacobian is symmetric. Exact up to rounding; the matrix is never
-    formed. See `CurvatureOperator` for arguments and errors.
+    The graph of the gradient is built once for each micro-batch, and each column is a reverse pass through it: a
+    vector-Jacobian product of the gradient, whose Jacobian is symmetric. Exact up to rounding; the matrix is never
+    formed. See `CurvatureOperator` for arguments, engines and errors.
 
-    Cost: about five forward passes over the data a column; four more where graphs are not kept.
+    Cost: about five forward passes over the data a column; four more where nothing is kept.
     """
 
     def _share(self, batch: Any) -> Share:
@@ -24,5 +28,20 @@ class Hessian(CurvatureOperator):
 
         def product(vectors: Tensors, batched: bool) -> Tensors:
             return pullback(gradient, theta, vectors, batched)
+
+        return product
+
+    def _forward(self, batch: Any) -> Callable[[Tensors], Tensors]:
+        def product(vectors: Tensors) -> Tensors:
+            with dual_level():
+                theta = {
+                    name: dual(tensor.detach().requires_grad_(), vector)
+                    for (name, tensor), vector in zip(self._leaves.items(), vectors, strict=True)
+                }
+                loss = self._risk.term(theta, batch)
+                if not loss.requires_grad:
+                    return tuple(torch.zeros_like(vector) for vector in vectors)
+                gradient = torch.autograd.grad(loss, tuple(theta.values()), allow_unused=True)
+                return tangents_of(gradient, vectors)
 
         return product

@@ -67,7 +67,7 @@ def as_loss(loss: Any) -> Loss | Objective:
         raise TypeError(
             f"the loss is a callable of (output, target), a Loss or an Objective; got {type(loss).__name__}"
         )
-    name, options = _name_and_options(loss)
+    name, options = name_and_options(loss)
     reduction, class_weight = options.get("reduction", "mean"), options.get("weight")
     if reduction == "none":
         raise ValueError(f"{loss} has reduction='none' and gives no scalar: build it with reduction='mean' or 'sum'")
@@ -95,18 +95,19 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.SmoothL1Loss: "smooth_l1_loss",
     nn.HuberLoss: "huber_loss",
 }
+_OPTIONS = ("weight", "ignore_index", "reduction", "label_smoothing", "pos_weight")
 _FUNCTIONS = {getattr(functional, name): name for name in _MODULES.values()}
 
 
-def _name_and_options(loss: Any) -> tuple[str | None, dict[str, Any]]:
-    """PyTorch's name of the loss, None for a stranger, and the options that its weight depends on."""
+def name_and_options(loss: Any) -> tuple[str | None, dict[str, Any]]:
+    """PyTorch's name of the loss, None for a stranger, and its options."""
     if isinstance(loss, functools.partial) and not loss.args:
-        name, options = _name_and_options(loss.func)
+        name, options = name_and_options(loss.func)
         return name, {**options, **loss.keywords}
     if isinstance(loss, nn.Module):
         # Exact types: a subclass may compute something else.
         name = _MODULES.get(type(loss))
-        return name, {key: getattr(loss, key) for key in ("weight", "ignore_index", "reduction") if hasattr(loss, key)}
+        return name, {key: getattr(loss, key) for key in _OPTIONS if hasattr(loss, key)}
     return (_FUNCTIONS.get(loss) if callable(loss) and loss.__hash__ is not None else None), {}
 
 

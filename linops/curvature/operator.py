@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..operator import LinearOperator
 from ..parameters import ParameterSpace, Selection
+from ..programs.tape import LinearisationError
 from ..structure import Structure
-from .guards import full_precision
-from .plan import Choices, ProductPlan, choose_plan
-from .products import Share, summed_product
+from .guards import full_precision, prepare_forward_mode
+from .plan import Builders, Choices, ProductPlan, choose_plan
+from .products import Linearised, Share, Tensors, summed_product
 from .risk import Risk
 
 _log = logging.getLogger(__name__)
@@ -26,9 +27,19 @@ _log = logging.getLogger(__name__)
 class CurvatureOperator(LinearOperator):
     """A symmetric (n, n) matrix of second-order information of a risk L at a point, a sum over the data.
 
-    A subclass defines ``_share``, the product with the share of one micro-batch. A product goes through the data in
-    pieces, and keeps what it can from one product to the next: its `ProductPlan` is chosen by a short trial at the
-    first product, within ``memory_budget``; ``plan()`` shows it, and ``release()`` gives back what is kept.
+    A product goes through the data in pieces, by one of three engines:
+
+    - ``"linearised"``: what the graph of the gradient computes for a vector is recorded once, as a list of operations
+      without autograd, and shortened. The fastest by far, except for the first products.
+    - ``"retained"``: a reverse pass through the graph of the gradient, which is kept, or built anew for each product
+      where memory does not hold it. Does every model that can be derived twice.
+    - ``"forward"``: forward over reverse mode, afresh for each column. Keeps nothing.
+
+    Which, in which pieces, and how many columns at once is its `ProductPlan`, chosen by a short trial at the first
+    product, within ``memory_budget``. ``plan()`` shows it, and ``release()`` gives back what is kept.
+
+    A subclass defines ``_share`` and ``_forward``, the product with the share of one micro-batch by a graph and by
+    forward mode.
 
     Args:
         model: the network, in the mode that the loss is meant in (``model.eval()``). It is not changed, and training it
@@ -42,10 +53,13 @@ class CurvatureOperator(LinearOperator):
         micro_batch_size: the most samples to process at once. By default what a trial finds fastest, batches as they
             come if their loss is not a mean or sum over samples.
         memory_budget: bytes that products may take beside the model and the data; by default a quarter of what is free.
-            If the graphs of all the data do not fit they are built anew for each product, which takes twice as long.
+        engine: ``"linearised"``, ``"retained"`` or ``"forward"``; by default what is fastest and fits.
+        compile: whether ``torch.compile`` translates linear programs. It takes up to minutes and needs a C++ compiler
+            (on a GPU, Triton); it pays where many small operations are to be fused.
 
     Raises:
-        ValueError: see `Risk`; a size below one; or, at the first product, a memory budget too small for one sample.
+        ValueError: see `Risk`; a size below one; or, at the first product, a memory budget too small for one sample or
+            an engine that cannot do this model.
         TypeError: see `Risk`.
 
     Cost: see the subclass; the trial takes about three products with one column and two with the first block.
@@ -61,8 +75,13 @@ class CurvatureOperator(LinearOperator):
         chunk_size: int | None = None,
         micro_batch_size: int | None = None,
         memory_budget: int | None = None,
+        engine: str | None = None,
+        compile: bool = False,
     ) -> None:
-        self._choices = Choices(micro_batch_size=micro_batch_size, chunk_size=chunk_size, memory_budget=memory_budget)
+        self._choices = Choices(
+            engine=engine, micro_batch_size=micro_batch_size, chunk_size=chunk_size, memory_budget=memory_budget
+        )
+        self._compile = compile
         self._risk = Risk(model, loss, data, parameters=parameters, micro_batch_size=micro_batch_size)
         self._plan: ProductPlan | None = None
         self._planned_columns = 0
@@ -86,18 +105,26 @@ class CurvatureOperator(LinearOperator):
     def _known_structure(self) -> Structure:
         return Structure.SYMMETRIC
 
-    def plan(self, columns: int = 1) -> ProductPlan:
-        """How products with blocks of that many columns are computed, chosen by a trial if it is not yet known."""
+    def plan(self, columns: int = 1, products: int | None = None) -> ProductPlan:
+        """How products are computed, chosen by a trial if it is not yet known.
+
+        Args:
+            columns: of the blocks to come.
+            products: how many are to come, if that is known. For a few columns in all, nothing is timed, linearised or
+                kept, which would take longer than it saves.
+        """
         # A wider block may gain from columns at once, where a narrower one could not tell.
-        if self._plan is None or (columns >= 2 * self._planned_columns and self._choices.chunk_size is None):
+        wider = columns >= 2 * self._planned_columns and self._choices.chunk_size is None
+        if self._plan is None or products is not None or wider:
             self.release()
-            with self._risk.conditions():
+            with torch.no_grad(), self._risk.conditions(), full_precision(self.device):
                 self._plan = choose_plan(
-                    self._built_share,
+                    self._builders,
                     self.parameters,
                     self._risk.first_batch(),
                     self._risk.samples,
                     columns,
+                    products,
                     self._choices,
                     divisible=self._choices.micro_batch_size is None and self._risk.divisible,
                 )
@@ -112,14 +139,39 @@ class CurvatureOperator(LinearOperator):
     def _share(self, batch: Any) -> Share:
         """The product with the share of one micro-batch in the matrix, by graphs on ``self._leaves``."""
 
+    @abc.abstractmethod
+    def _forward(self, batch: Any) -> Callable[[Tensors], Tensors]:
+        """The same for a single vector, by forward mode, with nothing kept."""
+
     @functools.cached_property
     def _leaves(self) -> dict[str, Tensor]:
         """The selected parameters at the point, as leaves that all graphs share."""
         return {name: tensor.clone().requires_grad_() for name, tensor in self._risk.point().items()}
 
-    def _built_share(self, batch: Any) -> Share:
-        with torch.enable_grad():
-            return self._share(batch)
+    @property
+    def _builders(self) -> Builders:
+        leaves = tuple(self._leaves.values())
+
+        def retained(batch: Any) -> Share:
+            with torch.enable_grad():
+                return self._share(batch)
+
+        def forward(batch: Any) -> Share:
+            prepare_forward_mode()
+            product = torch.enable_grad()(self._forward(batch))
+            return lambda vectors, batched: _column_by_column(product, vectors) if batched else product(vectors)
+
+        return Builders(leaves, retained, forward, lambda share: Linearised(share, leaves, self._compile))
+
+    def _built_share(self, batch: Any, plan: ProductPlan) -> Share:
+        builders = self._builders
+        try:
+            return builders.build(plan.engine, batch)
+        except LinearisationError as error:
+            if self._choices.engine is not None:
+                raise
+            _log.warning("%s: a batch takes another way through the model, which is not linearised: %s", self, error)
+        return builders.build("retained", batch)
 
     def _matmat(self, X: Tensor) -> Tensor:
         if X.shape[1] == 0:
@@ -140,8 +192,13 @@ class CurvatureOperator(LinearOperator):
                 return summed_product(self._kept, self.parameters, X, plan.chunk_size)
             with self._risk.conditions():
                 shares: Iterable[Share] = (
-                    self._built_share(batch) for batch in self._risk.batches_of(plan.micro_batch_size)
+                    self._built_share(batch, plan) for batch in self._risk.batches_of(plan.micro_batch_size)
                 )
                 if plan.kept:
                     shares = self._kept = list(shares)
                 return summed_product(shares, self.parameters, X, plan.chunk_size)
+
+
+def _column_by_column(product: Callable[[Tensors], Tensors], vectors: Tensors) -> Tensors:
+    columns = [product(column) for column in zip(*vectors, strict=True)]
+    return tuple(torch.stack(parts) for parts in zip(*columns, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -15,13 +16,17 @@ from torch import Tensor
 from ..basic import synchronise
 from ..parameters import ParameterSpace
 from .data import first_samples, length
-from .products import Share, multiplied
+from .loss import tensors_of
+from .products import ENGINES, Linearised, Share, Tensors, multiplied
+
+_log = logging.getLogger(__name__)
 
 _FEWEST_SAMPLES = 4
 _WORTH_CUTTING = 16  # samples: smaller batches go as they come
-_WIDEST = 32  # columns at once: more gain nothing and take memory
+_WIDTHS = (8, 32)  # columns at once that are tried: more gain nothing and take memory
 _GAIN, _LOSS = 0.95, 1.15  # what is measured is noisy: so much faster is better, so much slower ends the search
 _SHARE_OF_FREE_MEMORY = 0.25
+_FEW_COLUMNS = 4  # in all products: a trial would cost more than it gains
 
 
 @attrs.frozen(kw_only=True)
@@ -29,28 +34,34 @@ class ProductPlan:
     """How a product of a curvature operator with a block is computed.
 
     Attributes:
-        micro_batch_size: the most samples that one graph spans; None for batches as they come.
-        chunk_size: columns that go through a graph at once, vectorised; 1 for one after the other.
-        kept: whether graphs are kept from one product to the next.
-        graph_bytes: what the graphs of one pass over the data take, as measured on a part of them.
+        engine: ``"linearised"``, ``"retained"`` or ``"forward"``, see `CurvatureOperator`.
+        micro_batch_size: the most samples that one graph or program spans; None for batches as they come.
+        chunk_size: columns that go through it at once, vectorised; 1 for one after the other.
+        kept: whether graphs or programs are kept from one product to the next.
+        kept_bytes: what those of all the data take, as measured on a part of them.
     """
 
+    engine: str
     micro_batch_size: int | None
     chunk_size: int
     kept: bool
-    graph_bytes: int
+    kept_bytes: int
 
     def __str__(self) -> str:
         cut = "batches as they come" if self.micro_batch_size is None else f"micro-batches of {self.micro_batch_size}"
         columns = "columns one by one" if self.chunk_size == 1 else f"{self.chunk_size} columns at once"
-        graphs = "kept" if self.kept else "built anew for each product"
-        return f"{cut}, {columns}, graphs of {self.graph_bytes / 2**20:.0f} MiB {graphs}"
+        if self.engine == "forward":
+            return f"forward over reverse mode, {cut}, {columns}, nothing kept"
+        what = "linear programs" if self.engine == "linearised" else "graphs"
+        fate = "kept" if self.kept else "built anew for each product"
+        return f"{cut}, {columns}, {what} of {self.kept_bytes / 2**20:.0f} MiB {fate}"
 
 
 @attrs.frozen(kw_only=True)
 class Choices:
     """What the user fixed of a plan, and the memory it may take; None where a trial decides."""
 
+    engine: str | None
     micro_batch_size: int | None
     chunk_size: int | None
     memory_budget: int | None
@@ -60,128 +71,327 @@ class Choices:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} is None or an integer >= 1, got {value!r}")
+        if self.engine is not None and self.engine not in ENGINES:
+            raise ValueError(f"engine is None or one of {', '.join(map(repr, ENGINES))}, got {self.engine!r}")
+        if self.engine == "forward" and self.chunk_size not in (None, 1):
+            raise ValueError(
+                f"engine='forward' takes columns one by one, so chunk_size={self.chunk_size} cannot be had: leave it "
+                "out, or take engine='linearised' or 'retained'"
+            )
 
     def budget(self, device: torch.device) -> int:
         """Bytes: what the user allows, or a quarter of what is free."""
         return self.memory_budget or int(_SHARE_OF_FREE_MEMORY * _free_memory(device))
 
 
+@attrs.frozen
+class Builders:
+    """What makes the share of a batch in the matrix.
+
+    Attributes:
+        retained: by a graph.
+        forward: by forward over reverse mode, which computes everything anew for each vector.
+        linearised: from a share by a graph, as a linear program.
+        leaves: the parameters at the point, which all shares hold.
+    """
+
+    leaves: Tensors
+    retained: Callable[[Any], Share]
+    forward: Callable[[Any], Share]
+    linearised: Callable[[Share], Linearised]
+
+    def build(self, engine: str, batch: Any) -> Share:
+        """The share by the engine of that name."""
+        if engine == "forward":
+            return self.forward(batch)
+        share = self.retained(batch)
+        return self.linearised(share) if engine == "linearised" else share
+
+
 def choose_plan(
-    build: Callable[[Any], Share],
+    builders: Builders,
     parameters: ParameterSpace,
     batch: Any,
     samples: int,
     columns: int,
+    products: int | None,
     choices: Choices,
     divisible: bool,
 ) -> ProductPlan:
     """The fastest plan of a short trial on ``batch``, within the memory budget.
 
-    Graphs of fewer and fewer samples are timed with one column, as long as they gain; then, for blocks, all columns at
-    once on the best of them and on the largest.
+    On a few samples, the engines are compared with one another and their memory is measured. Then programs of fewer and
+    fewer samples are timed with one column, as long as they gain; for blocks, more and more columns at once on the best
+    of them and on the largest.
 
     Args:
-        build: makes the share of a batch.
+        builders: make the share of a batch.
         parameters: the coordinates.
         batch: one batch of the data.
         samples: in all the data.
         columns: of the blocks to come.
+        products: how many are to come, None for many; for a few columns in all, nothing is timed or linearised.
         choices: what is fixed.
         divisible: whether the batch may be cut.
 
     Raises:
-        ValueError: a memory budget too small; the message says what would do.
+        ValueError: a memory budget too small; the message says what would do. An engine that cannot do this model; the
+            message names the operation and another engine.
 
     Cost: about three products with one column and two with the block.
     """
-    budget = choices.budget(parameters.device)
-    trial = _Trial(build, parameters, batch, divisible)
-    vectors = 4 * parameters.size * parameters.values.element_size()  # of one column: its image, and copies by tensor
-    sizes = _fitting_sizes(trial, budget - vectors, divisible)
-    if not sizes:
-        samples_at_least = 1 if divisible else length(batch)
+    few = products is not None and products * columns <= _FEW_COLUMNS
+    trial = _Trial(builders, parameters, batch, divisible)
+    planning = _Planning(trial, choices, choices.budget(parameters.device), samples, columns, divisible)
+    engines = planning.fitting([choices.engine] if choices.engine else _possible_engines(trial, few))
+    if choices.engine and (reason := trial.reason_against(choices.engine)):
         raise ValueError(
-            f"memory_budget={budget} bytes do not hold a product with one column and {samples_at_least} samples at a "
-            f"time, which take about {trial.bytes(samples_at_least) + vectors} bytes: allow as much"
+            f"engine={choices.engine!r} cannot do this model: {reason}; engine='retained' can, or leave engine= out"
         )
-    best_size = _fastest_size(trial, sizes, choices.chunk_size or 1)
-    best_width = choices.chunk_size or 1
-    wanted = min(_WIDEST, columns) if choices.chunk_size is None else 1
-    for size in dict.fromkeys((best_size, sizes[0])) if wanted > 1 else ():
-        width = min(wanted, (budget - trial.bytes(size)) // (trial.bytes(size) + vectors))
-        if width > 1 and trial.seconds(size, width) < _GAIN * trial.seconds(best_size, best_width):
-            best_size, best_width = size, width
-    graph_bytes = trial.bytes(samples)
-    cut = None if best_size >= length(batch) else best_size
-    return ProductPlan(
-        micro_batch_size=choices.micro_batch_size or cut,
-        chunk_size=best_width,
-        kept=graph_bytes + best_width * (trial.bytes(best_size) + vectors) <= budget,
-        graph_bytes=graph_bytes,
-    )
+    if few:
+        return planning.untimed(engines[0])
+    plan = planning.best(engines[0])
+    if plan.kept or len(engines) == 1:
+        return plan
+    # Where nothing can be kept, what is built for one product must pay within it.
+    plans = [planning.best(engine) for engine in engines if engine != "linearised"]
+    return min(plans, key=lambda plan: planning.seconds_afresh(plan))
 
 
-def _fastest_size(trial: _Trial, sizes: list[int], columns: int) -> int:
-    """The number of samples that takes the least time per sample; nothing is timed where there is no choice."""
-    best = sizes[0]
-    for size in sizes[1:]:
-        if trial.seconds(size, columns) > _LOSS * trial.seconds(best, columns):
-            break
-        if trial.seconds(size, columns) < _GAIN * trial.seconds(best, columns):
-            best = size
-    return best
+def _possible_engines(trial: _Trial, few: bool) -> list[str]:
+    """Those that this model can be done by, best first."""
+    engines = ["retained", "forward"] if few else list(ENGINES)
+    possible = []
+    for engine in engines:
+        reason = trial.reason_against(engine)
+        if reason is None:
+            possible.append(engine)
+        elif engine == "linearised":
+            _log.info("no linear program for this model: %s; going on with its graph", reason)
+    return possible
 
 
-def _fitting_sizes(trial: _Trial, memory: int, divisible: bool) -> list[int]:
-    """Numbers of samples to try in one graph, largest first; none if nothing fits."""
-    whole = length(trial.batch)
-    if not divisible:
-        return [whole] if trial.bytes(whole) <= memory else []
-    sizes = [whole]
-    while sizes[0] > 1 and trial.bytes(sizes[0]) > memory:
-        sizes = [sizes[0] // 2]
-    if trial.bytes(sizes[0]) > memory:
-        return []
-    while sizes[-1] >= 2 * _FEWEST_SAMPLES and whole >= _WORTH_CUTTING:
-        sizes.append(-(-sizes[-1] // 2))
-    return sizes
+class _Planning:
+    """The search for the best plan of an engine."""
+
+    def __init__(
+        self, trial: _Trial, choices: Choices, budget: int, samples: int, columns: int, divisible: bool
+    ) -> None:
+        self._trial, self._choices, self._budget = trial, choices, budget
+        self._samples, self._columns, self._divisible = samples, columns, divisible
+
+    def fitting(self, engines: list[str]) -> list[str]:
+        """Those of the engines that the memory budget allows.
+
+        Raises:
+            ValueError: none; the message says what would do.
+        """
+        needs = {engine: self._least(engine) for engine in engines}
+        found = [engine for engine, least in needs.items() if least <= self._budget]
+        if not found:
+            width, size = self._choices.chunk_size or 1, self._smallest_size
+            raise ValueError(
+                f"memory_budget={self._budget} bytes do not hold a product with {width} column{'s' * (width > 1)} and "
+                f"{size} samples at a time, which takes about {min(needs.values())} bytes: allow as much"
+            )
+        return found
+
+    @property
+    def _smallest_size(self) -> int:
+        return 1 if self._divisible else length(self._trial.batch)
+
+    def _least(self, engine: str) -> int:
+        return self._trial.building(engine, self._smallest_size, self._width(engine) or 1)
+
+    def _width(self, engine: str) -> int | None:
+        """The columns at once that are fixed; None for those to be found."""
+        return 1 if engine == "forward" else self._choices.chunk_size
+
+    def untimed(self, engine: str) -> ProductPlan:
+        """Pieces as large as memory allows."""
+        return self._plan(engine, self._fitting_sizes(engine)[0], self._width(engine) or 1)
+
+    def best(self, engine: str) -> ProductPlan:
+        """The fastest pieces."""
+        trial = self._trial
+        sizes = self._fitting_sizes(engine)
+        fixed = self._width(engine)
+        size, width = self._fastest_size(engine, sizes, fixed or 1), fixed or 1
+        for other in dict.fromkeys((size, sizes[0])) if fixed is None else ():
+            for wide in dict.fromkeys(min(step, self._columns) for step in _WIDTHS):
+                if wide <= 1 or trial.building(engine, other, wide) > self._budget:
+                    break
+                if trial.seconds(engine, other, wide) > _GAIN * trial.seconds(engine, size, width):
+                    break
+                size, width = other, wide
+        return self._plan(engine, size, width)
+
+    def _plan(self, engine: str, size: int, width: int) -> ProductPlan:
+        trial = self._trial
+        kept_bytes = trial.kept(engine, self._samples)
+        return ProductPlan(
+            engine=engine,
+            micro_batch_size=self._choices.micro_batch_size or (None if size >= length(trial.batch) else size),
+            chunk_size=width,
+            kept=engine != "forward" and kept_bytes + trial.building(engine, size, width) <= self._budget,
+            kept_bytes=kept_bytes,
+        )
+
+    def seconds_afresh(self, plan: ProductPlan) -> float:
+        """Time per sample and column of a product for which everything is built."""
+        size = plan.micro_batch_size or length(self._trial.batch)
+        building = 0.0 if plan.engine == "forward" else self._trial.building_seconds(plan.engine, size)
+        width = min(plan.chunk_size, self._columns)
+        return self._trial.seconds(plan.engine, size, width) + building / (size * self._columns)
+
+    def _fastest_size(self, engine: str, sizes: list[int], columns: int) -> int:
+        """The number of samples that takes the least time per sample; nothing is timed where there is no choice."""
+        trial, best = self._trial, sizes[0]
+        for size in sizes[1:]:
+            if trial.seconds(engine, size, columns) > _LOSS * trial.seconds(engine, best, columns):
+                break
+            if trial.seconds(engine, size, columns) < _GAIN * trial.seconds(engine, best, columns):
+                best = size
+        return best
+
+    def _fitting_sizes(self, engine: str) -> list[int]:
+        """Numbers of samples to try at once, largest first."""
+        trial, whole = self._trial, length(self._trial.batch)
+        size, width = whole, self._width(engine) or 1
+        while self._divisible and size > 1 and trial.building(engine, size, width) > self._budget:
+            size = -(-size // 2)
+        sizes = [size]
+        while self._divisible and sizes[-1] >= 2 * _FEWEST_SAMPLES and whole >= _WORTH_CUTTING:
+            sizes.append(-(-sizes[-1] // 2))
+        return sizes
+
+
+@attrs.frozen
+class _Needs:
+    """Bytes of one share: what it keeps, what building it takes beside, and what a product takes for each column."""
+
+    kept: int
+    building: int
+    working: int
 
 
 class _Trial:
-    """Times and sizes of shares of the first samples of a batch, each measured once."""
+    """Times, sizes and disagreements of shares of the first samples of a batch, each measured once."""
 
-    def __init__(self, build: Callable[[Any], Share], parameters: ParameterSpace, batch: Any, divisible: bool) -> None:
+    def __init__(self, builders: Builders, parameters: ParameterSpace, batch: Any, divisible: bool) -> None:
         self.batch = batch
-        self._build, self._parameters = build, parameters
-        self._seconds: dict[tuple[int, int], float] = {}
-        self._share: tuple[int, Share] | None = None
-        more = min(length(batch), 2 * _FEWEST_SAMPLES) if divisible else length(batch)
-        few = -(-more // 2) if divisible else 0
-        self._few, self._few_bytes = few, self._graph_bytes(few) if few else 0
-        self._slope = (
-            (self._graph_bytes(more) - self._few_bytes) / (more - few) if more > few else self._few_bytes / few
-        )
+        self._builders, self._parameters = builders, parameters
+        self._seconds: dict[tuple[str, int, int], float] = {}
+        self._building_seconds: dict[tuple[str, int], float] = {}
+        self._share: tuple[tuple[str, int], Share] | None = None
+        # Of one column: its image, copies of both by tensor, and a sum in float64.
+        self._vectors = 6 * parameters.size * parameters.values.element_size()
+        self._more = min(length(batch), 2 * _FEWEST_SAMPLES) if divisible else length(batch)
+        self._few = -(-self._more // 2) if divisible else self._more
+        self._few_samples = first_samples(batch, self._few)
+        self._few_program: Linearised | None = None
+        self._reasons: dict[str, str | None] = {}
+        self._measured: dict[tuple[str, int], _Needs] = {}
 
-    def bytes(self, size: int) -> int:
-        """What the graph of that many samples keeps beside the parameters, on the line through two measurements."""
-        return max(0, math.ceil(self._few_bytes + self._slope * (size - self._few)))
+    def kept(self, engine: str, size: int) -> int:
+        """Bytes that graphs or programs of that many samples keep beside the parameters."""
+        return self._extrapolated(engine, size, lambda needs: needs.kept)
 
-    def seconds(self, size: int, columns: int) -> float:
-        """Time per sample and column."""
-        if (size, columns) not in self._seconds:
-            if self._share is None or self._share[0] != size:
-                self._share = None  # the last graph goes before the next one comes
-                self._share = size, self._build(first_samples(self.batch, size))
+    def building(self, engine: str, size: int, width: int) -> int:
+        """The most bytes that building a share of that many samples, and a product with it, take."""
+        kept = self.kept(engine, size)
+        building = self._extrapolated(engine, size, lambda needs: needs.building)
+        working = self._extrapolated(engine, size, lambda needs: needs.working)
+        return kept + max(building, width * working) + width * self._vectors
+
+    def _extrapolated(self, engine: str, size: int, what: Callable[[_Needs], int]) -> int:
+        """On the line through two measurements, or in proportion to the one there is."""
+        few = what(self._needs(engine, self._few))
+        slope = few / self._few
+        if self._more > self._few:
+            slope = (what(self._needs(engine, self._more)) - few) / (self._more - self._few)
+        return max(0, math.ceil(few + slope * (size - self._few)))
+
+    def seconds(self, engine: str, size: int, columns: int) -> float:
+        """Time per sample and column; infinite for columns that cannot be vectorised."""
+        key = engine, size, columns
+        if key not in self._seconds:
+            share = self._built(engine, size)
             space = self._parameters
             X = torch.ones(columns, space.size, dtype=space.dtype, device=space.device).mT
             spent = []
-            for _ in range(2):  # the first is a warm-up
-                began = time.perf_counter()
-                multiplied(self._share[1], space, X)
-                synchronise(X.device)
-                spent.append(time.perf_counter() - began)
-            self._seconds[size, columns] = min(spent) / (size * columns)
-        return self._seconds[size, columns]
+            try:
+                for _ in range(2):  # the first is a warm-up
+                    began = time.perf_counter()
+                    multiplied(share, space, X)
+                    synchronise(X.device)
+                    spent.append(time.perf_counter() - began)
+            except RuntimeError:
+                if columns == 1:
+                    raise
+            self._seconds[key] = min(spent, default=math.inf) / (size * columns)
+        return self._seconds[key]
+
+    def building_seconds(self, engine: str, size: int) -> float:
+        """Time that building a share of that many samples takes."""
+        self._built(engine, size)
+        return self._building_seconds[engine, size]
+
+    def _built(self, engine: str, size: int) -> Share:
+        if self._share is None or self._share[0] != (engine, size):
+            self._share = None  # the last one goes before the next one comes
+            began = time.perf_counter()
+            self._share = (engine, size), self._builders.build(engine, first_samples(self.batch, size))
+            synchronise(self._parameters.device)
+            self._building_seconds[engine, size] = time.perf_counter() - began
+        return self._share[1]
+
+    def reason_against(self, engine: str) -> str | None:
+        """Why an engine cannot do this model, or that it disagrees with the graph; None if all is well."""
+        if engine == "retained":
+            return None
+        if engine not in self._reasons:
+            share = self._builders.retained(self._few_samples)
+            try:
+                if engine == "linearised":
+                    program = self._few_program = self._builders.linearised(share)
+                    self._reasons[engine] = self._disagreement(program, share)
+                else:
+                    self._reasons[engine] = self._disagreement(self._builders.forward(self._few_samples), share)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError) as error:
+                self._reasons[engine] = str(error).splitlines()[0]
+        return self._reasons[engine]
+
+    def _disagreement(self, share: Share, reference: Share) -> str | None:
+        space = self._parameters
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(space.size, 1, generator=generator, dtype=torch.float64).to(space.device, space.dtype)
+        difference = multiplied(share, space, x) - multiplied(reference, space, x)
+        scale = float(multiplied(reference, space, x).norm())
+        # Two orders of summation; a wrong derivative or a constant that is none differs in the first digits.
+        tolerance = math.sqrt(torch.finfo(space.dtype).eps)
+        if float(difference.norm()) <= tolerance * scale or scale == 0:
+            return None
+        return f"its product differs from that of the graph by {float(difference.norm()) / scale:.1e}"
+
+    def _needs(self, engine: str, size: int) -> _Needs:
+        if (engine, size) not in self._measured:
+            graph = self._graph_bytes(size)
+            if engine == "linearised":
+                batch = first_samples(self.batch, size)
+                program = self._few_program if size == self._few else None
+                program = program or self._builders.linearised(self._builders.retained(batch))
+                kept = program.kept_bytes((*self._builders.leaves, *tensors_of(batch)))
+                # The graph lives until the program is there.
+                needs = _Needs(kept, graph + program.recording_bytes, program.working_bytes())
+            elif engine == "retained":
+                needs = _Needs(graph, graph, graph)
+            else:
+                needs = _Needs(0, 2 * graph, 2 * graph)
+            self._measured[engine, size] = needs
+        return self._measured[engine, size]
 
     def _graph_bytes(self, size: int) -> int:
         """What a graph of that many samples keeps, counted while it is built."""
@@ -192,7 +402,7 @@ class _Trial:
             return boxes[-1]
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box[0]):
-            share = self._build(first_samples(self.batch, size))
+            share = self._builders.retained(first_samples(self.batch, size))
         kept = {}
         for (tensor,) in boxes:
             if not (tensor.is_leaf and tensor.requires_grad):  # a parameter, which all graphs share

@@ -35,6 +35,7 @@ class Risk:
 
     Attributes:
         parameters: the ParameterSpace of the selection, at the point.
+        loss: with its weight, a `Loss` or an `Objective`.
         value: L at the point.
         samples: in all the data.
 
@@ -61,7 +62,7 @@ class Risk:
             raise TypeError(f"the model is a torch.nn.Module, got {type(model).__name__}")
         require_function_of_parameters(model)
         self._model = model
-        self._loss = as_loss(loss)
+        self.loss = as_loss(loss)
         self.parameters = ParameterSpace(model, parameters)
         self._data, self._micro_batch_size = data, micro_batch_size
         self._batches = Batches(data, micro_batch_size, self.parameters.device)
@@ -72,7 +73,7 @@ class Risk:
             if name not in self.parameters.shapes
         }
         self._buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
-        self.convex = not isinstance(self._loss, Objective) and self._loss.convex
+        self.convex = not isinstance(self.loss, Objective) and self.loss.convex
         self._total_weight = 1.0
         with self.conditions():
             self._measure()
@@ -107,7 +108,7 @@ class Risk:
 
     def term(self, theta: Mapping[str, Tensor], batch: Any) -> Tensor:
         """The share w_b ℓ_b(θ) / Σ w of a micro-batch in the risk, a scalar."""
-        return self._share(*self._loss_and_weight(theta, batch))
+        return self.share(*self._loss_and_weight(theta, batch))
 
     def output(self, theta: Mapping[str, Tensor], inputs: Any) -> Any:
         """The model's output for the inputs of a micro-batch."""
@@ -119,8 +120,8 @@ class Risk:
 
     def output_term(self, output: Any, target: Any) -> Tensor:
         """The share of a micro-batch in the risk as a function of the model's output, a scalar."""
-        assert isinstance(self._loss, Loss)
-        return self._share(self._loss.function(output, target), self._loss.weight(output, target))
+        assert isinstance(self.loss, Loss)
+        return self.share(self.loss.function(output, target), self.loss.weight(output, target))
 
     @functools.cached_property
     def divisible(self) -> bool:
@@ -151,16 +152,17 @@ class Risk:
         return self._fixed | {name: buffer.clone() for name, buffer in self._buffers.items()} | dict(theta)
 
     def _loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
-        if isinstance(self._loss, Objective):
+        if isinstance(self.loss, Objective):
             named = {f"model.{name}": tensor for name, tensor in self._tensors(theta).items()}
-            bound = _Bound(self._model, self._loss.function)
-            return functional_call(bound, named, (batch,)), self._loss.weight(batch)
+            bound = _Bound(self._model, self.loss.function)
+            return functional_call(bound, named, (batch,)), self.loss.weight(batch)
         inputs, target = inputs_and_target(batch)
         output = self.output(theta, inputs)
-        return self._loss.function(output, target), self._loss.weight(output, target)
+        return self.loss.function(output, target), self.loss.weight(output, target)
 
-    def _share(self, loss: Tensor, weight: float) -> Tensor:
-        if self._loss.reduction == "sum":
+    def share(self, loss: Tensor, weight: float) -> Tensor:
+        """What a batch's loss of that weight contributes to the risk."""
+        if self.loss.reduction == "sum":
             return loss
         # A batch of ignored targets only has weight zero and a mean of 0/0: it has no share, not an undefined one.
         return loss * (weight / self._total_weight) if weight > 0 else torch.zeros_like(loss)
@@ -178,7 +180,7 @@ class Risk:
         first = self._evaluate(self.batches())
         if first.batches == 0:
             raise ValueError("the data hold no batch; a loss needs at least one")
-        if self._loss.reduction == "mean":
+        if self.loss.reduction == "mean":
             if not first.weight > 0:
                 raise ValueError(
                     f"the data have total weight {first.weight}: every target is ignored or weighs nothing"
@@ -208,7 +210,7 @@ class Risk:
         count, samples, theta = 0, 0, self.point()
         for batch in batches:
             loss, weight = self._checked_loss_and_weight(theta, batch)
-            share = float(self._share(loss, weight)) * self._total_weight
+            share = float(self.share(loss, weight)) * self._total_weight
             loss_sum, weight_sum, magnitude = loss_sum + share, weight_sum + weight, magnitude + abs(share)
             count, samples = count + 1, samples + length(batch)
         return _Evaluation(loss_sum, weight_sum, magnitude, count, samples)
@@ -266,7 +268,7 @@ class Risk:
 
     @torch.no_grad()
     def _weighs(self, batch: Any) -> bool:
-        return self._loss.reduction == "sum" or self._loss_and_weight(self.point(), batch)[1] > 0
+        return self.loss.reduction == "sum" or self._loss_and_weight(self.point(), batch)[1] > 0
 
     def _require_additive(self) -> None:
         """The loss of a batch must be the weighted mean or sum of those of its parts: in each batch, and across two."""

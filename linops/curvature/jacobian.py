@@ -1,0 +1,239 @@
+"""The Jacobian of a model's outputs by its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.autograd.forward_ad import dual_level
+from torch.utils.data import RandomSampler
+
+from ..operator import LinearOperator
+from ..parameters import ParameterSpace, Selection
+from ..programs.tape import LinearisationError
+from ..structure import Structure
+from .data import length
+from .gauss_newton import GaussNewtonOperator, Outputs
+from .ggn import model_outputs
+from .guards import full_precision
+from .loss import Loss, tensors_of
+from .plan import ProductPlan
+from .products import Linearised, Share, Tensors, chunks, differentiable_gradient, dual, pullback, tangents_of
+
+
+class Jacobian(LinearOperator):
+    """J = ∂f(θ)/∂θ, (m, n): the derivatives of a model's outputs over a data set by its parameters.
+
+    The rows follow the samples in the order of the data, each with the entries of its output one after the other (of
+    its outputs, where the model returns several tensors). ``J.T`` is the transpose, ``J.T @ J`` the GGN of a sum of
+    half squares.
+
+    Args:
+        model: the network, in evaluation mode. It is not changed, and training it further does not change the operator.
+        data: a batch ``(inputs, target)``, or a list, DataLoader or other re-iterable of batches, in a fixed order. The
+            targets are not used.
+        parameters: which parameters are coordinates, see `CurvatureOperator`, as for the others.
+        chunk_size: columns at once.
+        micro_batch_size: the most samples at once.
+        memory_budget: bytes that products may take.
+        engine: how products are computed; the plan is that of JᵀJ.
+        compile: whether ``torch.compile`` translates linear programs.
+
+    Raises:
+        ValueError: see `Risk`; data that are shuffled anew for each pass; outputs whose first dimension is not that of
+            the samples.
+        TypeError: a model that returns no tensor that depends on the parameters.
+
+    Cost: about two forward passes over the data a column, and two for Jᵀ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        parameters: Selection = None,
+        chunk_size: int | None = None,
+        micro_batch_size: int | None = None,
+        memory_budget: int | None = None,
+        engine: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        if isinstance(getattr(data, "sampler", None), RandomSampler):
+            raise ValueError(
+                "the rows of a Jacobian follow the data, which this DataLoader shuffles anew for each pass: build it "
+                "with shuffle=False, or pass list(loader)"
+            )
+        self._gram = _Gram(
+            model,
+            Loss(_sum_of_outputs, reduction="sum"),
+            data,
+            parameters=parameters,
+            chunk_size=chunk_size,
+            micro_batch_size=micro_batch_size,
+            memory_budget=memory_budget,
+            engine=engine,
+            compile=compile,
+        )
+        self._kept: list[_Piece] | None = None
+        space = self._gram.parameters
+        super().__init__((self._gram.rows(), space.size), space.dtype, space.device, Structure.NONE)
+
+    @property
+    def parameters(self) -> ParameterSpace:
+        """The coordinates of the columns: names, slices, labels, and the point."""
+        return self._gram.parameters
+
+    def plan(self, columns: int = 1, products: int | None = None) -> ProductPlan:
+        """How products are computed, see `CurvatureOperator.plan`."""
+        return self._gram.plan(columns, products)
+
+    def release(self) -> None:
+        """Gives back what is kept between products; the next one builds it anew."""
+        self._kept = None
+        self._gram.release()
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        plan = self._gram.plan(max(X.shape[1], 1))
+        rows = torch.empty(X.shape[1], self.shape[0], dtype=X.dtype, device=X.device)
+        for piece, where in self._pieces(plan):
+            for columns in chunks(X.shape[1], plan.chunk_size):
+                vectors = tuple(self.parameters.unflatten(X[:, columns]).values())
+                rows[columns, where] = _by_sample(_applied(piece.push, vectors))
+        return rows.mT
+
+    def _rmatmat(self, Y: Tensor) -> Tensor:
+        plan = self._gram.plan(max(Y.shape[1], 1))
+        total = torch.zeros(Y.shape[1], self.shape[1], dtype=torch.float64, device=Y.device)
+        for piece, where in self._pieces(plan):
+            for columns in chunks(Y.shape[1], plan.chunk_size):
+                images = _applied(piece.pull, _by_tensor(Y[where, columns].mT, piece.shapes))
+                total[columns] += self.parameters.flatten(dict(zip(self.parameters.names, images, strict=True))).mT
+        return total.to(Y.dtype).mT
+
+    def _pieces(self, plan: ProductPlan) -> Iterator[tuple[_Piece, slice]]:
+        with full_precision(self.device):
+            pieces: Iterable[_Piece]
+            if self._kept is not None:
+                pieces = self._kept
+            else:
+                pieces = self._gram.pieces(plan)
+                if plan.kept:
+                    pieces = self._kept = list(pieces)
+            start = 0
+            for piece in pieces:
+                rows = sum(shape.numel() for shape in piece.shapes)
+                yield piece, slice(start, start + rows)
+                start += rows
+
+
+@attrs.frozen
+class _Piece:
+    """The rows of a micro-batch: v -> J v, u -> Jᵀ u, and the shapes of the output's tensors."""
+
+    push: Share
+    pull: Share
+    shapes: list[torch.Size]
+
+
+class _Gram(GaussNewtonOperator):
+    """JᵀJ, which has the plan and the pieces of J."""
+
+    def _known_structure(self) -> Structure:
+        return Structure.PSD
+
+    def _outputs(self, theta: Mapping[str, Tensor], batch: Any) -> Outputs:
+        outputs = model_outputs(self._risk, theta, batch)
+        samples = length(batch)
+        if any(tensor.ndim == 0 or len(tensor) != samples for tensor in outputs.tensors):
+            shapes = [tuple(tensor.shape) for tensor in outputs.tensors]
+            raise ValueError(
+                f"the rows of a Jacobian follow the samples, but for {samples} of them the model returns tensors of "
+                f"shapes {shapes}: wrap it so that the first dimension is that of the samples"
+            )
+        return outputs
+
+    def _middle(self, outputs: Outputs, points: Tensors) -> Share:
+        return lambda tangents, batched: tangents
+
+    @torch.no_grad()
+    def rows(self) -> int:
+        """The number of output entries over all data."""
+        total = 0
+        with self._risk.conditions(), torch.enable_grad():
+            for batch in self._risk.batches():
+                total += sum(tensor.numel() for tensor in self._outputs(self._leaves, batch).tensors)
+        return total
+
+    def pieces(self, plan: ProductPlan) -> Iterator[_Piece]:
+        """The rows of one micro-batch after the other."""
+        for batch in self._risk.batches_of(plan.micro_batch_size):
+            with self._risk.conditions(), torch.enable_grad():
+                piece = self._graph_piece(batch, plan.engine)
+                yield self._linearised_piece(piece) if plan.engine == "linearised" else piece
+
+    def _graph_piece(self, batch: Any, engine: str) -> _Piece:
+        theta = tuple(self._leaves.values())
+        outputs = self._outputs(self._leaves, batch).tensors
+        shapes = [output.shape for output in outputs]
+
+        def pull(cotangents: Tensors, batched: bool) -> Tensors:
+            return pullback(outputs, theta, cotangents, batched)
+
+        if engine == "forward":
+            return _Piece(self._forward_push(batch), pull, shapes)
+        seeds = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
+        transposed = differentiable_gradient(outputs, theta, seeds)
+        return _Piece(lambda vectors, batched: pullback(transposed, seeds, vectors, batched), pull, shapes)
+
+    def _forward_push(self, batch: Any) -> Share:
+        def push(vector: Tensors) -> Tensors:
+            with self._risk.conditions(), torch.enable_grad(), dual_level():
+                duals = {
+                    name: dual(tensor, part) for (name, tensor), part in zip(self._leaves.items(), vector, strict=True)
+                }
+                outputs = self._outputs(duals, batch).tensors
+                return tuple(tangent.detach() for tangent in tangents_of(outputs, outputs))
+
+        def share(vectors: Tensors, batched: bool) -> Tensors:
+            if not batched:
+                return push(vectors)
+            images = [push(vector) for vector in zip(*vectors, strict=True)]
+            return tuple(torch.stack(parts) for parts in zip(*images, strict=True))
+
+        return share
+
+    def _linearised_piece(self, piece: _Piece) -> _Piece:
+        space = self._risk.parameters
+        outputs = tuple(torch.empty(shape, dtype=space.dtype, device=space.device) for shape in piece.shapes)
+        try:
+            push = Linearised(piece.push, tuple(self._leaves.values()), self._compile)
+            return _Piece(push, Linearised(piece.pull, outputs, self._compile), piece.shapes)
+        except LinearisationError:
+            return piece
+
+
+def _applied(share: Share, vectors: Tensors) -> Tensors:
+    """The share of a block, whose single column goes without the dimension of columns."""
+    if len(vectors[0]) > 1:
+        return share(vectors, True)
+    return tuple(image[None] for image in share(tuple(vector[0] for vector in vectors), False))
+
+
+def _by_sample(images: Tensors) -> Tensor:
+    """(k, rows) from tensors (k, samples, …)."""
+    return torch.cat([image.flatten(2) if image.ndim > 2 else image[..., None] for image in images], 2).flatten(1)
+
+
+def _by_tensor(rows: Tensor, shapes: list[torch.Size]) -> Tensors:
+    """Tensors (k, samples, …) from (k, rows)."""
+    widths = [shape[1:].numel() for shape in shapes]
+    parts = torch.split(rows.reshape(len(rows), shapes[0][0], sum(widths)), widths, dim=2)
+    return tuple(part.reshape(len(rows), *shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def _sum_of_outputs(output: Any, target: Any) -> Tensor:
+    return torch.stack([tensor.sum() for tensor in tensors_of(output) if tensor.is_floating_point()]).sum()

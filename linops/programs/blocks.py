@@ -1,0 +1,98 @@
+"""Linear programs for blocks of vectors: every computed tensor gets the columns as a new first dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .decompositions import aten
+from .tape import LinearProgram, Step, Tape, Value, mapped
+
+
+def for_columns(program: LinearProgram, columns: int) -> LinearProgram:
+    """The program that does for ``columns`` vectors at once what ``program`` does for one.
+
+    Raises:
+        LinearisationError, RuntimeError: an operation that cannot be vectorised; the message names it.
+
+    Cost: about one run for that many columns.
+    """
+    examples = [torch.ones(columns, *value.shape, dtype=value.dtype, device=value.device) for value in program.inputs]
+    tape = Tape(examples)
+    with torch.no_grad(), tape:
+        outputs = _run(program, examples)
+    return tape.program(outputs)
+
+
+def _run(program: LinearProgram, vectors: list[Tensor]) -> list[Tensor]:
+    columns = vectors[0].shape[0]
+    tensors: dict[Value, Tensor] = dict(zip(program.inputs, vectors, strict=True))
+    last = {value: step for step in program.steps for value in step.values()}
+    for step in program.steps:
+        results = _RULES.get(step.operation, _vectorised)(step, tensors)
+        named = zip(step.results, results, strict=True)
+        tensors.update((value, result) for value, result in named if value is not None)
+        for value in step.values():
+            if last[value] is step:
+                del tensors[value]
+    return [
+        tensors[output] if isinstance(output, Value) else output.expand(columns, *output.shape)
+        for output in program.outputs
+    ]
+
+
+def _vectorised(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
+    """By PyTorch's own rules."""
+    values = step.values()
+
+    def one(*columns: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(values, columns, strict=True))
+        arguments, keywords = step.substituted(lambda leaf: given[leaf] if isinstance(leaf, Value) else leaf)
+        found = step.operation(*arguments, **keywords)
+        return tuple(part for part in (found if step.several else (found,)) if part is not None)
+
+    results = iter(torch.func.vmap(one)(*(tensors[value] for value in values)))
+    return tuple(None if value is None else next(results) for value in step.results)
+
+
+def _matrix_product(step: Step, tensors: dict[Value, Tensor]) -> tuple[Tensor]:
+    *addends, left, right = _given(step, tensors)
+    if step.keywords or (addends and addends[0].ndim != 3):
+        return _vectorised(step, tensors)
+    return (_product(left, right, addends[0] if addends else None),)
+
+
+def _product(A: Tensor, B: Tensor, addend: Tensor | None) -> Tensor:
+    """A B (+ addend), where at least one factor is a stack, by a single product of matrices where memory allows.
+
+    Vectorisation would copy the stack into the order that such a product needs; a batch of small products does not.
+    """
+    if A.ndim == 3 and B.ndim == 2 and A.is_contiguous():
+        rows = A.reshape(-1, A.shape[2])
+        flat = torch.mm(rows, B) if addend is None else torch.addmm(addend.reshape(rows.shape[0], -1), rows, B)
+        return flat.view(*A.shape[:2], B.shape[1])
+    if A.ndim == 2 and B.mT.is_contiguous():
+        return _product(B.mT, A.mT, None if addend is None else addend.mT).mT
+    columns = (A if A.ndim == 3 else B).shape[0]
+    A, B = (factor if factor.ndim == 3 else factor.expand(columns, *factor.shape) for factor in (A, B))
+    return torch.bmm(A, B) if addend is None else torch.baddbmm(addend, A, B)
+
+
+def _transposition(step: Step, tensors: dict[Value, Tensor]) -> tuple[Tensor]:
+    (matrices,) = _given(step, tensors)
+    return (matrices.mT if matrices.ndim == 3 else matrices,)
+
+
+def _given(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
+    given: tuple[Any, ...] = mapped(lambda leaf: tensors[leaf] if isinstance(leaf, Value) else leaf, step.arguments)
+    return given
+
+
+_RULES: dict[Any, Callable[[Step, dict[Value, Tensor]], tuple[Any, ...]]] = {
+    aten.mm.default: _matrix_product,
+    aten.addmm.default: _matrix_product,
+    aten.t.default: _transposition,
+}

@@ -1,0 +1,77 @@
+"""Operations that are recorded as others: fewer, faster, or ones that can be vectorised over columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+_SMALL_IMAGE = 8  # positions
+
+
+def decomposition(func: Any, args: tuple[Any, ...], computed: list[bool]) -> Callable[..., Any] | None:
+    """What computes the same as ``func(*args)`` by other operations; None where it is best left.
+
+    Args:
+        func: an operation of ``torch.ops.aten``.
+        args: its arguments.
+        computed: which of them depend on the vectors.
+    """
+    only_slope = bool(computed) and computed[0] and not any(computed[1:])
+    if func in _REDUCING_BACKWARD and only_slope:
+        return _REDUCING_BACKWARD[func]
+    if func is aten.convolution_backward.default and _has_slow_weight_gradient(args):
+        return _convolution_backward
+    return None
+
+
+def is_elementwise_backward(func: Any) -> bool:
+    """Whether the result is the first argument times a function of the others, entry by entry."""
+    return func in _ELEMENTWISE_BACKWARD
+
+
+def _log_softmax_backward(slope: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    return slope - output.exp() * slope.sum(dim, keepdim=True)
+
+
+def _softmax_backward(slope: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    scaled = slope * output
+    return scaled - output * scaled.sum(dim, keepdim=True)
+
+
+def _has_slow_weight_gradient(args: tuple[Any, ...]) -> bool:
+    """Whether oneDNN would take ten times as long for it as a product of matrices: small images, many channels."""
+    slope, _, weight, _, _, _, _, transposed, _, groups, wanted = args
+    small = slope.ndim == 4 and slope.shape[2:].numel() <= _SMALL_IMAGE and slope.device.type == "cpu"
+    return small and wanted[1] and not transposed and groups == 1 and weight.shape[2:].numel() > 1
+
+
+def _convolution_backward(slope: Tensor, image: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor | None, ...]:
+    """Gradients by input, weight and bias; that by the weight as the product of slopes and unfolded images."""
+    *geometry, wanted = options
+    _, stride, padding, dilation, *_ = geometry
+    inputs = None
+    if wanted[0]:
+        inputs = aten.convolution_backward(slope, image, weight, *geometry, [True, False, False])[0]
+    columns = aten.im2col(image, weight.shape[2:], dilation, padding, stride)
+    by_channel = slope.flatten(2).transpose(0, 1).reshape(weight.shape[0], -1)
+    weights = torch.mm(by_channel, columns.transpose(1, 2).reshape(by_channel.shape[1], -1)).view(weight.shape)
+    return inputs, weights, slope.sum((0, 2, 3)) if wanted[2] else None
+
+
+_ELEMENTWISE_BACKWARD = {
+    *(aten.tanh_backward.default, aten.sigmoid_backward.default, aten.threshold_backward.default),
+    *(aten.gelu_backward.default, aten.silu_backward.default, aten.elu_backward.default),
+    *(aten.softplus_backward.default, aten.hardtanh_backward.default, aten.leaky_relu_backward.default),
+    *(aten.hardsigmoid_backward.default, aten.hardswish_backward.default, aten.mish_backward.default),
+    *(aten.log_sigmoid_backward.default,),
+}
+# These have no rule for vectorisation.
+_REDUCING_BACKWARD: dict[Any, Callable[..., Tensor]] = {
+    aten._log_softmax_backward_data.default: _log_softmax_backward,
+    aten._softmax_backward_data.default: _softmax_backward,
+}

@@ -1,0 +1,285 @@
+"""Linear programs: the operations that a linear function of tensors takes, and how they are recorded."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .decompositions import aten, decomposition, is_elementwise_backward
+
+
+class LinearisationError(RuntimeError):
+    """A function cannot be recorded as a linear program; the message names the operation."""
+
+
+@attrs.frozen(eq=False)
+class Value:
+    """A tensor that a program computes or is given, known by what it looks like."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def like(cls, tensor: Tensor) -> Value:
+        """One that looks like the tensor."""
+        return cls(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, if it is no view."""
+        return self.shape.numel() * self.dtype.itemsize
+
+
+@attrs.frozen(eq=False)
+class Step:
+    """One operation; its arguments hold Values where tensors are computed, everything else is constant."""
+
+    operation: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    results: tuple[Value | None, ...]
+    several: bool = False
+
+    @property
+    def result(self) -> Value:
+        """The only one."""
+        (value,) = self.results
+        assert value is not None
+        return value
+
+    def values(self) -> list[Value]:
+        """The computed arguments, in order, each once."""
+        found = (leaf for leaf in leaves((self.arguments, self.keywords)) if isinstance(leaf, Value))
+        return list(dict.fromkeys(found))
+
+    def substituted(self, replace: Callable[[Any], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments and keywords with each leaf replaced."""
+        return mapped(replace, self.arguments), mapped(replace, self.keywords)
+
+
+@attrs.frozen(eq=False)
+class LinearProgram:
+    """Operations without side effects that compute the outputs from the inputs and from constants.
+
+    Attributes:
+        inputs: one Value for each vector given.
+        steps: in the order in which they run.
+        outputs: Values, or constant tensors of zeros where an output does not depend on any input.
+    """
+
+    inputs: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[Value | Tensor, ...]
+
+    def constants(self) -> Iterator[Tensor]:
+        """The tensors that the program keeps."""
+        for step in self.steps:
+            yield from (leaf for leaf in leaves((step.arguments, step.keywords)) if isinstance(leaf, Tensor))
+        yield from (output for output in self.outputs if isinstance(output, Tensor))
+
+
+def recorded(function: Callable[..., Sequence[Tensor]], *vectors: Tensor) -> LinearProgram:
+    """The program of ``function`` at ``vectors``, on which it must depend linearly.
+
+    What does not depend on the vectors, a forward pass among it, runs now and leaves its results as constants.
+
+    Raises:
+        LinearisationError: an operation that writes into memory which is read under another name, or one that is not
+            linear because an output does not vanish with the vectors.
+
+    Cost: one evaluation, and about 20 microseconds an operation.
+    """
+    tape = Tape(vectors)
+    with tape:
+        outputs = function(*vectors)
+    return tape.program(outputs)
+
+
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, it notes every operation that depends on the given vectors."""
+
+    def __init__(self, vectors: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._steps: list[Step] = []
+        self._values = WeakIdKeyDictionary()  # tensor -> (its Value, the number of writes before)
+        self._zeros = WeakIdKeyDictionary()
+        self._written = WeakIdKeyDictionary()  # storage -> the number of its last write
+        self._writes = 0
+        self._derived: dict[tuple[Any, ...], tuple[Any, Tensor]] = {}
+        self._memory = _Memory()
+        self._inputs = tuple(self._named(vector) for vector in vectors)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that tensors made since then took at a time."""
+        return self._memory.peak
+
+    def program(self, outputs: Sequence[Tensor]) -> LinearProgram:
+        """What was noted, as the program of these outputs."""
+        found = tuple(self._value_of(output, "the function's output") for output in outputs)
+        for output in found:
+            if isinstance(output, Tensor) and bool(output.any()):
+                raise LinearisationError("an output does not vanish with the vectors, so the function is not linear")
+        return LinearProgram(self._inputs, tuple(self._steps), found)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        arguments, keywords = mapped(lambda leaf: self._value_of(leaf, func), (tuple(args), kwargs))
+        if not any(isinstance(leaf, Value) for leaf in leaves((arguments, keywords))):
+            if func._schema.is_mutable:
+                self._mark_written(_written_argument(func, args))
+            return self._memory.counted(func(*args, **kwargs))
+        if func in _ALIASES:
+            result = func(*args, **kwargs)
+            self._values[result] = self._values[args[0]]
+            return result
+        if func in _MADE_LIKE:
+            result = self._memory.counted(func(*args, **kwargs))
+            self._zeros[result] = True
+            return result
+        simpler = self._simpler(func, args, kwargs, arguments)
+        if simpler is not None:
+            return simpler
+        if func._schema.is_mutable:
+            return self._in_place(func, args, kwargs)
+        if func in _READERS:
+            raise LinearisationError(f"{func} reads a number from what depends on the vectors")
+        result = self._memory.counted(func(*args, **kwargs))
+        several = isinstance(result, tuple | list)
+        results = tuple(
+            self._named(part) if isinstance(part, Tensor) else None for part in (result if several else (result,))
+        )
+        if any(results):  # not a question about shapes
+            self._steps.append(Step(func, arguments, keywords, results, several))
+        return result
+
+    def _simpler(self, func: Any, args: Any, kwargs: Any, arguments: Any) -> Any:
+        """The result by operations that cost less or can be vectorised; None where there is no such way."""
+        if func is aten.add.Tensor and not kwargs:
+            left, right = args
+            for term, other in ((left, right), (right, left)):
+                if isinstance(other, Tensor) and other in self._zeros and other.shape == term.shape:
+                    return term
+        computed = [isinstance(argument, Value) for argument in arguments]
+        if is_elementwise_backward(func) and computed[0] and not any(computed[1:]):
+            slope = self._slope(func, args, kwargs)
+            with self:
+                return args[0] * slope
+        found = None if kwargs else decomposition(func, args, computed)
+        if found is not None:
+            with self:
+                return found(*args)
+        return None
+
+    def _slope(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        """What an elementwise backward operation multiplies by, computed once for the same arguments."""
+        key = (func, *(id(part) if isinstance(part, Tensor) else part for part in args[1:]), *kwargs.items())
+        if key not in self._derived:
+            slope = func(torch.ones_like(args[0]), *args[1:], **kwargs)
+            self._derived[key] = args[1:], slope  # with the arguments, so that their ids stay theirs
+        return self._derived[key][1]
+
+    def _in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Notes the operation's counterpart that returns a new tensor, which then stands for the one written to."""
+        target = _written_argument(func, args)
+        name = func._schema.name.split("::")[1].removesuffix("_")
+        pure = getattr(getattr(aten, name, None), func._overloadname, None)
+        if pure is None or pure._schema.is_mutable or target is not args[0]:
+            raise LinearisationError(f"{func} writes in place, and has no counterpart that does not")
+        with self:
+            stand_in = pure(*args, **kwargs)
+        func(*args, **kwargs)
+        value = self._value_of(stand_in, func)
+        self._mark_written(target)
+        self._values[target] = value, self._writes
+        return target
+
+    def _mark_written(self, target: Tensor) -> None:
+        self._writes += 1
+        self._written[target.untyped_storage()] = self._writes
+
+    def _named(self, tensor: Tensor) -> Value:
+        value = Value.like(tensor)
+        self._values[tensor] = value, self._writes
+        return value
+
+    def _value_of(self, leaf: Any, reader: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        value, seen = self._values.get(leaf, (leaf, None))  # type: ignore[no-untyped-call]
+        if len(self._written) and leaf.untyped_storage() in self._written:
+            written = self._written[leaf.untyped_storage()]
+            # Constants may be written to by themselves; what is computed must be read under the name it was written to.
+            if seen is not None and seen < written:
+                raise LinearisationError(f"{reader} reads memory that was written to under another name")
+        return value
+
+
+class _Memory:
+    """The bytes of storages that were made and are alive."""
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+        self._watched: dict[int, Any] = {}
+
+    def counted(self, result: Any) -> Any:
+        for tensor in leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key, size = id(storage), storage.nbytes()
+                if key not in self._watched:
+                    self._watched[key] = weakref.ref(storage, lambda _, key=key, size=size: self._gone(key, size))  # type: ignore[misc]
+                    self.live += size
+                    self.peak = max(self.peak, self.live)
+        return result
+
+    def _gone(self, key: int, size: int) -> None:
+        self.live -= size
+        self._watched.pop(key, None)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """What stands in nested tuples, lists and dicts."""
+    if isinstance(tree, tuple | list):
+        for part in tree:
+            yield from leaves(part)
+    elif isinstance(tree, dict):
+        for part in tree.values():
+            yield from leaves(part)
+    else:
+        yield tree
+
+
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The nested tuples, lists and dicts with ``function`` applied to each leaf."""
+    if isinstance(tree, tuple):
+        return tuple(mapped(function, part) for part in tree)
+    if isinstance(tree, list):
+        return [mapped(function, part) for part in tree]
+    if isinstance(tree, dict):
+        return {key: mapped(function, part) for key, part in tree.items()}
+    return function(tree)
+
+
+def _written_argument(func: Any, args: Any) -> Tensor:
+    for argument, given in zip(func._schema.arguments, args, strict=False):
+        if argument.alias_info is not None and argument.alias_info.is_write and isinstance(given, Tensor):
+            return given
+    raise LinearisationError(f"{func} writes to an argument given by keyword")
+
+
+_ALIASES = {aten.alias.default, aten.detach.default, aten.lift_fresh.default}
+_READERS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default, aten.nonzero.default}
+_MADE_LIKE = {
+    *(aten.zeros_like.default, aten.new_zeros.default, aten.empty_like.default, aten.new_empty.default),
+    *(aten.new_empty_strided.default, aten._new_zeros_with_same_feature_meta.default),
+}
