@@ -210,9 +210,14 @@ class OverlapStudy:
         dtype = DTYPES[self.options.dtype]
         inputs, targets = self.data.hessian[split]
         inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-        # Sizes that are given, not found by a timed trial: a study that is run again has the same numbers to the bit.
+        # A plan that is given, not found by a timed trial: a study that is run again has the same numbers to the bit.
         H = Hessian(
-            model, self.problem.loss, (inputs, targets), chunk_size=_COLUMNS_AT_ONCE, micro_batch_size=len(targets)
+            model,
+            self.problem.loss,
+            (inputs, targets),
+            engine="linearised",
+            chunk_size=_COLUMNS_AT_ONCE,
+            micro_batch_size=len(targets),
         )
         eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
         if len(eig.eigenvalues) < self.options.k:

@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from .loss import tensors_of
+from .memory import SHARE_OF_FREE_MEMORY, free_memory
 
 
 class Batches:
     """A data set that can be gone through any number of times, in micro-batches.
+
+    What a DataLoader or another iterable gives can be kept, see `kept`, so that samples are read and decoded once.
 
     Args:
         data: one batch, or a re-iterable of batches such as a list or a DataLoader. A batch is a tuple
@@ -22,6 +25,9 @@ class Batches:
         micro_batch_size: the most samples to process at once; batches are cut along the first dimension. None for
             batches as they come.
         device: where the tensors of a batch are moved.
+
+    Attributes:
+        size: the most samples to process at once.
 
     Raises:
         ValueError: a micro-batch size below one, or no batch.
@@ -35,18 +41,56 @@ class Batches:
             raise TypeError("data is a tuple of batches, and a tuple stands for one batch: pass a list of batches")
         self.held = _is_batch(data)
         self._data: Iterable[Any] = (data,) if self.held else _require_reiterable(data)
-        self._micro_batch_size, self._device = micro_batch_size, device
+        self.size, self._device = micro_batch_size, device
 
     def __iter__(self) -> Iterator[Any]:
-        return self.cut(self._micro_batch_size)
+        return self.cut(self.size)
 
     def cut(self, size: int | None) -> Iterator[Any]:
         """The batches in micro-batches of at most ``size`` samples, each moved to the device by itself."""
-        # Copies from a GPU must be awaited; copies to one may overlap with what is computed there.
-        overlapped = self._device.type == "cuda"
         for batch in self._data:
             for part in _cut(batch, size):
-                yield map_tensors(lambda tensor: tensor.to(self._device, non_blocking=overlapped), part)
+                yield self._moved(part)
+
+    def kept(self) -> Iterator[Any]:
+        """One pass like any other; from the next one on, the batches come from memory if that holds them.
+
+        From the device's, as long as they take a quarter of what is free there; else from the host's, pinned if the
+        device is a GPU, under the same condition; else they are read again each time. Batches that are tensors on the
+        device already stay what they are.
+        """
+        host = torch.device("cpu")
+        room = {device: SHARE_OF_FREE_MEMORY * free_memory(device) for device in (self._device, host)}
+        on_device: list[Any] | None = []
+        on_host: list[Any] | None = []
+        taken = 0
+        for batch in self._data:
+            taken += sum(tensor.nbytes for tensor in tensors_of(batch))
+            if on_device is not None and (taken <= room[self._device] or self._is_there(batch)):
+                on_device.append(self._moved(batch))
+            else:
+                on_device = None
+            if on_host is not None and taken <= room[host]:
+                on_host.append(batch)
+            else:
+                on_host = None
+            for part in _cut(batch, self.size):
+                yield self._moved(part)
+        if on_device is not None:
+            self._data = on_device
+        elif on_host is not None:
+            pinned = self._device.type == "cuda"
+            self._data = [map_tensors(torch.Tensor.pin_memory, batch) if pinned else batch for batch in on_host]
+
+    def _is_there(self, batch: Any) -> bool:
+        return isinstance(self._data, list | tuple) and all(
+            tensor.device == self._device for tensor in tensors_of(batch)
+        )
+
+    def _moved(self, batch: Any) -> Any:
+        # Copies from a GPU must be awaited; copies to one may overlap with what is computed there.
+        overlapped = self._device.type == "cuda"
+        return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=overlapped), batch)
 
 
 def halves(batch: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+
+_log = logging.getLogger(__name__)
 
 _NORMS_OVER_BATCHES = (nn.modules.batchnorm._BatchNorm,)
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
@@ -64,8 +68,9 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(_UnfusedWeightNorm())
+        stack.enter_context(_Substitutions())
         if recurrent:
+            _say_once("recurrent layers run without cuDNN and oneDNN, whose kernels have no second derivative")
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(_without_onednn())
         torch.backends.mha.set_fastpath_enabled(False)
@@ -75,13 +80,20 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fused)
 
 
-class _UnfusedWeightNorm(TorchFunctionMode):
+class _Substitutions(TorchFunctionMode):
     """g v / ‖v‖ in place of the fused kernel, which takes the norms it keeps for constants when derived twice."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._weight_norm:
             return _weight_norm(*args, **(kwargs or {}))
+        if func is scaled_dot_product_attention:
+            _say_once("attention is computed by the math kernel: the fused kernels have no second derivative")
         return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _log.info("within products, %s", message)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

@@ -82,7 +82,14 @@ class CurvatureOperator(LinearOperator):
             engine=engine, micro_batch_size=micro_batch_size, chunk_size=chunk_size, memory_budget=memory_budget
         )
         self._compile = compile
-        self._risk = Risk(model, loss, data, parameters=parameters, micro_batch_size=micro_batch_size)
+        self._risk = Risk(
+            model,
+            loss,
+            data,
+            parameters=parameters,
+            micro_batch_size=micro_batch_size,
+            memory_budget=memory_budget,
+        )
         self._plan: ProductPlan | None = None
         self._planned_columns = 0
         self._kept: list[Share] | None = None
@@ -161,7 +168,9 @@ class CurvatureOperator(LinearOperator):
             product = torch.enable_grad()(self._forward(batch))
             return lambda vectors, batched: _column_by_column(product, vectors) if batched else product(vectors)
 
-        return Builders(leaves, retained, forward, lambda share: Linearised(share, leaves, self._compile))
+        return Builders(
+            leaves, retained, forward, lambda share: Linearised(share, leaves, self._compile), self._risk.tolerance
+        )
 
     def _built_share(self, batch: Any, plan: ProductPlan) -> Share:
         builders = self._builders

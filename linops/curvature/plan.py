@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -17,6 +16,7 @@ from ..basic import synchronise
 from ..parameters import ParameterSpace
 from .data import first_samples, length
 from .loss import tensors_of
+from .memory import SHARE_OF_FREE_MEMORY, free_memory
 from .products import ENGINES, Linearised, Share, Tensors, multiplied
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ _FEWEST_SAMPLES = 4
 _WORTH_CUTTING = 16  # samples: smaller batches go as they come
 _WIDTHS = (8, 32)  # columns at once that are tried: more gain nothing and take memory
 _GAIN, _LOSS = 0.95, 1.15  # what is measured is noisy: so much faster is better, so much slower ends the search
-_SHARE_OF_FREE_MEMORY = 0.25
 _FEW_COLUMNS = 4  # in all products: a trial would cost more than it gains
 
 
@@ -81,7 +80,7 @@ class Choices:
 
     def budget(self, device: torch.device) -> int:
         """Bytes: what the user allows, or a quarter of what is free."""
-        return self.memory_budget or int(_SHARE_OF_FREE_MEMORY * _free_memory(device))
+        return self.memory_budget or int(SHARE_OF_FREE_MEMORY * free_memory(device))
 
 
 @attrs.frozen
@@ -93,12 +92,14 @@ class Builders:
         forward: by forward over reverse mode, which computes everything anew for each vector.
         linearised: from a share by a graph, as a linear program.
         leaves: the parameters at the point, which all shares hold.
+        tolerance: how far two ways to compute the same may differ, relative to its size.
     """
 
     leaves: Tensors
     retained: Callable[[Any], Share]
     forward: Callable[[Any], Share]
     linearised: Callable[[Share], Linearised]
+    tolerance: float
 
     def build(self, engine: str, batch: Any) -> Share:
         """The share by the engine of that name."""
@@ -217,14 +218,22 @@ class _Planning:
         sizes = self._fitting_sizes(engine)
         fixed = self._width(engine)
         size, width = self._fastest_size(engine, sizes, fixed or 1), fixed or 1
-        for other in dict.fromkeys((size, sizes[0])) if fixed is None else ():
-            for wide in dict.fromkeys(min(step, self._columns) for step in _WIDTHS):
-                if wide <= 1 or trial.building(engine, other, wide) > self._budget:
-                    break
-                if trial.seconds(engine, other, wide) > _GAIN * trial.seconds(engine, size, width):
-                    break
-                size, width = other, wide
+        for wide in self._widths(engine, size) if fixed is None else ():
+            if trial.building(engine, size, wide) > self._budget:
+                break
+            if trial.seconds(engine, size, wide) > _GAIN * trial.seconds(engine, size, width):
+                break
+            width = wide
         return self._plan(engine, size, width)
+
+    def _widths(self, engine: str, size: int) -> list[int]:
+        """Numbers of columns to try at once; none where they gain nothing on a few samples already."""
+        widths = [width for width in dict.fromkeys(min(step, self._columns) for step in _WIDTHS) if width > 1]
+        few = min(size, 4 * _FEWEST_SAMPLES)
+        if widths and few < size and self._divisible:
+            hopeful = self._trial.seconds(engine, few, widths[0]) < self._trial.seconds(engine, few, 1)
+            return widths if hopeful else []
+        return widths
 
     def _plan(self, engine: str, size: int, width: int) -> ProductPlan:
         trial = self._trial
@@ -302,6 +311,8 @@ class _Trial:
         kept = self.kept(engine, size)
         building = self._extrapolated(engine, size, lambda needs: needs.building)
         working = self._extrapolated(engine, size, lambda needs: needs.working)
+        if width > 1:  # programs for blocks keep rearranged copies, and are recorded in larger steps
+            kept, working = 2 * kept, 2 * working
         return kept + max(building, width * working) + width * self._vectors
 
     def _extrapolated(self, engine: str, size: int, what: Callable[[_Needs], int]) -> int:
@@ -371,8 +382,7 @@ class _Trial:
         difference = multiplied(share, space, x) - multiplied(reference, space, x)
         scale = float(multiplied(reference, space, x).norm())
         # Two orders of summation; a wrong derivative or a constant that is none differs in the first digits.
-        tolerance = math.sqrt(torch.finfo(space.dtype).eps)
-        if float(difference.norm()) <= tolerance * scale or scale == 0:
+        if float(difference.norm()) <= self._builders.tolerance * scale or scale == 0:
             return None
         return f"its product differs from that of the graph by {float(difference.norm()) / scale:.1e}"
 
@@ -411,24 +421,3 @@ class _Trial:
         for box in boxes:
             box.clear()  # a node that keeps its own result would keep itself alive
         return sum(kept.values())
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes that could be allocated on the device now; 4 GiB where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    for entry in _meminfo():
-        if entry.startswith("MemAvailable:"):
-            return int(entry.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 4 * 2**30
-
-
-def _meminfo() -> Iterator[str]:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            yield from lines
-    except OSError:  # not on Linux
-        return

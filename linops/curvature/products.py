@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -151,7 +151,7 @@ def summed_product(shares: Iterable[Share], parameters: ParameterSpace, X: Tenso
     Cost: each share once a chunk, and one (n, k) block.
     """
     if not isinstance(shares, list):  # built one by one: each must do all columns before the next one comes
-        return _sum(_in_chunks(share, parameters, X, chunk_size) for share in shares).to(X.dtype)
+        return _sum(_images(shares, parameters, X, chunk_size)).to(X.dtype)
     result = torch.empty(X.shape[1], X.shape[0], dtype=X.dtype, device=X.device).mT
     for columns in chunks(X.shape[1], chunk_size):
         block = X[:, columns]
@@ -172,11 +172,13 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _in_chunks(share: Share, parameters: ParameterSpace, X: Tensor, chunk_size: int) -> Tensor:
-    image = torch.empty(X.shape[1], X.shape[0], dtype=X.dtype, device=X.device).mT
-    for columns in chunks(X.shape[1], chunk_size):
-        image[:, columns] = _padded_product(share, parameters, X[:, columns], chunk_size, X.shape[1])
-    return image
+def _images(shares: Iterable[Share], parameters: ParameterSpace, X: Tensor, chunk_size: int) -> Iterator[Tensor]:
+    for share in shares:
+        image = torch.empty(X.shape[1], X.shape[0], dtype=X.dtype, device=X.device).mT
+        for columns in chunks(X.shape[1], chunk_size):
+            image[:, columns] = _padded_product(share, parameters, X[:, columns], chunk_size, X.shape[1])
+        del share  # before the next one is built
+        yield image
 
 
 def _width(columns: int, chunk_size: int) -> int:

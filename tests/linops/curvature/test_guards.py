@@ -150,9 +150,24 @@ class TestStateOfTheModel:
         model, (X, y) = cases.mlp(dtype=torch.float32), cases.classes(dtype=torch.float32)
         V = torch.randn(53, 3)
         expected = es.Hessian(model, CROSS_ENTROPY, (X, y)) @ V
+        H = es.Hessian(model, CROSS_ENTROPY, (X, y))
         with torch.autocast("cpu", torch.bfloat16):
-            found = es.Hessian(model, CROSS_ENTROPY, (X, y)) @ V
+            found = H @ V
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)  # rounding of float32
+
+    @pytest.mark.parametrize("engine", ["linearised", "retained", "forward"])
+    def test_autocast_around_the_construction_is_of_the_function(self, engine):
+        """The same as double backward under autocast, to some roundings of bfloat16 (4e-3 each)."""
+        model, (X, y) = cases.mlp(dtype=torch.float32), cases.classes(dtype=torch.float32)
+        parameters = list(model.parameters())
+        v = torch.randn(53, generator=cases.generator())
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            H = es.Hessian(model, CROSS_ENTROPY, (X, y), engine=engine)
+            loss = CROSS_ENTROPY(model(X), y)
+            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=True)])
+            expected = torch.cat([g.flatten() for g in torch.autograd.grad(gradient @ v, parameters)])
+        assert H.loss() == pytest.approx(float(loss.detach()), rel=1e-6)
+        assert (H @ v - expected).norm() < 0.02 * expected.norm()
 
 
 class TestModelsThatNeedCare:
