@@ -210,8 +210,9 @@ class _Gram(GaussNewtonOperator):
         space = self._risk.parameters
         outputs = tuple(torch.empty(shape, dtype=space.dtype, device=space.device) for shape in piece.shapes)
         try:
-            push = Linearised(piece.push, tuple(self._leaves.values()), self._compile)
-            return _Piece(push, Linearised(piece.pull, outputs, self._compile), piece.shapes)
+            options = self._compile, self._risk.tolerance
+            push = Linearised(piece.push, tuple(self._leaves.values()), *options)
+            return _Piece(push, Linearised(piece.pull, outputs, *options), piece.shapes)
         except LinearisationError:
             return piece
 

@@ -168,9 +168,10 @@ class CurvatureOperator(LinearOperator):
             product = torch.enable_grad()(self._forward(batch))
             return lambda vectors, batched: _column_by_column(product, vectors) if batched else product(vectors)
 
-        return Builders(
-            leaves, retained, forward, lambda share: Linearised(share, leaves, self._compile), self._risk.tolerance
-        )
+        def linearised(share: Share) -> Linearised:
+            return Linearised(share, leaves, self._compile, self._risk.tolerance)
+
+        return Builders(leaves, retained, forward, linearised, self._risk.tolerance)
 
     def _built_share(self, batch: Any, plan: ProductPlan) -> Share:
         builders = self._builders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,8 @@ def for_columns(program: LinearProgram, columns: int) -> LinearProgram:
 def _run(program: LinearProgram, vectors: list[Tensor]) -> list[Tensor]:
     columns = vectors[0].shape[0]
     tensors: dict[Value, Tensor] = dict(zip(program.inputs, vectors, strict=True))
-    last = {value: step for step in program.steps for value in step.values()}
+    last: dict[Any, Step | None] = {value: step for step in program.steps for value in step.values()}
+    last.update((output, None) for output in program.outputs if isinstance(output, Value))
     for step in program.steps:
         results = _RULES.get(step.operation, _vectorised)(step, tensors)
         named = zip(step.results, results, strict=True)
@@ -45,12 +47,39 @@ def _run(program: LinearProgram, vectors: list[Tensor]) -> list[Tensor]:
 
 
 def _vectorised(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
-    """By PyTorch's own rules."""
+    """By PyTorch's rule; column by column where there is none."""
+    if step.operation not in _WITHOUT_RULE:
+        try:
+            return _by_rule(step, tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # some operation within has no rule
+            pass
+    return _column_by_column(step, tensors)
+
+
+def _column_by_column(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
+    values = step.values()
+    rows = []
+    for column in range(len(tensors[values[0]])):
+        given: dict[Any, Any] = {value: tensors[value][column] for value in values}
+        arguments, keywords = step.substituted(functools.partial(_replaced, given))
+        found = step.operation(*arguments, **keywords)
+        rows.append(found if step.several else (found,))
+    parts = zip(*rows, strict=True)
+    return tuple(None if value is None else torch.stack(part) for value, part in zip(step.results, parts, strict=True))
+
+
+def _replaced(given: dict[Any, Any], leaf: Any) -> Any:
+    return given[leaf] if isinstance(leaf, Value) else leaf
+
+
+def _by_rule(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
     values = step.values()
 
     def one(*columns: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(values, columns, strict=True))
-        arguments, keywords = step.substituted(lambda leaf: given[leaf] if isinstance(leaf, Value) else leaf)
+        given: dict[Any, Any] = dict(zip(values, columns, strict=True))
+        arguments, keywords = step.substituted(functools.partial(_replaced, given))
         found = step.operation(*arguments, **keywords)
         return tuple(part for part in (found if step.several else (found,)) if part is not None)
 
@@ -60,7 +89,8 @@ def _vectorised(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
 
 def _matrix_product(step: Step, tensors: dict[Value, Tensor]) -> tuple[Tensor]:
     *addends, left, right = _given(step, tensors)
-    if step.keywords or (addends and addends[0].ndim != 3):
+    matrix = any(isinstance(factor, Value) for factor in step.arguments[-2:])
+    if step.keywords or not matrix or (addends and addends[0].shape[1:] != step.result.shape):
         return _vectorised(step, tensors)
     return (_product(left, right, addends[0] if addends else None),)
 
@@ -71,8 +101,9 @@ def _product(A: Tensor, B: Tensor, addend: Tensor | None) -> Tensor:
     Vectorisation would copy the stack into the order that such a product needs; a batch of small products does not.
     """
     if A.ndim == 3 and B.ndim == 2 and A.is_contiguous():
-        rows = A.reshape(-1, A.shape[2])
-        flat = torch.mm(rows, B) if addend is None else torch.addmm(addend.reshape(rows.shape[0], -1), rows, B)
+        rows = A.reshape(A.shape[0] * A.shape[1], A.shape[2])
+        shape = rows.shape[0], B.shape[1]
+        flat = torch.mm(rows, B) if addend is None else torch.addmm(addend.reshape(shape), rows, B)
         return flat.view(*A.shape[:2], B.shape[1])
     if A.ndim == 2 and B.mT.is_contiguous():
         return _product(B.mT, A.mT, None if addend is None else addend.mT).mT
@@ -86,8 +117,14 @@ def _transposition(step: Step, tensors: dict[Value, Tensor]) -> tuple[Tensor]:
     return (matrices.mT if matrices.ndim == 3 else matrices,)
 
 
+def _reshaping(step: Step, tensors: dict[Value, Tensor]) -> tuple[Tensor]:
+    """Of stacks that lie in memory in another order than a single tensor would."""
+    stack = tensors[step.arguments[0]]
+    return (stack.reshape(stack.shape[0], *step.result.shape),)
+
+
 def _given(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
-    given: tuple[Any, ...] = mapped(lambda leaf: tensors[leaf] if isinstance(leaf, Value) else leaf, step.arguments)
+    given: tuple[Any, ...] = mapped(functools.partial(_replaced, tensors), step.arguments)
     return given
 
 
@@ -95,4 +132,13 @@ _RULES: dict[Any, Callable[[Step, dict[Value, Tensor]], tuple[Any, ...]]] = {
     aten.mm.default: _matrix_product,
     aten.addmm.default: _matrix_product,
     aten.t.default: _transposition,
+    aten.view.default: _reshaping,
+    aten._unsafe_view.default: _reshaping,
+}
+# PyTorch's rule for the first computes something else; for the others it has none, and says so on the error stream.
+_WITHOUT_RULE = {
+    *(aten._cdist_backward.default, aten._trilinear.default, aten.zero.default, aten.take.default, aten.put.default),
+    *(aten.masked_scatter.default, aten.masked_scatter_backward.default, aten.unfold_backward.default),
+    *(aten._upsample_nearest_exact2d.default, aten._upsample_nearest_exact2d_backward.default),
+    *(aten.rrelu_with_noise_backward.default,),
 }

@@ -24,6 +24,8 @@ def decomposition(func: Any, args: tuple[Any, ...], computed: list[bool]) -> Cal
     only_slope = bool(computed) and computed[0] and not any(computed[1:])
     if func in _REDUCING_BACKWARD and only_slope:
         return _REDUCING_BACKWARD[func]
+    if func is aten.copy.default:
+        return _copy
     if func is aten.convolution_backward.default and _has_slow_weight_gradient(args):
         return _convolution_backward
     return None
@@ -32,6 +34,10 @@ def decomposition(func: Any, args: tuple[Any, ...], computed: list[bool]) -> Cal
 def is_elementwise_backward(func: Any) -> bool:
     """Whether the result is the first argument times a function of the others, entry by entry."""
     return func in _ELEMENTWISE_BACKWARD
+
+
+def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    return source.to(target.device, target.dtype).expand(target.shape).clone()
 
 
 def _log_softmax_backward(slope: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
@@ -70,7 +76,7 @@ _ELEMENTWISE_BACKWARD = {
     *(aten.hardsigmoid_backward.default, aten.hardswish_backward.default, aten.mish_backward.default),
     *(aten.log_sigmoid_backward.default,),
 }
-# These have no rule for vectorisation.
+# These have no rule for vectorisation, nor has a copy.
 _REDUCING_BACKWARD: dict[Any, Callable[..., Tensor]] = {
     aten._log_softmax_backward_data.default: _log_softmax_backward,
     aten._softmax_backward_data.default: _softmax_backward,

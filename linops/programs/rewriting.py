@@ -31,7 +31,7 @@ def simplified(program: LinearProgram) -> LinearProgram:
 def is_view(step: Step) -> bool:
     """Whether the result shares the memory of the first argument."""
     returns = step.operation._schema.returns
-    return step.operation is aten._unsafe_view.default or any(each.alias_info is not None for each in returns)
+    return step.operation in _UNMARKED_VIEWS or any(each.alias_info is not None for each in returns)
 
 
 def _without_dead_steps(program: LinearProgram) -> LinearProgram:
@@ -116,10 +116,12 @@ Found = Value | list[Step] | None
 
 def _idle(rewriting: _Rewriting, step: Step) -> Found:
     """A view or a copy that looks like what it is of."""
-    if not is_view(step) and step.operation not in _COPIES:
+    if step.operation in _OTHER_VIEWS or (not is_view(step) and step.operation not in _COPIES):
         return None
     origin, result = step.arguments[0], step.result
-    same = isinstance(origin, Value) and origin.shape == result.shape and origin.dtype == result.dtype
+    if not isinstance(origin, Value) or origin.dtype.is_complex:  # it may be a conjugate that is not computed yet
+        return None
+    same = (origin.shape, origin.dtype, origin.device) == (result.shape, result.dtype, result.device)
     return origin if same and _strides(origin) == _strides(result) else None
 
 
@@ -192,6 +194,10 @@ _WITH_SUM = {
     aten.bmm.default: aten.baddbmm.default,
     aten.mul.Tensor: aten.addcmul.default,
 }
+# Views that their schemas do not tell of.
+_UNMARKED_VIEWS = {aten._unsafe_view.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default}
+# They may look like what they are of and still read other entries, or the same ones in another way.
+_OTHER_VIEWS = {aten._conj.default, aten._neg_view.default, aten.as_strided.default}
 _COPIES = {aten.clone.default, aten._to_copy.default}
 _RULES: tuple[Callable[[_Rewriting, Step], Found], ...] = (
     _idle,

@@ -113,6 +113,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._values = WeakIdKeyDictionary()  # tensor -> (its Value, the number of writes before)
         self._zeros = WeakIdKeyDictionary()
         self._written = WeakIdKeyDictionary()  # storage -> the number of its last write
+        self._computed = WeakIdKeyDictionary()  # storages of constants that what depends on the vectors was written to
+        self._kept = WeakIdKeyDictionary()  # storages of constants that steps read
         self._writes = 0
         self._derived: dict[tuple[Any, ...], tuple[Any, Tensor]] = {}
         self._memory = _Memory()
@@ -136,7 +138,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments, keywords = mapped(lambda leaf: self._value_of(leaf, func), (tuple(args), kwargs))
         if not any(isinstance(leaf, Value) for leaf in leaves((arguments, keywords))):
             if func._schema.is_mutable:
-                self._mark_written(_written_argument(func, args))
+                target = _written_argument(func, args)
+                if target.untyped_storage() in self._kept:
+                    raise LinearisationError(f"{func} writes to a constant that was read before")
+                self._mark_written(target)
             return self._memory.counted(func(*args, **kwargs))
         if func in _ALIASES:
             result = func(*args, **kwargs)
@@ -144,13 +149,16 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         if func in _MADE_LIKE:
             result = self._memory.counted(func(*args, **kwargs))
-            self._zeros[result] = True
+            if func in _ZEROS:
+                self._zeros[result] = True
             return result
         simpler = self._simpler(func, args, kwargs, arguments)
         if simpler is not None:
             return simpler
         if func._schema.is_mutable:
             return self._in_place(func, args, kwargs)
+        if func is aten.as_strided.default:
+            raise LinearisationError(f"{func} depends on how its argument lies in memory")
         if func in _READERS:
             raise LinearisationError(f"{func} reads a number from what depends on the vectors")
         result = self._memory.counted(func(*args, **kwargs))
@@ -159,6 +167,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._named(part) if isinstance(part, Tensor) else None for part in (result if several else (result,))
         )
         if any(results):  # not a question about shapes
+            for leaf in leaves((arguments, keywords)):
+                if isinstance(leaf, Tensor):
+                    self._kept[leaf.untyped_storage()] = True
             self._steps.append(Step(func, arguments, keywords, results, several))
         return result
 
@@ -167,8 +178,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten.add.Tensor and not kwargs:
             left, right = args
             for term, other in ((left, right), (right, left)):
-                if isinstance(other, Tensor) and other in self._zeros and other.shape == term.shape:
-                    return term
+                if self._is_zero(other) and (other.shape, other.dtype) == (term.shape, term.dtype):
+                    with self:
+                        return aten.alias(term)
         computed = [isinstance(argument, Value) for argument in arguments]
         if is_elementwise_backward(func) and computed[0] and not any(computed[1:]):
             slope = self._slope(func, args, kwargs)
@@ -179,6 +191,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return found(*args)
         return None
+
+    def _is_zero(self, leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) and leaf in self._zeros and leaf.untyped_storage() not in self._written
 
     def _slope(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         """What an elementwise backward operation multiplies by, computed once for the same arguments."""
@@ -195,11 +210,17 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         pure = getattr(getattr(aten, name, None), func._overloadname, None)
         if pure is None or pure._schema.is_mutable or target is not args[0]:
             raise LinearisationError(f"{func} writes in place, and has no counterpart that does not")
+        first = target
+        if target not in self._values:
+            if target.untyped_storage() in self._kept:
+                raise LinearisationError(f"{func} writes to a constant that was read before")
+            first = target.clone()  # a step keeps what it was before
         with self:
-            stand_in = pure(*args, **kwargs)
+            stand_in = pure(first, *args[1:], **kwargs)
         func(*args, **kwargs)
         value = self._value_of(stand_in, func)
         self._mark_written(target)
+        self._computed[target.untyped_storage()] = True
         self._values[target] = value, self._writes
         return target
 
@@ -219,7 +240,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if len(self._written) and leaf.untyped_storage() in self._written:
             written = self._written[leaf.untyped_storage()]
             # Constants may be written to by themselves; what is computed must be read under the name it was written to.
-            if seen is not None and seen < written:
+            named = seen is not None and seen >= written
+            if not named and (seen is not None or leaf.untyped_storage() in self._computed):
                 raise LinearisationError(f"{reader} reads memory that was written to under another name")
         return value
 
@@ -279,7 +301,8 @@ def _written_argument(func: Any, args: Any) -> Tensor:
 
 _ALIASES = {aten.alias.default, aten.detach.default, aten.lift_fresh.default}
 _READERS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default, aten.nonzero.default}
+_ZEROS = {aten.zeros_like.default, aten.new_zeros.default, aten._new_zeros_with_same_feature_meta.default}
 _MADE_LIKE = {
-    *(aten.zeros_like.default, aten.new_zeros.default, aten.empty_like.default, aten.new_empty.default),
-    *(aten.new_empty_strided.default, aten._new_zeros_with_same_feature_meta.default),
+    *_ZEROS,
+    *(aten.empty_like.default, aten.new_empty.default, aten.new_empty_strided.default),
 }
