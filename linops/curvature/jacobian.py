@@ -210,9 +210,8 @@ class _Gram(GaussNewtonOperator):
         space = self._risk.parameters
         outputs = tuple(torch.empty(shape, dtype=space.dtype, device=space.device) for shape in piece.shapes)
         try:
-            options = self._compile, self._risk.tolerance
-            push = Linearised(piece.push, tuple(self._leaves.values()), *options)
-            return _Piece(push, Linearised(piece.pull, outputs, *options), piece.shapes)
+            push = Linearised(piece.push, tuple(self._leaves.values()), self._compile)
+            return _Piece(push, Linearised(piece.pull, outputs, self._compile), piece.shapes)
         except LinearisationError:
             return piece
 

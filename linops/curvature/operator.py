@@ -169,7 +169,7 @@ class CurvatureOperator(LinearOperator):
             return lambda vectors, batched: _column_by_column(product, vectors) if batched else product(vectors)
 
         def linearised(share: Share) -> Linearised:
-            return Linearised(share, leaves, self._compile, self._risk.tolerance)
+            return Linearised(share, leaves, self._compile)
 
         return Builders(leaves, retained, forward, linearised, self._risk.tolerance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..basic import synchronise
 from ..parameters import ParameterSpace
+from ..programs.tape import Tape
 from .data import first_samples, length
 from .loss import tensors_of
 from .memory import SHARE_OF_FREE_MEMORY, free_memory
@@ -25,6 +27,7 @@ _FEWEST_SAMPLES = 4
 _WORTH_CUTTING = 16  # samples: smaller batches go as they come
 _WIDTHS = (8, 32)  # columns at once that are tried: more gain nothing and take memory
 _GAIN, _LOSS = 0.95, 1.15  # what is measured is noisy: so much faster is better, so much slower ends the search
+_USABLE = 0.8  # of a memory budget: allocators keep some of what is freed, in pieces that do not fit what comes next
 _FEW_COLUMNS = 4  # in all products: a trial would cost more than it gains
 
 
@@ -79,8 +82,8 @@ class Choices:
             )
 
     def budget(self, device: torch.device) -> int:
-        """Bytes: what the user allows, or a quarter of what is free."""
-        return self.memory_budget or int(SHARE_OF_FREE_MEMORY * free_memory(device))
+        """Bytes to plan with, of what the user allows or a quarter of what is free."""
+        return int(_USABLE * (self.memory_budget or SHARE_OF_FREE_MEMORY * free_memory(device)))
 
 
 @attrs.frozen
@@ -144,32 +147,28 @@ def choose_plan(
     few = products is not None and products * columns <= _FEW_COLUMNS
     trial = _Trial(builders, parameters, batch, divisible)
     planning = _Planning(trial, choices, choices.budget(parameters.device), samples, columns, divisible)
-    engines = planning.fitting([choices.engine] if choices.engine else _possible_engines(trial, few))
-    if choices.engine and (reason := trial.reason_against(choices.engine)):
-        raise ValueError(
-            f"engine={choices.engine!r} cannot do this model: {reason}; engine='retained' can, or leave engine= out"
-        )
-    if few:
-        return planning.untimed(engines[0])
-    plan = planning.best(engines[0])
-    if plan.kept or len(engines) == 1:
+    if choices.engine:
+        if reason := trial.reason_against(choices.engine):
+            raise ValueError(
+                f"engine={choices.engine!r} cannot do this model: {reason}; engine='retained' can, or leave engine= out"
+            )
+        planning.require_fit([choices.engine])
+        return planning.untimed(choices.engine) if few else planning.best(choices.engine)
+    engines = ["retained"] if few or trial.reason_against("linearised") else ["linearised", "retained"]
+    fitting = [engine for engine in engines if planning.fits(engine)]
+    plan = None
+    if fitting:
+        plan = planning.untimed(fitting[0]) if few else planning.best(fitting[0])
+    if plan is not None and (plan.kept or few):
         return plan
     # Where nothing can be kept, what is built for one product must pay within it.
-    plans = [planning.best(engine) for engine in engines if engine != "linearised"]
-    return min(plans, key=lambda plan: planning.seconds_afresh(plan))
-
-
-def _possible_engines(trial: _Trial, few: bool) -> list[str]:
-    """Those that this model can be done by, best first."""
-    engines = ["retained", "forward"] if few else list(ENGINES)
-    possible = []
-    for engine in engines:
-        reason = trial.reason_against(engine)
-        if reason is None:
-            possible.append(engine)
-        elif engine == "linearised":
-            _log.info("no linear program for this model: %s; going on with its graph", reason)
-    return possible
+    engines += [] if trial.reason_against("forward") else ["forward"]
+    planning.require_fit(engines)
+    afresh = [engine for engine in engines if engine != "linearised" and planning.fits(engine)]
+    plans = [planning.untimed(engine) if few else planning.best(engine) for engine in afresh]
+    if few or not plans:
+        return plans[0] if plans else planning.best("linearised")
+    return min(plans, key=planning.seconds_afresh)
 
 
 class _Planning:
@@ -181,21 +180,19 @@ class _Planning:
         self._trial, self._choices, self._budget = trial, choices, budget
         self._samples, self._columns, self._divisible = samples, columns, divisible
 
-    def fitting(self, engines: list[str]) -> list[str]:
-        """Those of the engines that the memory budget allows.
+    def fits(self, engine: str) -> bool:
+        """Whether the memory budget allows its smallest pieces."""
+        return self._least(engine) <= self._budget
 
-        Raises:
-            ValueError: none; the message says what would do.
-        """
-        needs = {engine: self._least(engine) for engine in engines}
-        found = [engine for engine, least in needs.items() if least <= self._budget]
-        if not found:
+    def require_fit(self, engines: list[str]) -> None:
+        """One of them must fit."""
+        if not any(self.fits(engine) for engine in engines):
             width, size = self._choices.chunk_size or 1, self._smallest_size
+            least = math.ceil(min(map(self._least, engines)) / _USABLE) + 1
             raise ValueError(
-                f"memory_budget={self._budget} bytes do not hold a product with {width} column{'s' * (width > 1)} and "
-                f"{size} samples at a time, which takes about {min(needs.values())} bytes: allow as much"
+                f"memory_budget={math.ceil(self._budget / _USABLE)} bytes do not hold a product with {width} column{'s' * (width > 1)} and "
+                f"{size} samples at a time, which takes about {least} bytes: allow as much"
             )
-        return found
 
     @property
     def _smallest_size(self) -> int:
@@ -359,65 +356,67 @@ class _Trial:
 
     def reason_against(self, engine: str) -> str | None:
         """Why an engine cannot do this model, or that it disagrees with the graph; None if all is well."""
-        if engine == "retained":
-            return None
         if engine not in self._reasons:
-            share = self._builders.retained(self._few_samples)
-            try:
-                if engine == "linearised":
-                    program = self._few_program = self._builders.linearised(share)
-                    self._reasons[engine] = self._disagreement(program, share)
-                else:
-                    self._reasons[engine] = self._disagreement(self._builders.forward(self._few_samples), share)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, NotImplementedError) as error:
-                self._reasons[engine] = str(error).splitlines()[0]
+            self._reasons[engine] = self._found_reason(engine)
+            if engine == "linearised" and self._reasons[engine]:
+                _log.info("no linear program for this model (%s): going on with its graph", self._reasons[engine])
         return self._reasons[engine]
 
-    def _disagreement(self, share: Share, reference: Share) -> str | None:
-        space = self._parameters
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(space.size, 1, generator=generator, dtype=torch.float64).to(space.device, space.dtype)
-        difference = multiplied(share, space, x) - multiplied(reference, space, x)
-        scale = float(multiplied(reference, space, x).norm())
-        # Two orders of summation; a wrong derivative or a constant that is none differs in the first digits.
-        if float(difference.norm()) <= self._builders.tolerance * scale or scale == 0:
+    def _found_reason(self, engine: str) -> str | None:
+        expected = self._expected
+        if engine == "retained":
             return None
-        return f"its product differs from that of the graph by {float(difference.norm()) / scale:.1e}"
+        try:
+            share = self._builders.build(engine, self._few_samples)
+            difference = float((multiplied(share, self._parameters, self._probe) - expected).norm())
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            return str(error).splitlines()[0]
+        if isinstance(share, Linearised):
+            self._few_program = share
+        size = float(expected.norm())
+        # Two orders of summation; a wrong derivative or a constant that is none differs in the first digits.
+        if difference <= self._builders.tolerance * size or size == 0:
+            return None
+        return f"its product differs from that of the graph by {difference / size:.1e}"
+
+    @functools.cached_property
+    def _probe(self) -> Tensor:
+        space, generator = self._parameters, torch.Generator().manual_seed(0)
+        return torch.randn(space.size, 1, generator=generator).to(space.device, space.dtype)
+
+    @functools.cached_property
+    def _expected(self) -> Tensor:
+        """The product of a few samples' graph with the probe."""
+        try:
+            return multiplied(self._builders.retained(self._few_samples), self._parameters, self._probe)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if "derivative" not in str(error):
+                raise
+            raise ValueError(
+                f"the model or the loss cannot be derived twice ({str(error).splitlines()[0]}): write the operation in "
+                "terms of others that can"
+            ) from error
 
     def _needs(self, engine: str, size: int) -> _Needs:
         if (engine, size) not in self._measured:
-            graph = self._graph_bytes(size)
+            batch = first_samples(self.batch, size)
+            building, running = Tape(()), Tape(())
+            with building:
+                share = self._builders.forward(batch) if engine == "forward" else self._builders.retained(batch)
+            graph, peak = building.live_bytes, building.peak_bytes
             if engine == "linearised":
-                batch = first_samples(self.batch, size)
                 program = self._few_program if size == self._few else None
-                program = program or self._builders.linearised(self._builders.retained(batch))
+                program = program or self._builders.linearised(share)
                 kept = program.kept_bytes((*self._builders.leaves, *tensors_of(batch)))
                 # The graph lives until the program is there.
-                needs = _Needs(kept, graph + program.recording_bytes, program.working_bytes())
-            elif engine == "retained":
-                needs = _Needs(graph, graph, graph)
+                needs = _Needs(kept, max(peak, graph + program.recording_bytes), program.working_bytes())
             else:
-                needs = _Needs(0, 2 * graph, 2 * graph)
+                with running:
+                    multiplied(share, self._parameters, self._probe)
+                needs = _Needs(graph, peak - graph, running.peak_bytes)
             self._measured[engine, size] = needs
         return self._measured[engine, size]
-
-    def _graph_bytes(self, size: int) -> int:
-        """What a graph of that many samples keeps, counted while it is built."""
-        boxes: list[list[Tensor]] = []
-
-        def pack(tensor: Tensor) -> list[Tensor]:
-            boxes.append([tensor])
-            return boxes[-1]
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box[0]):
-            share = self._builders.retained(first_samples(self.batch, size))
-        kept = {}
-        for (tensor,) in boxes:
-            if not (tensor.is_leaf and tensor.requires_grad):  # a parameter, which all graphs share
-                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        del share
-        for box in boxes:
-            box.clear()  # a node that keeps its own result would keep itself alive
-        return sum(kept.values())

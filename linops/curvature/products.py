@@ -13,7 +13,7 @@ from ..parameters import ParameterSpace
 from ..programs.blocks import for_columns
 from ..programs.emission import emitted, kept_bytes, working_bytes
 from ..programs.rewriting import simplified
-from ..programs.tape import LinearisationError, LinearProgram, Tape
+from ..programs.tape import LinearProgram, Tape
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +96,6 @@ class Linearised:
         share: the product by a graph, which is not needed afterwards.
         inputs: tensors like the vectors.
         compiled: whether ``torch.compile`` translates the programs.
-        tolerance: how far a column of a block may be from the same column alone, relative to its size.
 
     Raises:
         LinearisationError: the share computes something that cannot be recorded; the message names the operation.
@@ -104,13 +103,13 @@ class Linearised:
     Cost: one product by the graph, and about 50 microseconds an operation.
     """
 
-    def __init__(self, share: Share, inputs: Tensors, compiled: bool, tolerance: float) -> None:
+    def __init__(self, share: Share, inputs: Tensors, compiled: bool = False) -> None:
         vectors = tuple(torch.ones_like(tensor, requires_grad=False) for tensor in inputs)
         tape = Tape(vectors)
         with torch.no_grad(), tape:
             outputs = share(vectors, False)
         self._program = simplified(tape.program(outputs))
-        self._compiled, self._tolerance = compiled, tolerance
+        self._compiled = compiled
         # Data and buffers are among the constants; who changes them would change the operator.
         self._versions = [(tensor, tensor._version) for tensor in dict.fromkeys(self._program.constants())]
         self._functions: dict[int | None, Callable[..., Tensors]] = {None: emitted(self._program, compiled)}
@@ -127,18 +126,9 @@ class Linearised:
             if len(self._blocks) == _WIDTHS_KEPT:
                 oldest = next(iter(self._blocks))
                 del self._blocks[oldest], self._functions[oldest]
-            self._add_block(vectors, width)
+            self._blocks[width] = simplified(for_columns(self._program, width))
+            self._functions[width] = emitted(self._blocks[width], self._compiled)
         return self._functions[width](*vectors)
-
-    def _add_block(self, vectors: Tensors, width: int) -> None:
-        """Records the program for blocks of that width, and holds its first column against the program for one."""
-        program = simplified(for_columns(self._program, width))
-        function = emitted(program, self._compiled)
-        expected = torch.cat([part.flatten() for part in self._functions[None](*(vector[0] for vector in vectors))])
-        difference = torch.cat([part[0].flatten() for part in function(*vectors)]) - expected
-        if bool(expected.isfinite().all()) and not difference.norm() <= self._tolerance * expected.norm():
-            raise LinearisationError("the rule of an operation for blocks computes something else than for one column")
-        self._blocks[width], self._functions[width] = program, function
 
     def kept_bytes(self, shared: Iterable[Tensor]) -> int:
         """What its constants take beside the tensors in ``shared``."""

@@ -125,6 +125,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The most memory that tensors made since then took at a time."""
         return self._memory.peak
 
+    @property
+    def live_bytes(self) -> int:
+        """The memory of those that are alive."""
+        return self._memory.live
+
     def program(self, outputs: Sequence[Tensor]) -> LinearProgram:
         """What was noted, as the program of these outputs."""
         found = tuple(self._value_of(output, "the function's output") for output in outputs)
@@ -255,7 +260,7 @@ class _Memory:
 
     def counted(self, result: Any) -> Any:
         for tensor in leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
                 key, size = id(storage), storage.nbytes()
                 if key not in self._watched:
