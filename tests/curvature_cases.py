@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def generator(seed=0):
@@ -111,3 +114,158 @@ def model_zoo():
         name: (model.double().eval(), tuple(part.double() if part.is_floating_point() else part for part in batch))
         for name, (model, batch) in models.items()
     }
+
+
+class Reading(torch.autograd.Function):
+    """The identity, whose derivative reads a number: no linear program, no columns at once, no forward mode."""
+
+    @staticmethod
+    def forward(ctx, X):
+        return X.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        if not math.isfinite(float(slope.detach().sum())):
+            raise ValueError("an infinite derivative")
+        return slope.clone()
+
+
+class Cube(torch.autograd.Function):
+    """X³, which can be derived twice in reverse mode and has no forward mode."""
+
+    @staticmethod
+    def forward(ctx, X):
+        ctx.save_for_backward(X)
+        return X**3
+
+    @staticmethod
+    def backward(ctx, slope):
+        (X,) = ctx.saved_tensors
+        return 3 * X**2 * slope
+
+
+class Applied(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, X):
+        return self.function(X)
+
+
+class TiedModel(nn.Module):
+    """Token embeddings that are the head's weight too, and a parameter that nothing reads."""
+
+    def __init__(self, symbols=5, width=3):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(symbols, width), nn.Linear(width, symbols)
+        self.head.weight = self.embedding.weight
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.embedding(tokens))).transpose(1, 2)
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """Attention of a sequence to itself, without the weights."""
+
+    def forward(self, X):
+        return super().forward(X, X, X, need_weights=False)[0]
+
+
+def tiny_zoo():
+    """Name to (model, batch), below 150 parameters, in float64; logits of 3 classes, or of 5 symbols in a sequence."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (5,))
+    images = torch.randn(5, 1, 4, 4), labels
+    tokens = torch.randint(0, 5, (5, 3)), torch.randint(0, 5, (5, 3))
+    norm = nn.BatchNorm2d(2)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    padded = SequenceModel(nn.Tanh(), 3, 5)
+    padded.embedding = nn.Embedding(5, 3, padding_idx=0)
+    unused = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
+    unused.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    lstm, gru = (
+        SequenceModel(nn.LSTM(3, 2, batch_first=True), 3, 5),
+        SequenceModel(nn.GRU(3, 3, batch_first=True), 3, 5),
+    )
+    lstm.head = nn.Linear(2, 5)
+    zoo = {
+        "mlp": (nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)), (torch.randn(5, 4), labels)),
+        "convolution": (
+            nn.Sequential(nn.Conv2d(1, 2, 2), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)),
+            images,
+        ),
+        "batch-norm": (
+            nn.Sequential(nn.Conv2d(1, 2, 2), norm, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)),
+            images,
+        ),
+        "attention": (SequenceModel(SelfAttention(4, 2, batch_first=True), 4, 5), tokens),
+        "transformer": (SequenceModel(nn.TransformerEncoderLayer(3, 1, 2, batch_first=True), 3, 5), tokens),
+        "padding": (padded, tokens),
+        "lstm": (lstm, tokens),
+        "gru": (gru, tokens),
+        "tied": (TiedModel(), tokens),
+        "unused": (unused, (torch.randn(5, 4), labels)),
+    }
+    return {
+        name: (model.double().eval(), tuple(part.double() if part.is_floating_point() else part for part in batch))
+        for name, (model, batch) in zoo.items()
+    }
+
+
+def rows_of(tensors, parameters):
+    """The gradient of each entry of the tensors by all parameters, flat, by one reverse pass each."""
+    rows = []
+    for entry in (entry for tensor in tensors for entry in tensor.flatten()):
+        parts = [None] * len(parameters)
+        if entry.requires_grad:
+            parts = torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True)
+        filled = [torch.zeros_like(p) if part is None else part for part, p in zip(parts, parameters, strict=True)]
+        rows.append(torch.cat([part.flatten() for part in filled]))
+    return torch.stack(rows).detach()
+
+
+def dense_jacobian(model, inputs):
+    """The derivatives of the output's entries, (m, n), row by row in reverse mode through unfused kernels."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return rows_of([model(inputs)], list(model.parameters()))
+
+
+def reference_hessian(model, loss, batch):
+    """As `dense_hessian`, for the model's own tensors: tied weights, and layers that want unfused kernels."""
+    parameters = list(model.parameters())
+    with sdpa_kernel(SDPBackend.MATH):
+        value = loss(model(batch[0]), batch[1])
+        parts = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+        filled = [torch.zeros_like(p) if part is None else part for part, p in zip(parts, parameters, strict=True)]
+        return rows_of(filled, parameters)
+
+
+def reference_ggn(model, loss, batch):
+    """As `dense_ggn`, for the model's own tensors."""
+    J, value = dense_jacobian(model, batch[0]), model(batch[0]).detach()
+    H = torch.autograd.functional.hessian(lambda output: loss(output, batch[1]), value)
+    return J.mT @ H.reshape(len(J), len(J)) @ J
+
+
+def reference_fisher(model, loss, batch, weights=None):
+    """Σ w_i g_i g_iᵀ / Σ w_i over the gradients of single samples that weigh; without weights the sum of g_i g_iᵀ."""
+    parameters = list(model.parameters())
+    total = 0.0
+    for i in range(len(batch[0])):
+        if weights is None or weights[i] > 0:
+            with sdpa_kernel(SDPBackend.MATH):
+                value = loss(model(batch[0][i : i + 1]), batch[1][i : i + 1])
+                g = rows_of([value], parameters)[0]
+            share = 1.0 if weights is None else float(weights[i] / weights.sum())
+            total = total + share * torch.outer(g, g)
+    return total
+
+
+def converted(batch, dtype):
+    """The batch with its floating-point tensors in another precision."""
+    return tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)

@@ -41,6 +41,7 @@ class EmpiricalFisher(GaussNewtonOperator):
     def _outputs(self, theta: Mapping[str, Tensor], batch: Any) -> Outputs:
         outputs = model_outputs(self._risk, theta, batch)
         output = outputs.together(outputs.tensors)
+        require_samples(self, length(batch), *tensors_of(output), *tensors_of(outputs.target))
         kept, weights = self._weighing(output, outputs.target, length(batch))
         losses = self._sample_losses(_picked(output, kept), _picked(outputs.target, kept))
         return Outputs((losses,), lambda tensors: tensors[0], weights, outputs.inputs)
@@ -129,6 +130,7 @@ class MonteCarloFisher(GaussNewtonOperator):
                 "MonteCarloFisher draws targets from the likelihood behind CrossEntropyLoss, MSELoss or "
                 f"BCEWithLogitsLoss on one output tensor; for {self._risk.loss} use the GGN or the EmpiricalFisher"
             )
+        require_samples(self, length((outputs.inputs,)), output)
         name, p, scale = found
         uniform = self._uniform(outputs.inputs, output, name)
         with torch.no_grad():
@@ -159,6 +161,20 @@ class MonteCarloFisher(GaussNewtonOperator):
         # Away from 0 and 1, where the normal deviates are infinite.
         numbers = numbers.clip(2.0**-53, 1 - 2.0**-53)
         return list(torch.from_numpy(numbers).reshape(self._draws, *shape).to(output.device))
+
+
+def require_samples(operator: Any, samples: int, *tensors: Tensor) -> None:
+    """Tensors must have the samples along their first dimension.
+
+    Raises:
+        ValueError: one that has not; the message says what to do.
+    """
+    if any(tensor.ndim == 0 or len(tensor) != samples for tensor in tensors):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ValueError(
+            f"{type(operator).__name__} takes one gradient for each sample, an index of the first dimension, but for "
+            f"{samples} samples there are outputs and targets of shapes {shapes}: keep positions in further dimensions"
+        )
 
 
 def _sample_keys(inputs: Any, samples: int) -> Iterator[int]:

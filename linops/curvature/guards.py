@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 _log = logging.getLogger(__name__)
@@ -81,12 +81,12 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
 
 class _Substitutions(TorchFunctionMode):
-    """g v / ‖v‖ in place of the fused kernel, which takes the norms it keeps for constants when derived twice."""
+    """Functions whose derivatives are wrong or missing in some mode are computed by others."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch._weight_norm:
-            return _weight_norm(*args, **(kwargs or {}))
-        if func is scaled_dot_product_attention:
+        if func in _SUBSTITUTES:
+            return _SUBSTITUTES[func](*args, **(kwargs or {}))
+        if func is functional.scaled_dot_product_attention:
             _say_once("attention is computed by the math kernel: the fused kernels have no second derivative")
         return func(*args, **(kwargs or {}))
 
@@ -97,7 +97,34 @@ def _say_once(message: str) -> None:
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """The fused kernel takes the norms that it keeps for constants when it is derived twice."""
     return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """Rows of padding are constants to reverse mode; to forward mode too if they are detached."""
+    rows = functional.embedding(input, weight, padding_idx, *args, **kwargs)
+    if padding_idx is None:
+        return rows
+    padding = input == (padding_idx if padding_idx >= 0 else weight.shape[0] + padding_idx)
+    return torch.where(padding[..., None], rows.detach(), rows)
+
+
+def _mse_loss(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Forward over reverse mode stops at the kernel for means."""
+    options = {key: value for key, value in kwargs.items() if value is not None}
+    reduction = options.pop("reduction", "mean")
+    if args or options or input.shape != target.shape or reduction not in ("mean", "sum"):
+        return functional.mse_loss(input, target, *args, **kwargs)
+    squares = (input - target).square()
+    return squares.mean() if reduction == "mean" else squares.sum()
+
+
+_SUBSTITUTES: dict[Any, Any] = {
+    torch._weight_norm: _weight_norm,
+    functional.embedding: _embedding,
+    functional.mse_loss: _mse_loss,
+}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import dual_level
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from ..operator import LinearOperator
 from ..parameters import ParameterSpace, Selection
@@ -19,7 +19,8 @@ from .data import length
 from .gauss_newton import GaussNewtonOperator, Outputs
 from .ggn import model_outputs
 from .guards import full_precision
-from .loss import Loss, tensors_of
+from .loss import Loss
+from .outputs import taken_apart
 from .plan import ProductPlan
 from .products import Linearised, Share, Tensors, chunks, differentiable_gradient, dual, pullback, tangents_of
 
@@ -62,7 +63,8 @@ class Jacobian(LinearOperator):
         engine: str | None = None,
         compile: bool = False,
     ) -> None:
-        if isinstance(getattr(data, "sampler", None), RandomSampler):
+        samplers = (getattr(holder, "sampler", None) for holder in (data, getattr(data, "batch_sampler", None)))
+        if any(isinstance(sampler, _SHUFFLING) for sampler in samplers):
             raise ValueError(
                 "the rows of a Jacobian follow the data, which this DataLoader shuffles anew for each pass: build it "
                 "with shuffle=False, or pass list(loader)"
@@ -128,6 +130,9 @@ class Jacobian(LinearOperator):
                 rows = sum(shape.numel() for shape in piece.shapes)
                 yield piece, slice(start, start + rows)
                 start += rows
+
+
+_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 @attrs.frozen
@@ -236,4 +241,4 @@ def _by_tensor(rows: Tensor, shapes: list[torch.Size]) -> Tensors:
 
 
 def _sum_of_outputs(output: Any, target: Any) -> Tensor:
-    return torch.stack([tensor.sum() for tensor in tensors_of(output) if tensor.is_floating_point()]).sum()
+    return torch.stack([tensor.sum() for tensor in taken_apart(output)[0] if tensor.is_floating_point()]).sum()

@@ -71,7 +71,8 @@ def as_loss(loss: Any) -> Loss | Objective:
     reduction, class_weight = options.get("reduction", "mean"), options.get("weight")
     if reduction == "none":
         raise ValueError(f"{loss} has reduction='none' and gives no scalar: build it with reduction='mean' or 'sum'")
-    convex = name is not None and (class_weight is None or bool((class_weight >= 0).all()))
+    weights = (class_weight, options.get("pos_weight"))
+    convex = name is not None and all(weight is None or bool((weight >= 0).all()) for weight in weights)
     if reduction == "batchmean":  # of the Kullback-Leibler divergence: a mean over samples
         return Loss(loss, convex=convex)
     if name in ("cross_entropy", "nll_loss"):

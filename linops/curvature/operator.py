@@ -117,8 +117,8 @@ class CurvatureOperator(LinearOperator):
 
         Args:
             columns: of the blocks to come.
-            products: how many are to come, if that is known. For a few columns in all, nothing is timed, linearised or
-                kept, which would take longer than it saves.
+            products: how many are to come, if that is known. For a few columns in all, nothing is timed or
+                linearised, which would take longer than it saves.
         """
         # A wider block may gain from columns at once, where a narrower one could not tell.
         wider = columns >= 2 * self._planned_columns and self._choices.chunk_size is None

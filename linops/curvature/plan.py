@@ -190,8 +190,8 @@ class _Planning:
             width, size = self._choices.chunk_size or 1, self._smallest_size
             least = math.ceil(min(map(self._least, engines)) / _USABLE) + 1
             raise ValueError(
-                f"memory_budget={math.ceil(self._budget / _USABLE)} bytes do not hold a product with {width} column{'s' * (width > 1)} and "
-                f"{size} samples at a time, which takes about {least} bytes: allow as much"
+                f"memory_budget={math.ceil(self._budget / _USABLE)} bytes do not hold a product with {width} "
+                f"column{'s' * (width > 1)} and {size} samples at a time, which takes about {least} bytes: allow as much"
             )
 
     @property
@@ -406,9 +406,13 @@ class _Trial:
             batch = first_samples(self.batch, size)
             building, running = Tape(()), Tape(())
             with building:
-                share = self._builders.forward(batch) if engine == "forward" else self._builders.retained(batch)
+                share = self._builders.retained(batch)
             graph, peak = building.live_bytes, building.peak_bytes
-            if engine == "linearised":
+            if engine == "forward":
+                # Tensors and tangents of the two passes that the graph is of. (It cannot be watched while it runs:
+                # PyTorch's tensors of zeros, which tangents begin with, do not pass a dispatch mode.)
+                needs = _Needs(0, 0, 2 * peak)
+            elif engine == "linearised":
                 program = self._few_program if size == self._few else None
                 program = program or self._builders.linearised(share)
                 kept = program.kept_bytes((*self._builders.leaves, *tensors_of(batch)))

@@ -147,13 +147,13 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if target.untyped_storage() in self._kept:
                     raise LinearisationError(f"{func} writes to a constant that was read before")
                 self._mark_written(target)
-            return self._memory.counted(func(*args, **kwargs))
+            return self._memory.counted(func(*args, **kwargs), (args, kwargs))
         if func in _ALIASES:
             result = func(*args, **kwargs)
             self._values[result] = self._values[args[0]]
             return result
         if func in _MADE_LIKE:
-            result = self._memory.counted(func(*args, **kwargs))
+            result = self._memory.counted(func(*args, **kwargs), (args, kwargs))
             if func in _ZEROS:
                 self._zeros[result] = True
             return result
@@ -166,7 +166,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise LinearisationError(f"{func} depends on how its argument lies in memory")
         if func in _READERS:
             raise LinearisationError(f"{func} reads a number from what depends on the vectors")
-        result = self._memory.counted(func(*args, **kwargs))
+        result = self._memory.counted(func(*args, **kwargs), (args, kwargs))
         several = isinstance(result, tuple | list)
         results = tuple(
             self._named(part) if isinstance(part, Tensor) else None for part in (result if several else (result,))
@@ -258,12 +258,14 @@ class _Memory:
         self.live = self.peak = 0
         self._watched: dict[int, Any] = {}
 
-    def counted(self, result: Any) -> Any:
+    def counted(self, result: Any, arguments: Any) -> Any:
+        """The result of an operation, whose memory is counted unless it is that of an argument."""
+        given = {id(tensor.untyped_storage()) for tensor in leaves(arguments) if _has_storage(tensor)}
         for tensor in leaves(result):
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+            if _has_storage(tensor):
                 storage = tensor.untyped_storage()
                 key, size = id(storage), storage.nbytes()
-                if key not in self._watched:
+                if key not in self._watched and key not in given:
                     self._watched[key] = weakref.ref(storage, lambda _, key=key, size=size: self._gone(key, size))  # type: ignore[misc]
                     self.live += size
                     self.peak = max(self.peak, self.live)
@@ -272,6 +274,10 @@ class _Memory:
     def _gone(self, key: int, size: int) -> None:
         self.live -= size
         self._watched.pop(key, None)
+
+
+def _has_storage(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
 
 
 def leaves(tree: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import weakref
 
 import curvature_cases as cases
@@ -11,9 +12,10 @@ from torch import nn
 
 import eigenspan as es
 from eigenspan.linops.curvature import operator as operator_module
+from eigenspan.linops.curvature import plan as plan_module
 
 SAMPLES = 24
-VECTORS = 4 * 53 * 8  # bytes of one column, as plans reckon
+ENGINES = ("linearised", "retained", "forward")
 
 
 class Watched(nn.Sequential):
@@ -33,30 +35,45 @@ def hessian(model=None, batch=None, operator=es.Hessian, **options):
     return operator(cases.mlp() if model is None else model, nn.CrossEntropyLoss(), batch, **options)
 
 
-@pytest.mark.parametrize("operator", [es.Hessian, es.GGN])
-@pytest.mark.parametrize("micro_batch_size", [None, 1, 7, SAMPLES])
-@pytest.mark.parametrize("chunk_size", [None, 1, 4])
-@pytest.mark.parametrize("tight", [False, True])
-def test_every_plan_is_of_the_same_matrix(operator, micro_batch_size, chunk_size, tight):
-    """In float64, to rounding. A tight budget holds the graph of half of the data."""
+def least_budget(**options):
+    """The bytes that a plan for one column needs at least, by its own reckoning: they keep nothing beside."""
+    with pytest.raises(ValueError, match="memory_budget") as refusal:
+        hessian(memory_budget=1, **options).plan()
+    return int(re.search(r"about (\d+) bytes", str(refusal.value))[1])
+
+
+def assert_is_the_matrix(H, operator):
+    """In float64, to rounding."""
     twin = cases.dense_hessian if operator is es.Hessian else cases.dense_ggn
     expected = twin(cases.mlp(), nn.CrossEntropyLoss(), cases.classes(SAMPLES))
-    options = {"micro_batch_size": micro_batch_size, "chunk_size": chunk_size}
-    if tight:
-        options["memory_budget"] = hessian(operator=operator).plan().graph_bytes // 2 + VECTORS
-    if tight and micro_batch_size == SAMPLES:
-        with pytest.raises(ValueError, match="memory_budget"):
-            hessian(operator=operator, **options).to_dense()
-        return
-    H = hessian(operator=operator, **options)
-    assert H.plan(5).kept == (not tight)
     torch.testing.assert_close(H.to_dense(), expected, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(H @ torch.ones(53, dtype=torch.float64), expected.sum(1), rtol=1e-12, atol=1e-13)
 
 
-def test_kept_graphs_spare_forward_passes_until_released():
+@pytest.mark.parametrize("operator", [es.Hessian, es.GGN])
+@pytest.mark.parametrize("micro_batch_size", [None, 1, 7, SAMPLES])
+@pytest.mark.parametrize("chunk_size", [None, 1, 4])
+def test_every_plan_is_of_the_same_matrix(operator, micro_batch_size, chunk_size):
+    H = hessian(operator=operator, micro_batch_size=micro_batch_size, chunk_size=chunk_size)
+    assert H.plan(5).kept
+    assert_is_the_matrix(H, operator)
+
+
+@pytest.mark.parametrize("operator", [es.Hessian, es.GGN])
+@pytest.mark.parametrize("micro_batch_size", [None, 7, SAMPLES])
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_a_tight_budget_is_of_the_same_matrix(operator, micro_batch_size, chunk_size):
+    """It holds a product with the smallest piece, and next to nothing more."""
+    options = {"operator": operator, "micro_batch_size": micro_batch_size, "chunk_size": chunk_size}
+    H = hessian(memory_budget=int(1.02 * least_budget(**options)), **options)
+    assert not H.plan(5).kept
+    assert_is_the_matrix(H, operator)
+
+
+@pytest.mark.parametrize("engine", ["linearised", "retained"])
+def test_what_is_kept_spares_forward_passes_until_released(engine):
     model = Watched()
-    H = hessian(model, chunk_size=1, micro_batch_size=8)
+    H = hessian(model, chunk_size=1, micro_batch_size=8, engine=engine)
     v = torch.ones(53, dtype=torch.float64)
     first = H @ v
     model.seen.clear()
@@ -67,15 +84,205 @@ def test_kept_graphs_spare_forward_passes_until_released():
     assert model.seen == [8, 8, 8]
 
 
-def test_without_memory_graphs_are_built_for_each_product():
+@pytest.mark.parametrize("engine", ["linearised", "retained"])
+def test_without_memory_everything_is_built_for_each_product(engine):
     model = Watched()
-    H = hessian(model, chunk_size=1, memory_budget=hessian().plan().graph_bytes // 2 + VECTORS)
+    budget = int(1.02 * least_budget(engine=engine))
+    H = hessian(model, chunk_size=1, engine=engine, memory_budget=budget)
     plan = H.plan()
     assert not plan.kept
+    assert plan.kept_bytes > budget - least_budget(engine=engine)
+    for _ in range(2):
+        model.seen.clear()
+        H @ torch.ones(53, 2, dtype=torch.float64)
+        assert sum(model.seen) == SAMPLES
+        assert max(model.seen) == plan.micro_batch_size < SAMPLES
+
+
+def test_forward_mode_keeps_nothing_and_goes_through_the_data_for_each_column():
+    model = Watched()
+    H = hessian(model, engine="forward", micro_batch_size=8)
+    plan = H.plan(3)
+    assert (plan.engine, plan.kept, plan.kept_bytes, plan.chunk_size) == ("forward", False, 0, 1)
     model.seen.clear()
-    H @ torch.ones(53, 2, dtype=torch.float64)
-    assert sum(model.seen) == SAMPLES
-    assert max(model.seen) == plan.micro_batch_size < SAMPLES
+    H @ torch.ones(53, 3, dtype=torch.float64)
+    assert sum(model.seen) == 3 * SAMPLES
+
+
+class TestEngines:
+    """Which engine is taken, and what becomes of models that one cannot do."""
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("operator", [es.Hessian, es.GGN, es.EmpiricalFisher])
+    def test_by_hand(self, operator, engine):
+        """Reverse and forward mode differ by the order of sums only."""
+        H = hessian(operator=operator, engine=engine)
+        assert H.plan(4).engine == engine
+        reference = hessian(operator=operator, engine="retained", chunk_size=1)
+        torch.testing.assert_close(H.to_dense(), reference.to_dense(), rtol=1e-12, atol=1e-14)
+
+    def test_unknown(self):
+        with pytest.raises(ValueError, match="engine is None or one of 'linearised', 'retained', 'forward', got 'jvp'"):
+            hessian(engine="jvp")
+
+    def test_forward_mode_takes_columns_one_by_one(self):
+        with pytest.raises(ValueError, match="chunk_size=4 cannot be had"):
+            hessian(engine="forward", chunk_size=4)
+        assert hessian(engine="forward", chunk_size=1).plan(4).chunk_size == 1
+
+    def model_with(self, function):
+        model = cases.mlp()
+        model[1] = nn.Sequential(nn.Tanh(), cases.Applied(function.apply))
+        return model
+
+    @pytest.mark.parametrize(
+        ("function", "engine", "reason"),
+        [
+            (cases.Cube, "forward", "jvp"),
+            (cases.Reading, "forward", "jvp"),
+            (cases.Reading, "linearised", "reads a number"),
+        ],
+    )
+    @pytest.mark.parametrize("operator", [es.Hessian, es.GGN])
+    def test_one_that_cannot_do_the_model_says_why(self, operator, function, engine, reason):
+        H = hessian(self.model_with(function), operator=operator, engine=engine)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"engine='{engine}' cannot do.*{reason}.*engine='retained' can"):
+                H @ torch.ones(53, dtype=torch.float64)
+
+    @pytest.mark.parametrize("function", [cases.Cube, cases.Reading])
+    @pytest.mark.parametrize("operator", [es.Hessian, es.GGN])
+    def test_others_are_taken_by_default(self, operator, function):
+        model = self.model_with(function)
+        twin = cases.dense_hessian if operator is es.Hessian else cases.dense_ggn
+        expected = twin(model, nn.CrossEntropyLoss(), cases.classes(SAMPLES))
+        H = hessian(model, operator=operator)
+        plan = H.plan(16)
+        if function is cases.Reading:
+            assert (plan.engine, plan.chunk_size) == ("retained", 1)
+        torch.testing.assert_close(H.to_dense(), expected, rtol=1e-12, atol=1e-14)
+        tight = hessian(model, operator=operator, memory_budget=least_budget(model=model, operator=operator))
+        assert not tight.plan().kept
+        torch.testing.assert_close(tight.to_dense(), expected, rtol=1e-12, atol=1e-14)
+
+    def test_columns_at_once_that_cannot_be_had_are_an_error(self):
+        H = hessian(self.model_with(cases.Reading), chunk_size=4)
+        with pytest.raises(RuntimeError, match="chunk_size=1"):
+            H.to_dense()
+
+
+class ReadingOneBatch(nn.Module):
+    """The MLP of the cases, which goes through a function that no program holds for batches of three."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = cases.mlp()
+
+    def forward(self, X):
+        hidden = self.net[:2](X)
+        return self.net[2](cases.Reading.apply(hidden) if len(X) == 3 else hidden)
+
+
+class TestBatchesThatTakeAnotherWay:
+    """The trial is on the first of them, and cannot see it."""
+
+    def data(self):
+        X, y = cases.classes(11)
+        return [(X[:8], y[:8]), (X[8:], y[8:])]
+
+    @pytest.mark.parametrize("operator", [es.Hessian, es.GGN, es.EmpiricalFisher])
+    def test_they_go_by_their_graph(self, operator, caplog):
+        H = hessian(ReadingOneBatch(), self.data(), operator, chunk_size=1)
+        expected = hessian(cases.mlp(), cases.classes(11), operator, engine="retained")
+        with caplog.at_level(logging.WARNING):
+            assert H.plan(4).engine == "linearised"
+            found = H.to_dense()
+        torch.testing.assert_close(found, expected.to_dense(), rtol=1e-12, atol=1e-14)
+        assert "reads a number" in caplog.text
+
+    def test_an_engine_by_hand_is_not_replaced(self):
+        H = hessian(ReadingOneBatch(), self.data(), engine="linearised", chunk_size=1)
+        with pytest.raises(RuntimeError, match="reads a number"):
+            H @ torch.ones(53, dtype=torch.float64)
+
+    @pytest.mark.parametrize("operator", [es.Hessian, es.GGN, es.EmpiricalFisher])
+    def test_forward_mode_never_gives_another_matrix(self, operator):
+        """A row of padding has no gradient, but a tangent, and the first batch has no padding."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(4, 2, padding_idx=0), nn.Flatten(), nn.Linear(4, 3)).double()
+        batches = [(torch.tensor([[1, 2]]), torch.tensor([0])), (torch.tensor([[0, 3], [3, 0]]), torch.tensor([1, 2]))]
+        expected = hessian(model, batches, operator, engine="retained").to_dense()
+        found = hessian(model, batches, operator, engine="forward").to_dense()
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+class TestReckoning:
+    """What a plan says of memory is what is there, whatever else the data's tensors hold."""
+
+    @pytest.mark.parametrize("micro_batch_size", [1, 8, None])
+    def test_programs_take_what_the_plan_says(self, micro_batch_size):
+        """To a fifth: it is measured on a part of the data."""
+        X, y = cases.classes(SAMPLES)
+        H = hessian(batch=(X, y), engine="linearised", micro_batch_size=micro_batch_size, chunk_size=1)
+        H @ torch.ones(53, dtype=torch.float64)
+        held = sum(program.kept_bytes((*H._leaves.values(), X, y)) for program in H._kept)
+        assert H.plan().kept_bytes == pytest.approx(held, rel=0.2)
+
+    @pytest.mark.parametrize("engine", ["linearised", "retained"])
+    def test_the_rest_of_a_data_set_does_not_count(self, engine):
+        """Batches that are slices of one tensor take as much as copies of them."""
+        X, y = cases.classes(400)
+        parts = [slice(start, start + 4) for start in range(0, 400, 4)]
+        options = {"engine": engine, "micro_batch_size": 4, "chunk_size": 1}
+        slices = hessian(batch=[(X[part], y[part]) for part in parts], **options).plan()
+        copies = hessian(batch=[(X[part].clone(), y[part].clone()) for part in parts], **options).plan()
+        assert slices.kept_bytes == copies.kept_bytes > 0
+
+    @pytest.mark.parametrize(
+        ("operator", "engine", "gradients"),
+        [
+            (es.Hessian, "linearised", 0),
+            (es.Hessian, "retained", 20),
+            (es.GGN, "linearised", 0),
+            (es.GGN, "retained", 20),
+        ],
+    )
+    def test_parameters_are_not_counted_for_each_piece(self, operator, engine, gradients):
+        """Nor their transposes: beside gradients as large as a layer, all pieces keep less than half of it."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(500, 500), nn.Tanh(), nn.Linear(500, 3)).double()
+        batch = torch.randn(20, 500, dtype=torch.float64), torch.randint(0, 3, (20,))
+        plan = hessian(model, batch, operator, engine=engine, micro_batch_size=1, chunk_size=1).plan()
+        layer = 500 * 500 * 8
+        assert 0 < plan.kept_bytes < 1.05 * gradients * layer + 0.5 * layer
+
+
+class TestFewProducts:
+    """A trial must not cost more than the products that it is for."""
+
+    @pytest.mark.parametrize(("columns", "products"), [(1, 1), (2, 2), (4, 1)])
+    def test_nothing_is_timed_or_linearised(self, monkeypatch, columns, products):
+        def never(*args, **keywords):
+            raise AssertionError("timed or linearised")
+
+        expected = hessian().to_dense()
+        monkeypatch.setattr(plan_module._Trial, "seconds", never)
+        monkeypatch.setattr(operator_module, "Linearised", never)
+        H = hessian()
+        assert H.plan(columns, products=products).engine != "linearised"
+        X = torch.eye(53, columns, dtype=torch.float64)
+        torch.testing.assert_close(H @ X, expected[:, :columns], rtol=1e-12, atol=1e-14)
+
+    def test_more_of_them_start_a_trial(self):
+        H = hessian()
+        assert H.plan(1, products=1).engine == "retained"
+        assert H.plan(16, products=100).engine == "linearised"
+
+    def test_a_wider_block_than_announced_is_planned_anew(self):
+        H = hessian()
+        assert H.plan(1, products=1).engine == "retained"
+        H @ torch.eye(53, dtype=torch.float64)
+        assert H.plan().engine == "linearised"
 
 
 def test_a_budget_that_is_too_small_says_what_would_do():
@@ -100,14 +307,16 @@ def test_the_operator_stays_at_its_point():
     assert torch.equal(H @ v, before)
 
 
-def test_data_changed_in_place_are_an_error_not_another_matrix():
+@pytest.mark.parametrize("engine", ["linearised", "retained"])
+@pytest.mark.parametrize("columns", [1, 4])
+def test_data_changed_in_place_are_an_error_not_another_matrix(engine, columns):
     inputs, targets = cases.classes(SAMPLES)
-    H = hessian(batch=(inputs, targets))
-    v = torch.ones(53, dtype=torch.float64)
-    H @ v
+    H = hessian(batch=(inputs, targets), engine=engine)
+    X = torch.ones(53, columns, dtype=torch.float64)
+    H @ X
     inputs.mul_(2)
     with pytest.raises(RuntimeError, match="changed after the operator was built"):
-        H @ v
+        H @ X
 
 
 def test_a_loss_that_does_not_add_up_goes_uncut():
@@ -161,15 +370,37 @@ def test_out_of_memory_halves_the_columns_at_once(monkeypatch, caplog):
     assert "out of memory" in caplog.text
 
 
-def test_graphs_go_with_the_operator():
-    H = hessian()
-    H @ torch.ones(53, dtype=torch.float64)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("operator", [es.Hessian, es.GGN, es.EmpiricalFisher])
+def test_what_is_kept_goes_with_the_operator(operator, engine):
+    H = hessian(operator=operator, engine=engine)
+    H @ torch.ones(53, 3, dtype=torch.float64)
     leaf = weakref.ref(next(iter(H._leaves.values())))
     del H
     gc.collect()
     assert leaf() is None
 
 
-def test_a_plan_reads_as_a_sentence():
-    plan = es.ProductPlan(micro_batch_size=50, chunk_size=1, kept=True, graph_bytes=3 * 2**20)
-    assert str(plan) == "micro-batches of 50, columns one by one, graphs of 3 MiB kept"
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"engine": "retained", "micro_batch_size": 50, "chunk_size": 1, "kept": True},
+            "micro-batches of 50, columns one by one, graphs of 3 MiB kept",
+        ),
+        (
+            {"engine": "linearised", "micro_batch_size": None, "chunk_size": 8, "kept": True},
+            "batches as they come, 8 columns at once, linear programs of 3 MiB kept",
+        ),
+        (
+            {"engine": "retained", "micro_batch_size": None, "chunk_size": 8, "kept": False},
+            "batches as they come, 8 columns at once, graphs of 3 MiB built anew for each product",
+        ),
+        (
+            {"engine": "forward", "micro_batch_size": 50, "chunk_size": 1, "kept": False},
+            "forward over reverse mode, micro-batches of 50, columns one by one, nothing kept",
+        ),
+    ],
+)
+def test_a_plan_reads_as_a_sentence(fields, sentence):
+    assert str(es.ProductPlan(kept_bytes=3 * 2**20, **fields)) == sentence
