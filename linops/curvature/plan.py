@@ -188,10 +188,12 @@ class _Planning:
         """One of them must fit."""
         if not any(self.fits(engine) for engine in engines):
             width, size = self._choices.chunk_size or 1, self._smallest_size
+            allowed = math.ceil(self._budget / _USABLE)
             least = math.ceil(min(map(self._least, engines)) / _USABLE) + 1
             raise ValueError(
-                f"memory_budget={math.ceil(self._budget / _USABLE)} bytes do not hold a product with {width} "
-                f"column{'s' * (width > 1)} and {size} samples at a time, which takes about {least} bytes: allow as much"
+                f"memory_budget={allowed} bytes do not hold a product with {width} "
+                f"column{'s' * (width > 1)} and {size} samples at a time, which takes about {least} bytes: "
+                "allow as much"
             )
 
     @property

@@ -85,6 +85,7 @@ def built(operator, name, loss_name, cut, dtype=torch.float64, **options):
     return OPERATORS[operator](model, loss, data, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo())
 @pytest.mark.parametrize("operator", OPERATORS)
 class TestLayers:

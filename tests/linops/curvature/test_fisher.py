@@ -179,6 +179,7 @@ LIKELIHOODS = {
 
 
 class TestMonteCarloFisher:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", LIKELIHOODS)
     def test_its_mean_over_draws_is_the_ggn(self, name):
         """At 400 and 3200 draws vᵀ F v lies within five standard errors of vᵀ G v, as measured over 12 seeds of one."""
@@ -193,6 +194,7 @@ class TestMonteCarloFisher:
             found = float(v @ (monte_carlo(loss, batch, draws=draws, engine="forward") @ v))
             assert abs(found - exact) < 5 * deviation / draws**0.5
 
+    @pytest.mark.slow
     def test_class_weights_and_ignored_targets_scale_the_samples(self):
         """Within five standard errors of the GGN, for the sum and the mean; an ignored sample has no share."""
         X, y = data([1, 5])
@@ -287,6 +289,7 @@ class TestMonteCarloFisher:
         with pytest.raises(ValueError, match="index of the first dimension"):
             monte_carlo(batch=batch, model=model).to_dense()
 
+    @pytest.mark.slow
     def test_sequences(self):
         """Positions draw by themselves: for each sequence a sum over positions, within five standard errors."""
         model, (tokens, targets) = cases.tiny_zoo()["tied"]
