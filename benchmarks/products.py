@@ -220,7 +220,7 @@ def failures_reported(name: str) -> Iterator[None]:
     """A contender that cannot do this model is a row too."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+    except (ImportError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         print(f"  {name:20} failed: {str(error).splitlines()[0][:90]}", flush=True)
 
 

@@ -126,7 +126,7 @@ def choose_plan(
 
     On a few samples, the engines are compared with one another and their memory is measured. Then programs of fewer and
     fewer samples are timed with one column, as long as they gain; for blocks, more and more columns at once on the best
-    of them and on the largest.
+    of them, if they gain on a few samples.
 
     Args:
         builders: make the share of a batch.
