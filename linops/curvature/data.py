@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -121,6 +122,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """The tree with ``function`` applied to each tensor; mappings become plain dicts."""
     if isinstance(tree, Tensor):
         return function(tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        fields = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if field.init}
+        return dataclasses.replace(tree, **{name: map_tensors(function, value) for name, value in fields.items()})
     if isinstance(tree, Mapping):
         return {key: map_tensors(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple | list):

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 from torch.autograd.forward_ad import dual_level
 
 from .loss import Objective
 from .operator import CurvatureOperator
-from .products import Share, Tensors, differentiable_gradient, dual, pullback, tangents_of
+from .products import Share, Tensors, duals, pullback, pushforward, tangents_of
 
 
 @attrs.frozen
@@ -60,13 +59,10 @@ class GaussNewtonOperator(CurvatureOperator):
         theta = tuple(self._leaves.values())
         outputs = self._outputs(self._leaves, batch)
         middle = self._middle(outputs, _points(outputs))
-        # u -> Jᵀ u is linear, so that its own pullback is v -> J v: reverse mode throughout, which every layer has.
-        seeds = tuple(torch.zeros_like(output).requires_grad_() for output in outputs.tensors)
-        transposed = differentiable_gradient(outputs.tensors, theta, seeds)
+        pushed = pushforward(outputs.tensors, theta)
 
         def product(vectors: Tensors, batched: bool) -> Tensors:
-            tangents = pullback(transposed, seeds, vectors, batched)
-            return pullback(outputs.tensors, theta, middle(tangents, batched), batched)
+            return pullback(outputs.tensors, theta, middle(pushed(vectors, batched), batched), batched)
 
         return product
 
@@ -74,10 +70,7 @@ class GaussNewtonOperator(CurvatureOperator):
         def product(vectors: Tensors) -> Tensors:
             theta = {name: tensor.detach().requires_grad_() for name, tensor in self._leaves.items()}
             with dual_level():
-                duals = {
-                    name: dual(tensor, vector) for (name, tensor), vector in zip(theta.items(), vectors, strict=True)
-                }
-                outputs = self._outputs(duals, batch)
+                outputs = self._outputs(duals(theta, vectors), batch)
                 tangents = tuple(tangent.detach() for tangent in tangents_of(outputs.tensors, outputs.tensors))
             middle = self._middle(outputs, _points(outputs))
             return pullback(outputs.tensors, tuple(theta.values()), middle(tangents, False), False)

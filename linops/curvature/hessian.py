@@ -9,7 +9,7 @@ import torch
 from torch.autograd.forward_ad import dual_level
 
 from .operator import CurvatureOperator
-from .products import Share, Tensors, differentiable_gradient, dual, pullback, tangents_of
+from .products import Share, Tensors, differentiable_gradient, duals, pullback, tangents_of
 
 
 class Hessian(CurvatureOperator):
@@ -34,10 +34,8 @@ class Hessian(CurvatureOperator):
     def _forward(self, batch: Any) -> Callable[[Tensors], Tensors]:
         def product(vectors: Tensors) -> Tensors:
             with dual_level():
-                theta = {
-                    name: dual(tensor.detach().requires_grad_(), vector)
-                    for (name, tensor), vector in zip(self._leaves.items(), vectors, strict=True)
-                }
+                leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._leaves.items()}
+                theta = duals(leaves, vectors)
                 loss = self._risk.term(theta, batch)
                 if not loss.requires_grad:
                     return tuple(torch.zeros_like(vector) for vector in vectors)

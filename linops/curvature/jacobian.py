@@ -22,7 +22,7 @@ from .guards import full_precision
 from .loss import Loss
 from .outputs import taken_apart
 from .plan import ProductPlan
-from .products import Linearised, Share, Tensors, chunks, differentiable_gradient, dual, pullback, tangents_of
+from .products import Linearised, Share, Tensors, chunks, column_by_column, duals, pullback, pushforward, tangents_of
 
 
 class Jacobian(LinearOperator):
@@ -190,26 +190,15 @@ class _Gram(GaussNewtonOperator):
 
         if engine == "forward":
             return _Piece(self._forward_push(batch), pull, shapes)
-        seeds = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
-        transposed = differentiable_gradient(outputs, theta, seeds)
-        return _Piece(lambda vectors, batched: pullback(transposed, seeds, vectors, batched), pull, shapes)
+        return _Piece(pushforward(outputs, theta), pull, shapes)
 
     def _forward_push(self, batch: Any) -> Share:
         def push(vector: Tensors) -> Tensors:
             with self._risk.conditions(), torch.enable_grad(), dual_level():
-                duals = {
-                    name: dual(tensor, part) for (name, tensor), part in zip(self._leaves.items(), vector, strict=True)
-                }
-                outputs = self._outputs(duals, batch).tensors
+                outputs = self._outputs(duals(self._leaves, vector), batch).tensors
                 return tuple(tangent.detach() for tangent in tangents_of(outputs, outputs))
 
-        def share(vectors: Tensors, batched: bool) -> Tensors:
-            if not batched:
-                return push(vectors)
-            images = [push(vector) for vector in zip(*vectors, strict=True)]
-            return tuple(torch.stack(parts) for parts in zip(*images, strict=True))
-
-        return share
+        return column_by_column(push)
 
     def _linearised_piece(self, piece: _Piece) -> _Piece:
         space = self._risk.parameters

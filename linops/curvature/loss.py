@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -134,9 +135,13 @@ def _samples(*trees: Any) -> float:
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings, in order."""
+    """The tensors in nested tuples, lists, mappings and data classes, in order."""
     if isinstance(tree, Tensor):
         yield tree
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            if field.init:
+                yield from tensors_of(getattr(tree, field.name))
     elif isinstance(tree, Mapping):
         for value in tree.values():
             yield from tensors_of(value)

@@ -17,9 +17,10 @@ from ..parameters import ParameterSpace, Selection
 from ..programs.tape import LinearisationError
 from ..structure import Structure
 from .guards import full_precision, prepare_forward_mode
-from .plan import Builders, Choices, ProductPlan, choose_plan
-from .products import Linearised, Share, Tensors, summed_product
+from .plan import Choices, ProductPlan, choose_plan
+from .products import Linearised, Share, Tensors, column_by_column, summed_product
 from .risk import Risk
+from .trial import Builders
 
 _log = logging.getLogger(__name__)
 
@@ -165,8 +166,7 @@ class CurvatureOperator(LinearOperator):
 
         def forward(batch: Any) -> Share:
             prepare_forward_mode()
-            product = torch.enable_grad()(self._forward(batch))
-            return lambda vectors, batched: _column_by_column(product, vectors) if batched else product(vectors)
+            return column_by_column(torch.enable_grad()(self._forward(batch)))
 
         def linearised(share: Share) -> Linearised:
             return Linearised(share, leaves, self._compile)
@@ -207,8 +207,3 @@ class CurvatureOperator(LinearOperator):
                 if plan.kept:
                     shares = self._kept = list(shares)
                 return summed_product(shares, self.parameters, X, plan.chunk_size)
-
-
-def _column_by_column(product: Callable[[Tensors], Tensors], vectors: Tensors) -> Tensors:
-    columns = [product(column) for column in zip(*vectors, strict=True)]
-    return tuple(torch.stack(parts) for parts in zip(*columns, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -85,6 +85,33 @@ def tangents_of(duals: Sequence[Tensor | None], like: Tensors) -> Tensors:
     return tuple(
         torch.zeros_like(tensor) if tangent is None else tangent for tangent, tensor in zip(tangents, like, strict=True)
     )
+
+
+def duals(leaves: Mapping[str, Tensor], tangents: Tensors) -> dict[str, Tensor]:
+    """Each of the named tensors with its tangent, within the level of dual tensors."""
+    return {name: dual(tensor, tangent) for (name, tensor), tangent in zip(leaves.items(), tangents, strict=True)}
+
+
+def pushforward(outputs: Tensors, inputs: Tensors) -> Share:
+    """V -> J v along the graph of the outputs, which is kept.
+
+    u -> Jᵀ u is linear, so that its own pullback is v -> J v: reverse mode throughout, which every layer has.
+    """
+    seeds = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
+    transposed = differentiable_gradient(outputs, inputs, seeds)
+    return lambda vectors, batched: pullback(transposed, seeds, vectors, batched)
+
+
+def column_by_column(product: Callable[[Tensors], Tensors]) -> Share:
+    """A product with one vector as one with blocks too."""
+
+    def share(vectors: Tensors, batched: bool) -> Tensors:
+        if not batched:
+            return product(vectors)
+        columns = [product(column) for column in zip(*vectors, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*columns, strict=True))
+
+    return share
 
 
 class Linearised:
