@@ -1,5 +1,6 @@
 """Fisher matrices against outer products of single samples' gradients, and against the mean of their draws."""
 
+import dataclasses
 import functools
 
 import curvature_cases as cases
@@ -160,6 +161,28 @@ class TestEmpiricalFisher(OperatorContract):
         F = es.EmpiricalFisher(cases.mlp(), nn.CrossEntropyLoss(), (X[0], y[0]))
         with pytest.raises(ValueError, match="index of the first dimension"):
             F.to_dense()
+
+    def test_data_classes_are_cut_into_samples(self):
+        """With ignored targets, only the samples that weigh are taken from the output."""
+
+        @dataclasses.dataclass
+        class Output:
+            logits: torch.Tensor
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = cases.mlp()
+
+            def forward(self, X):
+                return Output(self.net(X))
+
+        X, y = cases.classes(12)
+        y[:3] = -100
+        entropy = nn.CrossEntropyLoss()
+        loss = es.Loss(lambda output, y: entropy(output.logits, y), weight=lambda output, y: float((y >= 0).sum()))
+        found = es.EmpiricalFisher(Model(), loss, (X, y)).to_dense()
+        assert_close(found, es.EmpiricalFisher(cases.mlp(), entropy, (X, y)).to_dense())
 
     def test_an_objective_is_refused(self):
         with pytest.raises(TypeError, match=r"EmpiricalFisher needs a loss.*not an Objective"):
