@@ -110,12 +110,12 @@ class LinearOperator(abc.ABC):
     def __matmul__(self, other: LinearOperator | Tensor) -> LinearOperator | Tensor:
         if isinstance(other, LinearOperator):
             return Product(self, other)
-        return self._checked(self._matmat, other, self.shape, f"{self} @ X")
+        return self._checked(self._matmat, other, self.shape, "{} @ X")
 
     def __rmatmul__(self, other: Tensor) -> Tensor:
         rows, columns = self.shape
         transposed = other.mT if isinstance(other, Tensor) and other.ndim == 2 else other
-        product = self._checked(self._rmatmat, transposed, (columns, rows), f"X @ {self}")
+        product = self._checked(self._rmatmat, transposed, (columns, rows), "X @ {}")
         return product.mT if product.ndim == 2 else product
 
     @torch.no_grad()
@@ -124,18 +124,18 @@ class LinearOperator(abc.ABC):
         m, n = shape
         if not isinstance(X, Tensor):
             raise TypeError(
-                f"{what} takes a torch tensor or an operator, got {type(X).__name__}; "
+                f"{what.format(self)} takes a torch tensor or an operator, got {type(X).__name__}; "
                 "for NumPy and SciPy use A.to_scipy(), or torch.as_tensor on the array"
             )
         if X.ndim not in (1, 2) or X.shape[0] != n:
             given = X.ndim if X.ndim not in (1, 2) else X.shape[0]
             unit = "axes" if X.ndim not in (1, 2) else "entries along the shared axis"
             raise ValueError(
-                f"{what}: X must be a vector of {n} entries or a block of such vectors, got {given} {unit}"
+                f"{what.format(self)}: X must be a vector of {n} entries or a block of such vectors, got {given} {unit}"
             )
         if X.dtype != self.dtype or X.device != self.device:
             raise TypeError(
-                f"{what}: X is {X.dtype} on {X.device}, the operator {self.dtype} on {self.device}; "
+                f"{what.format(self)}: X is {X.dtype} on {X.device}, the operator {self.dtype} on {self.device}; "
                 f"convert it with X.to({str(self.device)!r}, {self.dtype})"
             )
         block = (X[:, None] if X.ndim == 1 else X).detach()

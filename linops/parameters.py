@@ -66,6 +66,7 @@ class ParameterSpace:
         for name, shape in self.shapes.items():
             self.slices[name] = slice(self.size, self.size + shape.numel())
             self.size += shape.numel()
+        self._sizes = [shape.numel() for shape in self.shapes.values()]
         if self.size == 0:
             raise ValueError("no parameters selected: the selected tensors have no entries")
         self.values = self.flatten(selected)
@@ -90,8 +91,12 @@ class ParameterSpace:
         """
         if X.ndim not in (1, 2) or X.shape[0] != self.size:
             raise ValueError(f"expected ({self.size},) or ({self.size}, k) coordinates, got shape {tuple(X.shape)}")
-        rows, batch = (X.mT, X.shape[1:]) if X.ndim == 2 else (X, ())
-        return {name: rows[..., self.slices[name]].reshape((*batch, *shape)) for name, shape in self.shapes.items()}
+        batch = X.shape[1:]
+        parts = X.mT.split_with_sizes(self._sizes, 1) if X.ndim == 2 else X.split_with_sizes(self._sizes)
+        return {
+            name: part if len(shape) == 1 else part.reshape(batch + shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The coordinates of tensors by name, (n,); of shapes (k, …), an (n, k) block with contiguous columns.
@@ -101,18 +106,25 @@ class ParameterSpace:
 
         Cost: one copy.
         """
-        if set(tensors) != set(self.names):
+        if tensors.keys() != self.shapes.keys():
             raise ValueError(f"expected tensors named {list(self.names)}, got {list(tensors)}")
+        first = tensors[self.names[0]].shape
+        batch = first[: max(len(first) - len(self.shapes[self.names[0]]), 0)]
         parts: list[Tensor] = []
         for name, shape in self.shapes.items():
-            batch = tensors[name].shape[: tensors[name].ndim - len(shape)]
-            if len(batch) > 1 or tensors[name].shape[len(batch) :] != shape:
-                raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)} or (k, …)")
-            if parts and parts[0].shape[:-1] != batch:
-                raise ValueError(f"{self.names[0]} and {name} hold different numbers of vectors")
-            parts.append(tensors[name].reshape(*batch, shape.numel()))
+            tensor = tensors[name]
+            if len(batch) > 1 or tensor.shape != batch + shape:
+                raise ValueError(self._mismatch(name, tensors))
+            parts.append(tensor if len(shape) == 1 else tensor.flatten(len(batch)) if shape else tensor[..., None])
         flat = torch.cat(parts, dim=-1)
         return flat.mT if flat.ndim == 2 else flat
+
+    def _mismatch(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+        """What is wrong with the shape of a tensor, the first that does not go with those before it."""
+        given, shape = tensors[name].shape, self.shapes[name]
+        if len(given) - len(shape) not in (0, 1) or given[len(given) - len(shape) :] != shape:
+            return f"{name} has shape {tuple(given)}, expected {tuple(shape)} or (k, …)"
+        return f"{self.names[0]} and {name} hold different numbers of vectors"
 
     def labels(self) -> Tensor:
         """The number of its tensor for each coordinate, (n,) integers, in the order of ``names``."""

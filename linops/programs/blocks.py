@@ -109,9 +109,12 @@ def _by_rule(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
 def _matrix_product(step: Step, tensors: dict[Value, Tensor]) -> tuple[Tensor]:
     *addends, left, right = _given(step, tensors)
     matrix = any(isinstance(factor, Value) for factor in step.arguments[-2:])
-    if step.keywords or not matrix or (addends and addends[0].shape[1:] != step.result.shape):
+    if step.keywords or not matrix or not all(isinstance(leaf, Value) for leaf in step.arguments[:-2]):
         return _vectorised(step, tensors)
-    return (_product(left, right, addends[0] if addends else None),)
+    if not addends:
+        return (_product(left, right, None),)
+    columns, *shape = addends[0].shape  # each column's is broadcast
+    return (_product(left, right, addends[0].reshape(columns, *(1,) * (2 - len(shape)), *shape)),)
 
 
 def _product(A: Tensor, B: Tensor, addend: Tensor | None) -> Tensor:
@@ -120,12 +123,11 @@ def _product(A: Tensor, B: Tensor, addend: Tensor | None) -> Tensor:
     Vectorisation would copy the stack into the order that such a product needs; a batch of small products does not.
     """
     if A.ndim == 3 and B.ndim == 2 and A.is_contiguous():
-        rows = A.reshape(A.shape[0] * A.shape[1], A.shape[2])
-        shape = rows.shape[0], B.shape[1]
-        flat = torch.mm(rows, B) if addend is None else torch.addmm(addend.reshape(shape), rows, B)
-        return flat.view(*A.shape[:2], B.shape[1])
-    if A.ndim == 2 and B.mT.is_contiguous():
-        return _product(B.mT, A.mT, None if addend is None else addend.mT).mT
+        rows, shape = A.reshape(A.shape[0] * A.shape[1], A.shape[2]), (*A.shape[:2], B.shape[1])
+        if addend is None or addend.shape != shape:
+            flat = torch.mm(rows, B).view(shape)
+            return flat if addend is None else flat + addend
+        return torch.addmm(addend.reshape(rows.shape[0], B.shape[1]), rows, B).view(shape)
     columns = (A if A.ndim == 3 else B).shape[0]
     A, B = (factor if factor.ndim == 3 else factor.expand(columns, *factor.shape) for factor in (A, B))
     return torch.bmm(A, B) if addend is None else torch.baddbmm(addend, A, B)

@@ -189,6 +189,35 @@ def _sum_with_product(rewriting: _Rewriting, step: Step) -> Found:
     return None
 
 
+def _sum_without_dimensions(rewriting: _Rewriting, step: Step) -> Found:
+    """A sum that keeps its dimensions, and a view that drops them."""
+    maker = rewriting.maker(step.arguments[0], aten.sum.dim_IntList) if step.operation is aten.view.default else None
+    if maker is None or len(maker.arguments) != 3 or not maker.arguments[2] or maker.keywords:
+        return None
+    origin, dims, _ = maker.arguments
+    summed = {dim % len(origin.shape) for dim in dims or range(len(origin.shape))}
+    if [size for dim, size in enumerate(origin.shape) if dim not in summed] != list(step.result.shape):
+        return None
+    return [Step(aten.sum.dim_IntList, (origin, dims), {}, step.results)]
+
+
+def _broadcast_addend(rewriting: _Rewriting, step: Step) -> Found:
+    """A + B C for an A that is expanded beforehand: the product expands it itself."""
+    if step.operation not in _WITH_SUM.values() or not isinstance(step.arguments[0], Value):
+        return None
+    addend, *factors = step.arguments
+    expanded = rewriting.made.get(addend)
+    if expanded is None or expanded.operation is not aten.expand.default or expanded.keywords:
+        return None
+    origin = expanded.arguments[0]
+    reshaped = rewriting.made.get(origin)
+    if reshaped is not None and reshaped.operation is aten.view.default:
+        before = reshaped.arguments[0]
+        if isinstance(before, Value) and (1,) * (len(origin.shape) - len(before.shape)) + before.shape == origin.shape:
+            origin = before
+    return [attrs.evolve(step, arguments=(origin, *factors))]
+
+
 _WITH_SUM = {
     aten.mm.default: aten.addmm.default,
     aten.bmm.default: aten.baddbmm.default,
@@ -204,4 +233,6 @@ _RULES: tuple[Callable[[_Rewriting, Step], Found], ...] = (
     _transposed_twice,
     _sum_of_transposes,
     _sum_with_product,
+    _sum_without_dimensions,
+    _broadcast_addend,
 )
