@@ -53,7 +53,8 @@ class CurvatureOperator(LinearOperator):
             trial finds fastest.
         micro_batch_size: the most samples to process at once. By default what a trial finds fastest, batches as they
             come if their loss is not a mean or sum over samples.
-        memory_budget: bytes that products may take beside the model and the data; by default a quarter of what is free.
+        memory_budget: bytes that products may take beside the model, the data and blocks as wide as those multiplied;
+            by default a quarter of what is free.
         engine: ``"linearised"``, ``"retained"`` or ``"forward"``; by default what is fastest and fits.
         compile: whether ``torch.compile`` translates linear programs. It takes up to minutes and needs a C++ compiler
             (on a GPU, Triton); it pays where many small operations are to be fused.

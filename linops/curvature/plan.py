@@ -17,6 +17,7 @@ from .trial import FEWEST_SAMPLES, Builders, Trial
 _WORTH_CUTTING = 16  # samples: smaller batches go as they come
 _WIDTHS = (8, 32)  # columns at once that are tried: more gain nothing and take memory
 _GAIN, _LOSS = 0.95, 1.15  # what is measured is noisy: so much faster is better, so much slower ends the search
+_SHORT = 0.01  # seconds: pieces that take less are not tried
 _USABLE = 0.8  # of a memory budget: allocators keep some of what is freed, in pieces that do not fit what comes next
 _FEW_COLUMNS = 4  # in all products: a trial would cost more than it gains
 
@@ -88,9 +89,9 @@ def choose_plan(
 ) -> ProductPlan:
     """The fastest plan of a short trial on ``batch``, within the memory budget.
 
-    On a few samples, the engines are compared with one another and their memory is measured. Then programs of fewer and
-    fewer samples are timed with one column, as long as they gain; for blocks, more and more columns at once on the best
-    of them, if they gain on a few samples.
+    On a few samples, the engines are compared with one another and their memory is measured. Then programs of more and
+    more samples are timed with one column, as long as they do not lose; for blocks, more and more columns at once on
+    the best of them, if two columns gain on a few samples.
 
     Args:
         builders: make the share of a batch.
@@ -106,7 +107,7 @@ def choose_plan(
         ValueError: a memory budget too small; the message says what would do. An engine that cannot do this model; the
             message names the operation and another engine.
 
-    Cost: about three products with one column and two with the block.
+    Cost: about three products with one column and, where blocks gain, two with the block.
     """
     few = products is not None and products * columns <= _FEW_COLUMNS
     trial = Trial(builders, parameters, batch, divisible)
@@ -119,12 +120,11 @@ def choose_plan(
         planning.require_fit([choices.engine])
         return planning.untimed(choices.engine) if few else planning.best(choices.engine)
     engines = ["retained"] if few or trial.reason_against("linearised") else ["linearised", "retained"]
-    fitting = [engine for engine in engines if planning.fits(engine)]
-    plan = None
-    if fitting:
-        plan = planning.untimed(fitting[0]) if few else planning.best(fitting[0])
-    if plan is not None and (plan.kept or few):
-        return plan
+    fitting = next(filter(planning.fits, engines), None)
+    if fitting is not None:
+        plan = planning.untimed(fitting) if few else planning.best(fitting)
+        if plan.kept or few:
+            return plan
     # Where nothing can be kept, what is built for one product must pay within it.
     engines += [] if trial.reason_against("forward") else ["forward"]
     planning.require_fit(engines)
@@ -184,6 +184,8 @@ class _Planning:
         for wide in self._widths(engine, size) if fixed is None else ():
             if trial.building(engine, size, wide) > self._budget:
                 break
+            if self._keeps(engine, size, width) and not self._keeps(engine, size, wide):
+                break
             if trial.seconds(engine, size, wide) > _GAIN * trial.seconds(engine, size, width):
                 break
             width = wide
@@ -192,47 +194,57 @@ class _Planning:
     def _widths(self, engine: str, size: int) -> list[int]:
         """Numbers of columns to try at once; none where they gain nothing on a few samples already."""
         widths = [width for width in dict.fromkeys(min(step, self._columns) for step in _WIDTHS) if width > 1]
-        few = min(size, 4 * FEWEST_SAMPLES)
-        if widths and few < size and self._divisible:
-            hopeful = self._trial.seconds(engine, few, widths[0]) < self._trial.seconds(engine, few, 1)
-            return widths if hopeful else []
+        few = min(size, 2 * FEWEST_SAMPLES) if self._divisible else size
+        if not widths or self._trial.seconds(engine, few, 2) > _GAIN * self._trial.seconds(engine, few, 1):
+            return []
         return widths
 
     def _plan(self, engine: str, size: int, width: int) -> ProductPlan:
         trial = self._trial
-        kept_bytes = trial.kept(engine, self._samples)
         return ProductPlan(
             engine=engine,
             micro_batch_size=self._choices.micro_batch_size or (None if size >= length(trial.batch) else size),
             chunk_size=width,
-            kept=engine != "forward" and kept_bytes + trial.building(engine, size, width) <= self._budget,
-            kept_bytes=kept_bytes,
+            kept=self._keeps(engine, size, width),
+            kept_bytes=trial.kept(engine, self._samples),
         )
 
     def seconds_afresh(self, plan: ProductPlan) -> float:
         """Time per sample and column of a product for which everything is built."""
         size = plan.micro_batch_size or length(self._trial.batch)
-        building = 0.0 if plan.engine == "forward" else self._trial.building_seconds(plan.engine, size)
+        building = 0.0 if plan.engine == "forward" else self._trial.building_seconds(size)
         width = min(plan.chunk_size, self._columns)
         return self._trial.seconds(plan.engine, size, width) + building / (size * self._columns)
 
     def _fastest_size(self, engine: str, sizes: list[int], columns: int) -> int:
-        """The number of samples that takes the least time per sample; nothing is timed where there is no choice."""
-        trial, best = self._trial, sizes[0]
-        for size in sizes[1:]:
-            if trial.seconds(engine, size, columns) > _LOSS * trial.seconds(engine, best, columns):
+        """The most samples of about the least time per sample; nothing is timed where there is no choice."""
+        if len(sizes) == 1:
+            return sizes[0]
+        trial, (least, more) = self._trial, sorted(sizes)[:2]
+        spent, longer = (size * trial.seconds(engine, size, columns) for size in (least, more))
+        growth = columns * (longer - spent) / (more - least)  # a piece takes a while however small it is
+        times: dict[int, float] = {}
+        for size in sorted(sizes):
+            if size * growth < _SHORT and size < max(sizes):
+                continue
+            times[size] = trial.seconds(engine, size, columns)
+            if times[size] > _LOSS * min(times.values()):
                 break
-            if trial.seconds(engine, size, columns) < _GAIN * trial.seconds(engine, best, columns):
-                best = size
-        return best
+        return max(size for size, seconds in times.items() if _GAIN * seconds <= min(times.values()))
 
     def _fitting_sizes(self, engine: str) -> list[int]:
-        """Numbers of samples to try at once, largest first."""
-        trial, whole = self._trial, length(self._trial.batch)
-        size, width = whole, self._width(engine) or 1
-        while self._divisible and size > 1 and trial.building(engine, size, width) > self._budget:
-            size = -(-size // 2)
-        sizes = [size]
-        while self._divisible and sizes[-1] >= 2 * FEWEST_SAMPLES and whole >= _WORTH_CUTTING:
+        """Numbers of samples to try at once, largest first: those with which all can be kept, if there are any."""
+        whole, width = length(self._trial.batch), self._width(engine) or 1
+        sizes = [whole]
+        while self._divisible and sizes[-1] > 1:
             sizes.append(-(-sizes[-1] // 2))
-        return sizes
+        keeping = [size for size in sizes if self._keeps(engine, size, width)]
+        fitting = keeping or [size for size in sizes if self._trial.building(engine, size, width) <= self._budget]
+        least = FEWEST_SAMPLES if whole >= _WORTH_CUTTING else whole
+        return [size for size in fitting if size >= least] or fitting[:1]
+
+    def _keeps(self, engine: str, size: int, width: int) -> bool:
+        """Whether what is built for all the data can be kept."""
+        trial = self._trial
+        others = trial.kept(engine, self._samples) - trial.kept(engine, size)
+        return engine != "forward" and max(others, 0) + trial.building(engine, size, width) <= self._budget

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -142,7 +142,7 @@ class Linearised:
         self._versions = [tensor._version for tensor in self._read]
         self._functions: dict[int | None, Callable[..., Tensors]] = {None: emitted(self._program, compiled)}
         self._blocks: dict[int, LinearProgram] = {}
-        self.recording_bytes = tape.peak_bytes
+        self.recording_bytes = tape.course
 
     def __call__(self, vectors: Tensors, batched: bool) -> Tensors:
         """The product, as of a `Share`."""
@@ -163,8 +163,8 @@ class Linearised:
         """What its constants take beside the tensors in ``shared``."""
         return kept_bytes([self._program, *self._blocks.values()], shared)
 
-    def working_bytes(self) -> int:
-        """What a product with one column takes."""
+    def working_bytes(self) -> list[int]:
+        """What a product with one column takes at each step."""
         return working_bytes(self._program)
 
 
@@ -179,8 +179,8 @@ def summed_product(shares: Iterable[Share], parameters: ParameterSpace, X: Tenso
 
     Cost: each share once a chunk, and one (n, k) block.
     """
-    if not isinstance(shares, list):  # built one by one: each must do all columns before the next one comes
-        return _sum(_images(shares, parameters, X, chunk_size)).to(X.dtype)
+    if not isinstance(shares, list):
+        return _summed_one_by_one(shares, parameters, X, chunk_size)
     if X.shape[1] <= chunk_size:
         return _sum(multiplied(share, parameters, X) for share in shares).to(X.dtype)
     result = torch.empty(X.shape[1], X.shape[0], dtype=X.dtype, device=X.device).mT
@@ -188,6 +188,16 @@ def summed_product(shares: Iterable[Share], parameters: ParameterSpace, X: Tenso
         block = X[:, columns]
         result[:, columns] = _sum(_padded_product(share, parameters, block, chunk_size, X.shape[1]) for share in shares)
     return result
+
+
+def _summed_one_by_one(shares: Iterable[Share], parameters: ParameterSpace, X: Tensor, chunk_size: int) -> Tensor:
+    """The sum over shares that are built anew: each does all columns before the next one comes."""
+    total = torch.zeros(X.shape[1], X.shape[0], dtype=torch.float64, device=X.device).mT
+    for share in shares:
+        for columns in chunks(X.shape[1], chunk_size):
+            total[:, columns] += _padded_product(share, parameters, X[:, columns], chunk_size, X.shape[1])
+        del share  # before the next one is built
+    return total.to(X.dtype)
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:
@@ -201,15 +211,6 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
         total += term
     assert total is not None, "data hold at least one batch"
     return total
-
-
-def _images(shares: Iterable[Share], parameters: ParameterSpace, X: Tensor, chunk_size: int) -> Iterator[Tensor]:
-    for share in shares:
-        image = torch.empty(X.shape[1], X.shape[0], dtype=X.dtype, device=X.device).mT
-        for columns in chunks(X.shape[1], chunk_size):
-            image[:, columns] = _padded_product(share, parameters, X[:, columns], chunk_size, X.shape[1])
-        del share  # before the next one is built
-        yield image
 
 
 def _width(columns: int, chunk_size: int) -> int:

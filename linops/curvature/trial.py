@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 FEWEST_SAMPLES = 4
 """Pieces of fewer are not tried."""
+_TIMED, _MOST_RUNS = 0.02, 10  # what is over in less seconds is timed more often
 
 
 @attrs.frozen
@@ -54,11 +55,14 @@ class Builders:
 
 @attrs.frozen
 class _Needs:
-    """Bytes of one share: what it keeps, what building it takes beside, and what a product takes for each column."""
+    """Bytes of one share: what it keeps, what building it takes beside, and what a product takes for each column.
 
-    kept: int
-    building: int
-    working: int
+    The last two from step to step, as the largest step of many samples need not be that of few.
+    """
+
+    kept: list[int]
+    building: list[int]
+    working: list[int]
 
 
 class Trial:
@@ -68,15 +72,14 @@ class Trial:
         self.batch = batch
         self._builders, self._parameters = builders, parameters
         self._seconds: dict[tuple[str, int, int], float] = {}
-        self._building_seconds: dict[tuple[str, int], float] = {}
-        self._share: tuple[tuple[str, int], Share] | None = None
+        self._share: tuple[tuple[str, int], Share] | None = None  # the last one built
         # Of one column: its image, copies of both by tensor, and a sum in float64.
         self._vectors = 6 * parameters.size * parameters.values.element_size()
         self._more = min(length(batch), 2 * FEWEST_SAMPLES) if divisible else length(batch)
         self._few = -(-self._more // 2) if divisible else self._more
-        self._few_samples = first_samples(batch, self._few)
-        self._few_program: Linearised | None = None
         self._reasons: dict[str, str | None] = {}
+        self._graphs: dict[int, tuple[int, list[int]]] = {}
+        self._programs: dict[int, Linearised] = {}
         self._measured: dict[tuple[str, int], _Needs] = {}
 
     def kept(self, engine: str, size: int) -> int:
@@ -92,13 +95,14 @@ class Trial:
             kept, working = 2 * kept, 2 * working
         return kept + max(building, width * working) + width * self._vectors
 
-    def _extrapolated(self, engine: str, size: int, what: Callable[[_Needs], int]) -> int:
-        """On the line through two measurements, or in proportion to the one there is."""
-        few = what(self._needs(engine, self._few))
-        slope = few / self._few
-        if self._more > self._few:
-            slope = (what(self._needs(engine, self._more)) - few) / (self._more - self._few)
-        return max(0, math.ceil(few + slope * (size - self._few)))
+    def _extrapolated(self, engine: str, size: int, what: Callable[[_Needs], list[int]]) -> int:
+        """The largest step, each on the line through two measurements, or in proportion to the one there is."""
+        few, more = what(self._needs(engine, self._few)), what(self._needs(engine, self._more))
+        if self._more == self._few or len(few) != len(more):
+            return math.ceil(max(more, default=0) * size / self._more)
+        factor = (size - self._few) / (self._more - self._few)
+        steps = (one + factor * (other - one) for one, other in zip(few, more, strict=True))
+        return max(0, math.ceil(max(steps, default=0)))
 
     def seconds(self, engine: str, size: int, columns: int) -> float:
         """Time per sample and column; infinite for columns that cannot be vectorised."""
@@ -107,9 +111,9 @@ class Trial:
             share = self._built(engine, size)
             space = self._parameters
             X = torch.ones(columns, space.size, dtype=space.dtype, device=space.device).mT
-            spent = []
+            spent: list[float] = []
             try:
-                for _ in range(2):  # the first is a warm-up
+                while len(spent) < 2 or (sum(spent) < _TIMED and len(spent) < _MOST_RUNS):  # the first is a warm-up
                     began = time.perf_counter()
                     multiplied(share, space, X)
                     synchronise(X.device)
@@ -120,19 +124,39 @@ class Trial:
             self._seconds[key] = min(spent, default=math.inf) / (size * columns)
         return self._seconds[key]
 
-    def building_seconds(self, engine: str, size: int) -> float:
-        """Time that building a share of that many samples takes."""
-        self._built(engine, size)
-        return self._building_seconds[engine, size]
+    def building_seconds(self, size: int) -> float:
+        """Time that building a graph of that many samples takes."""
+        self._share = None
+        began = time.perf_counter()
+        self._built("retained", size)
+        synchronise(self._parameters.device)
+        return time.perf_counter() - began
 
     def _built(self, engine: str, size: int) -> Share:
+        if engine == "linearised" and size in self._programs:
+            return self._programs[size]
         if self._share is None or self._share[0] != (engine, size):
             self._share = None  # the last one goes before the next one comes
-            began = time.perf_counter()
             self._share = (engine, size), self._builders.build(engine, first_samples(self.batch, size))
-            synchronise(self._parameters.device)
-            self._building_seconds[engine, size] = time.perf_counter() - began
         return self._share[1]
+
+    def _graph_bytes(self, size: int) -> tuple[int, list[int]]:
+        """What the graph of that many samples takes, and what it took from step to step while it was built."""
+        if size not in self._graphs:
+            self._share = None
+            with Tape(()) as tape:
+                share = self._builders.retained(first_samples(self.batch, size))
+            self._share = ("retained", size), share
+            self._graphs[size] = tape.live_bytes, tape.course
+        return self._graphs[size]
+
+    def _program(self, size: int) -> Linearised:
+        """Of few samples; it is kept."""
+        if size not in self._programs:
+            self._graph_bytes(size)
+            self._programs[size] = self._builders.linearised(self._built("retained", size))
+            self._share = None
+        return self._programs[size]
 
     def reason_against(self, engine: str) -> str | None:
         """Why an engine cannot do this model, or that it disagrees with the graph; None if all is well."""
@@ -147,14 +171,12 @@ class Trial:
         if engine == "retained":
             return None
         try:
-            share = self._builders.build(engine, self._few_samples)
+            share = self._program(self._few) if engine == "linearised" else self._built(engine, self._few)
             difference = float((multiplied(share, self._parameters, self._probe) - expected).norm())
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError) as error:
             return str(error).splitlines()[0]
-        if isinstance(share, Linearised):
-            self._few_program = share
         size = float(expected.norm())
         # Two orders of summation; a wrong derivative or a constant that is none differs in the first digits.
         if difference <= self._builders.tolerance * size or size == 0:
@@ -170,7 +192,8 @@ class Trial:
     def _expected(self) -> Tensor:
         """The product of a few samples' graph with the probe."""
         try:
-            return multiplied(self._builders.retained(self._few_samples), self._parameters, self._probe)
+            self._graph_bytes(self._few)
+            return multiplied(self._built("retained", self._few), self._parameters, self._probe)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -183,24 +206,21 @@ class Trial:
 
     def _needs(self, engine: str, size: int) -> _Needs:
         if (engine, size) not in self._measured:
-            batch = first_samples(self.batch, size)
-            building, running = Tape(()), Tape(())
-            with building:
-                share = self._builders.retained(batch)
-            graph, peak = building.live_bytes, building.peak_bytes
+            graph, course = self._graph_bytes(size)
             if engine == "forward":
                 # Tensors and tangents of the two passes that the graph is of. (It cannot be watched while it runs:
                 # PyTorch's tensors of zeros, which tangents begin with, do not pass a dispatch mode.)
-                needs = _Needs(0, 0, 2 * peak)
+                needs = _Needs([0], [0], [2 * live for live in course])
             elif engine == "linearised":
-                program = self._few_program if size == self._few else None
-                program = program or self._builders.linearised(share)
-                kept = program.kept_bytes((*self._builders.leaves, *tensors_of(batch)))
+                program = self._program(size)
+                kept = program.kept_bytes((*self._builders.leaves, *tensors_of(first_samples(self.batch, size))))
                 # The graph lives until the program is there.
-                needs = _Needs(kept, max(peak, graph + program.recording_bytes), program.working_bytes())
+                building = [*course, *(graph + live for live in program.recording_bytes)]
+                needs = _Needs([kept], building, program.working_bytes())
             else:
-                with running:
+                share = self._built("retained", size)
+                with Tape(()) as running:
                     multiplied(share, self._parameters, self._probe)
-                needs = _Needs(graph, peak - graph, running.peak_bytes)
+                needs = _Needs([graph], [live - graph for live in course], running.course)
             self._measured[engine, size] = needs
         return self._measured[engine, size]

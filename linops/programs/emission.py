@@ -106,15 +106,15 @@ def kept_bytes(programs: Iterable[LinearProgram], shared: Iterable[Tensor] = ())
     return total
 
 
-def working_bytes(program: LinearProgram) -> int:
-    """The most that the tensors of a run take at a time, inputs aside."""
+def working_bytes(program: LinearProgram) -> list[int]:
+    """What the tensors of a run take at each step, inputs aside."""
     lifetimes = _Lifetimes(program)
-    live = peak = 0
+    live, course = 0, []
     for place, step in enumerate(program.steps):
         live += sum(value.nbytes for value in step.results if value is not None and lifetimes.owner[value] is value)
-        peak = max(peak, live)
+        course.append(live)
         live -= sum(value.nbytes for value in lifetimes.freed_after[place])
-    return peak
+    return course
 
 
 class _Lifetimes:

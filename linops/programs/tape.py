@@ -120,15 +120,20 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._memory = _Memory()
         self._inputs = tuple(self._named(vector) for vector in vectors)
 
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that tensors made since then took at a time."""
-        return self._memory.peak
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled; that PyTorch makes sure of it takes seconds at the first operation."""
+        return False
 
     @property
     def live_bytes(self) -> int:
-        """The memory of those that are alive."""
+        """The memory of the tensors that were made since then and are alive."""
         return self._memory.live
+
+    @property
+    def course(self) -> list[int]:
+        """What that was after each tensor that was made."""
+        return self._memory.course
 
     def program(self, outputs: Sequence[Tensor]) -> LinearProgram:
         """What was noted, as the program of these outputs."""
@@ -142,7 +147,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         arguments, keywords = mapped(lambda leaf: self._value_of(leaf, func), (tuple(args), kwargs))
         if not any(isinstance(leaf, Value) for leaf in leaves((arguments, keywords))):
-            if func._schema.is_mutable:
+            if func._schema.is_mutable and self._inputs:
                 target = _written_argument(func, args)
                 if target.untyped_storage() in self._kept:
                     raise LinearisationError(f"{func} writes to a constant that was read before")
@@ -255,7 +260,8 @@ class _Memory:
     """The bytes of storages that were made and are alive."""
 
     def __init__(self) -> None:
-        self.live = self.peak = 0
+        self.live = 0
+        self.course: list[int] = []
         self._watched: dict[int, Any] = {}
 
     def counted(self, result: Any, arguments: Any) -> Any:
@@ -268,7 +274,7 @@ class _Memory:
                 if key not in self._watched and key not in given:
                     self._watched[key] = weakref.ref(storage, lambda _, key=key, size=size: self._gone(key, size))  # type: ignore[misc]
                     self.live += size
-                    self.peak = max(self.peak, self.live)
+                    self.course.append(self.live)
         return result
 
     def _gone(self, key: int, size: int) -> None:

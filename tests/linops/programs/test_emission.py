@@ -152,12 +152,12 @@ def test_what_a_run_takes():
     assert [str(step.operation) for step in program.steps] == [
         *("aten.sin.default", "aten.cos.default", "aten.view.default", "aten.flip.default", "aten.sum.dim_IntList"),
     ]
-    assert working_bytes(program) == 160
+    assert max(working_bytes(program)) == 160
 
 
 def test_what_outputs_take_is_kept_to_the_end():
-    assert working_bytes(program_of(lambda v: [v.sin(), v.cos(), v.exp()], (10,))) == 240
-    assert working_bytes(program_of(lambda v: [v.view(2, 5), v], (10,))) == 0
+    assert max(working_bytes(program_of(lambda v: [v.sin(), v.cos(), v.exp()], (10,)))) == 240
+    assert max(working_bytes(program_of(lambda v: [v.view(2, 5), v], (10,)))) == 0
 
 
 def test_constants_count_once_by_their_memory():
