@@ -7,7 +7,7 @@ does not fit into memory goes to curvlinops in halves. Differences are relative,
 products and convolutions of our program need, as PyTorch counts them, at the rate at which this machine multiplies
 matrices of 1024 x 1024.
 
-- `--models abcd`, `--columns 1 8 32`, `--operators hessian ggn`, `--device cpu` choose;
+- `--models abcd`, `--columns 1 8 32`, `--operators hessian ggn`, `--contenders`, `--device cpu` choose;
 - `--fifty` times fifty single columns with the set-up inside instead, for a fresh operator of each contender;
 - `--memory` adds the peak memory of a first and a second product, each contender in a process of its own: what the
   process's resident size, or the allocator's, grew by over that with model and data loaded.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -48,6 +49,8 @@ def main() -> None:
     parser.add_argument("--models", default="abcd", help="letters of benchmarks/models.py")
     parser.add_argument("--columns", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--operators", nargs="+", default=["hessian", "ggn"], choices=["hessian", "ggn"])
+    names = list(CONTENDERS["hessian"])
+    parser.add_argument("--contenders", nargs="+", default=names, choices=names, help="eigenspan and others")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--fifty", action="store_true", help="fifty single columns, set-up inside")
     parser.add_argument("--memory", action="store_true", help="peak memory too")
@@ -69,10 +72,10 @@ def main() -> None:
                     fifty_columns(workload, operator)
                     continue
                 for columns in options.columns:
-                    compare(workload, operator, columns, rate, options if options.memory else None)
+                    compare(workload, operator, columns, rate, options)
 
 
-def compare(workload: Workload, operator: str, columns: int, rate: float, memory: Any) -> None:
+def compare(workload: Workload, operator: str, columns: int, rate: float, options: Any) -> None:
     """One table: every contender's time per column and set-up."""
     X = block(workload, columns)
     print(f"\n{workload.name}, {operator}, {columns} columns", flush=True)
@@ -80,6 +83,8 @@ def compare(workload: Workload, operator: str, columns: int, rate: float, memory
     setups: dict[str, float] = {}
     images: dict[str, Tensor] = {}
     for name, build in CONTENDERS[operator].items():
+        if name not in options.contenders:
+            continue
         began = time.perf_counter()
         with failures_reported(name):
             product = build(workload)
@@ -97,7 +102,7 @@ def compare(workload: Workload, operator: str, columns: int, rate: float, memory
     medians = {name: statistics.median(spent) for name, spent in times.items()}
     for name, median in medians.items():
         quotient = medians["curvlinops"] / median if "curvlinops" in medians else float("nan")
-        taken = memory_of(workload, operator, columns, name, memory) if memory else ""
+        taken = memory_of(workload, operator, columns, name, options) if options.memory else ""
         width = getattr(products[name], "width", None)
         taken += f"; {width} columns at a time, more do not fit" if width else ""
         print(
@@ -273,6 +278,7 @@ class _Narrowing:
             except (MemoryError, RuntimeError) as error:
                 if width == 1 or "memory" not in str(error):
                     raise
+            gc.collect()
             self.width = width // 2
 
 
