@@ -141,7 +141,18 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for output in found:
             if isinstance(output, Tensor) and bool(output.any()):
                 raise LinearisationError("an output does not vanish with the vectors, so the function is not linear")
-        return LinearProgram(self._inputs, tuple(self._steps), found)
+        constants: dict[int, Tensor] = {}
+
+        def free(leaf: Any) -> Any:
+            """A constant without the graph that it came from, which would live as long."""
+            attached = isinstance(leaf, Tensor) and leaf.requires_grad
+            return constants.setdefault(id(leaf), leaf.detach()) if attached else leaf
+
+        steps = []
+        for step in self._steps:
+            arguments, keywords = step.substituted(free)
+            steps.append(attrs.evolve(step, arguments=arguments, keywords=keywords))
+        return LinearProgram(self._inputs, tuple(steps), tuple(map(free, found)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

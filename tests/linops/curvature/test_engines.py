@@ -6,6 +6,10 @@ The references are dense float64 matrices by reverse mode alone, row by row, thr
 import copy
 import functools
 import itertools
+import os
+import pathlib
+import shutil
+import sysconfig
 
 import curvature_cases as cases
 import pytest
@@ -129,3 +133,20 @@ def test_references_are_of_something(name):
     assert all(len(M) < 150 and float(M.abs().max()) > 1e-3 for M in found)
     for first, second in itertools.combinations(found, 2):
         assert float((first - second).abs().max()) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (
+        shutil.which(os.environ.get("CXX", "g++")) and pathlib.Path(sysconfig.get_path("include"), "Python.h").exists()
+    ),
+    reason="needs a C++ compiler and the headers of Python",
+)
+def test_compiled_programs_compute_the_same():
+    """Several micro-batches, the last one smaller, by columns one by one and in blocks."""
+    batch, V = cases.classes(10), block(53)
+    options = {"engine": "linearised", "micro_batch_size": 4, "chunk_size": 3, "compile": True}
+    H = es.Hessian(cases.mlp(), nn.CrossEntropyLoss(), batch, **options)
+    expected = es.Hessian(cases.mlp(), nn.CrossEntropyLoss(), batch, engine="retained", chunk_size=1).to_dense()
+    torch.testing.assert_close(H @ V, expected @ V, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(H @ V[:, 0], expected @ V[:, 0], rtol=1e-10, atol=1e-12)

@@ -297,3 +297,13 @@ def test_trees_are_walked_in_order_and_keep_their_form():
     tree = (1, [2, (3,)], {"a": 4})
     assert list(leaves(tree)) == [1, 2, 3, 4]
     assert mapped(lambda leaf: leaf * 2, tree) == (2, [4, (6,)], {"a": 8})
+
+
+def test_constants_do_not_keep_the_graph_that_they_come_from():
+    """It holds what no step reads."""
+    W = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    hidden = torch.tanh(W @ WEIGHTS)
+    program = at_ones(lambda v: torch.autograd.grad(hidden, W, v * hidden, retain_graph=True))
+    constants = list(program.constants())
+    assert any(constant.shape == hidden.shape for constant in constants)
+    assert not any(constant.requires_grad for constant in constants)
