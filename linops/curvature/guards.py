@@ -142,7 +142,8 @@ def _without_onednn() -> Iterator[None]:
 def prepare_forward_mode() -> None:
     """Loads PyTorch's forward-mode rules, some of which are written in a way that it deprecates and warns of."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
         with contextlib.suppress(ImportError):
             importlib.import_module("torch._decomp.decompositions_for_jvp")
 

@@ -18,7 +18,7 @@ from ..structure import Structure
 from .data import length
 from .gauss_newton import GaussNewtonOperator, Outputs
 from .ggn import model_outputs
-from .guards import full_precision
+from .guards import full_precision, prepare_forward_mode
 from .loss import Loss
 from .outputs import taken_apart
 from .plan import ProductPlan
@@ -189,6 +189,7 @@ class _Gram(GaussNewtonOperator):
             return pullback(outputs, theta, cotangents, batched)
 
         if engine == "forward":
+            prepare_forward_mode()
             return _Piece(self._forward_push(batch), pull, shapes)
         return _Piece(pushforward(outputs, theta), pull, shapes)
 
