@@ -139,7 +139,10 @@ class LinearOperator(abc.ABC):
                 f"convert it with X.to({str(self.device)!r}, {self.dtype})"
             )
         block = (X[:, None] if X.ndim == 1 else X).detach()
-        result = product(block)
+        if torch.is_inference_mode_enabled() or block.is_inference():
+            result = _outside_inference_mode(product, block)
+        else:
+            result = product(block)
         if not isinstance(result, Tensor):
             raise RuntimeError(f"{type(self).__name__} broke its contract: a product gave {type(result).__name__}")
         if result.shape != (m, block.shape[1]) or result.dtype != self.dtype or result.device != self.device:
@@ -228,6 +231,12 @@ class LinearOperator(abc.ABC):
         dtype = str(self.dtype).removeprefix("torch.")
         known = f" {self.structure}" if self.structure else ""
         return f"<{type(self).__name__} {self.shape[0]}x{self.shape[1]} {dtype} {self.device}{known}>"
+
+
+def _outside_inference_mode(product: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
+    """Autograd, by which some products are computed, sees neither what is done in that mode nor its tensors."""
+    with torch.inference_mode(False), torch.no_grad():
+        return product(block.clone())
 
 
 def _as_scalar(factor: float | Tensor) -> float | None:

@@ -91,7 +91,12 @@ class Batches:
     def _moved(self, batch: Any) -> Any:
         # Copies from a GPU must be awaited; copies to one may overlap with what is computed there.
         overlapped = self._device.type == "cuda"
-        return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=overlapped), batch)
+        return map_tensors(lambda tensor: _known_to_autograd(tensor).to(self._device, non_blocking=overlapped), batch)
+
+
+def _known_to_autograd(tensor: Tensor) -> Tensor:
+    """A copy of what was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def halves(batch: Any) -> list[Any]:

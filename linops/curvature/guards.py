@@ -149,6 +149,14 @@ def prepare_forward_mode() -> None:
 
 
 @contextlib.contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Within it, autograd works as far as it is enabled."""
+    enabled = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled):
+        yield
+
+
+@contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Within it, a GPU multiplies float32 in float32: TF32, cuDNN's default, keeps three digits only."""
     if device.type != "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,12 +14,11 @@ from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomS
 
 from ..operator import LinearOperator
 from ..parameters import ParameterSpace, Selection
-from ..programs.tape import LinearisationError
 from ..structure import Structure
 from .data import length
 from .gauss_newton import GaussNewtonOperator, Outputs
 from .ggn import model_outputs
-from .guards import full_precision, prepare_forward_mode
+from .guards import prepare_forward_mode
 from .loss import Loss
 from .outputs import taken_apart
 from .plan import ProductPlan
@@ -80,7 +80,6 @@ class Jacobian(LinearOperator):
             engine=engine,
             compile=compile,
         )
-        self._kept: list[_Piece] | None = None
         space = self._gram.parameters
         super().__init__((self._gram.rows(), space.size), space.dtype, space.device, Structure.NONE)
 
@@ -95,41 +94,30 @@ class Jacobian(LinearOperator):
 
     def release(self) -> None:
         """Gives back what is kept between products; the next one builds it anew."""
-        self._kept = None
         self._gram.release()
 
     def _matmat(self, X: Tensor) -> Tensor:
-        plan = self._gram.plan(max(X.shape[1], 1))
-        rows = torch.empty(X.shape[1], self.shape[0], dtype=X.dtype, device=X.device)
-        for piece, where in self._pieces(plan):
-            for columns in chunks(X.shape[1], plan.chunk_size):
-                vectors = tuple(self.parameters.unflatten(X[:, columns]).values())
-                rows[columns, where] = _by_sample(_applied(piece.push, vectors))
-        return rows.mT
+        def pushed(pieces: Iterable[Share], chunk_size: int) -> Tensor:
+            rows = torch.empty(X.shape[1], self.shape[0], dtype=X.dtype, device=X.device)
+            for piece, where in _placed(pieces):
+                for columns, block in chunks(X, chunk_size):
+                    vectors = tuple(self.parameters.unflatten(block).values())
+                    rows[columns, where] = _by_sample(_applied(piece.push, vectors))[: columns.stop - columns.start]
+            return rows.mT
+
+        return self._gram.planned(pushed, max(X.shape[1], 1))
 
     def _rmatmat(self, Y: Tensor) -> Tensor:
-        plan = self._gram.plan(max(Y.shape[1], 1))
-        total = torch.zeros(Y.shape[1], self.shape[1], dtype=torch.float64, device=Y.device)
-        for piece, where in self._pieces(plan):
-            for columns in chunks(Y.shape[1], plan.chunk_size):
-                images = _applied(piece.pull, _by_tensor(Y[where, columns].mT, piece.shapes))
-                total[columns] += self.parameters.flatten(dict(zip(self.parameters.names, images, strict=True))).mT
-        return total.to(Y.dtype).mT
+        def pulled(pieces: Iterable[Share], chunk_size: int) -> Tensor:
+            total = torch.zeros(Y.shape[1], self.shape[1], dtype=torch.float64, device=Y.device)
+            for piece, where in _placed(pieces):
+                for columns, block in chunks(Y[where], chunk_size):
+                    images = _applied(piece.pull, _by_tensor(block.mT, piece.shapes))
+                    image = self.parameters.flatten(dict(zip(self.parameters.names, images, strict=True))).mT
+                    total[columns] += image[: columns.stop - columns.start]
+            return total.to(Y.dtype).mT
 
-    def _pieces(self, plan: ProductPlan) -> Iterator[tuple[_Piece, slice]]:
-        with full_precision(self.device):
-            pieces: Iterable[_Piece]
-            if self._kept is not None:
-                pieces = self._kept
-            else:
-                pieces = self._gram.pieces(plan)
-                if plan.kept:
-                    pieces = self._kept = list(pieces)
-            start = 0
-            for piece in pieces:
-                rows = sum(shape.numel() for shape in piece.shapes)
-                yield piece, slice(start, start + rows)
-                start += rows
+        return self._gram.planned(pulled, max(Y.shape[1], 1))
 
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -142,6 +130,20 @@ class _Piece:
     push: Share
     pull: Share
     shapes: list[torch.Size]
+
+    def __call__(self, vectors: Tensors, batched: bool) -> Tensors:
+        """Its share in JᵀJ."""
+        return self.pull(self.push(vectors, batched), batched)
+
+
+def _placed(pieces: Iterable[Share]) -> Iterator[tuple[_Piece, slice]]:
+    """Pieces with their places among the rows."""
+    start = 0
+    for piece in pieces:
+        assert isinstance(piece, _Piece)
+        rows = sum(shape.numel() for shape in piece.shapes)
+        yield piece, slice(start, start + rows)
+        start += rows
 
 
 class _Gram(GaussNewtonOperator):
@@ -173,12 +175,13 @@ class _Gram(GaussNewtonOperator):
                 total += sum(tensor.numel() for tensor in self._outputs(self._leaves, batch).tensors)
         return total
 
-    def pieces(self, plan: ProductPlan) -> Iterator[_Piece]:
-        """The rows of one micro-batch after the other."""
-        for batch in self._risk.batches_of(plan.micro_batch_size):
-            with self._risk.conditions(), torch.enable_grad():
-                piece = self._graph_piece(batch, plan.engine)
-                yield self._linearised_piece(piece) if plan.engine == "linearised" else piece
+    def _built(self, engine: str, batch: Any) -> Share:
+        with torch.enable_grad():
+            piece = self._graph_piece(batch, engine)
+        return self._linearised_piece(piece) if engine == "linearised" else piece
+
+    def _conditions_of(self, shares: Iterable[Share]) -> contextlib.AbstractContextManager[None]:
+        return super()._conditions_of(part for piece, _ in _placed(shares) for part in (piece.push, piece.pull))
 
     def _graph_piece(self, batch: Any, engine: str) -> _Piece:
         theta = tuple(self._leaves.values())
@@ -204,11 +207,8 @@ class _Gram(GaussNewtonOperator):
     def _linearised_piece(self, piece: _Piece) -> _Piece:
         space = self._risk.parameters
         outputs = tuple(torch.empty(shape, dtype=space.dtype, device=space.device) for shape in piece.shapes)
-        try:
-            push = Linearised(piece.push, tuple(self._leaves.values()), self._compile)
-            return _Piece(push, Linearised(piece.pull, outputs, self._compile), piece.shapes)
-        except LinearisationError:
-            return piece
+        push = Linearised(piece.push, tuple(self._leaves.values()), self._compile)
+        return _Piece(push, Linearised(piece.pull, outputs, self._compile), piece.shapes)
 
 
 def _applied(share: Share, vectors: Tensors) -> Tensors:

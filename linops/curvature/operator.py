@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from ..parameters import ParameterSpace, Selection
 from ..programs.tape import LinearisationError
 from ..structure import Structure
 from .guards import full_precision, prepare_forward_mode
-from .plan import Choices, ProductPlan, choose_plan
+from .plan import MOST_AT_ONCE, Choices, ProductPlan, choose_plan
 from .products import Linearised, Share, Tensors, column_by_column, summed_product
 from .risk import Risk
 from .trial import Builders
@@ -123,6 +124,7 @@ class CurvatureOperator(LinearOperator):
                 linearised, which would take longer than it saves.
         """
         # A wider block may gain from columns at once, where a narrower one could not tell.
+        columns = min(columns, MOST_AT_ONCE)
         wider = columns >= 2 * self._planned_columns and self._choices.chunk_size is None
         if self._plan is None or products is not None or wider:
             self.release()
@@ -174,37 +176,53 @@ class CurvatureOperator(LinearOperator):
 
         return Builders(leaves, retained, forward, linearised, self._risk.tolerance)
 
+    def _built(self, engine: str, batch: Any) -> Share:
+        return self._builders.build(engine, batch)
+
     def _built_share(self, batch: Any, plan: ProductPlan) -> Share:
-        builders = self._builders
         try:
-            return builders.build(plan.engine, batch)
+            return self._built(plan.engine, batch)
         except LinearisationError as error:
             if self._choices.engine is not None:
                 raise
             _log.warning("%s: a batch takes another way through the model, which is not linearised: %s", self, error)
-        return builders.build("retained", batch)
+        return self._built("retained", batch)
 
     def _matmat(self, X: Tensor) -> Tensor:
         if X.shape[1] == 0:
             return X.clone()
-        plan = self.plan(X.shape[1])
+        return self.planned(lambda shares, width: summed_product(shares, self.parameters, X, width), X.shape[1])
+
+    def planned(self, product: Callable[[Iterable[Share], int], Tensor], columns: int) -> Tensor:
+        """What ``product`` makes of the shares of all data, given with the number of columns to multiply at once.
+
+        When memory runs out, it is called again with half as many.
+        """
+        plan = self.plan(columns)
         try:
-            return self._planned_product(X, plan)
+            return self._of_shares(product, plan)
         except torch.OutOfMemoryError:
             if plan.chunk_size == 1:
                 raise
+            self.release()  # programs for blocks as wide are among what is kept
             self._plan = attrs.evolve(plan, chunk_size=plan.chunk_size // 2)
             _log.warning("%s: out of memory with %d columns at once; going on with half as many", self, plan.chunk_size)
-        return self._matmat(X)
+        return self.planned(product, columns)
 
-    def _planned_product(self, X: Tensor, plan: ProductPlan) -> Tensor:
+    def _conditions_of(self, shares: Iterable[Share]) -> contextlib.AbstractContextManager[None]:
+        """Graphs run under the conditions that they were built in; programs need none, which take longer to set."""
+        programs = all(isinstance(share, Linearised) for share in shares)
+        return contextlib.nullcontext() if programs else self._risk.conditions()
+
+    def _of_shares(self, product: Callable[[Iterable[Share], int], Tensor], plan: ProductPlan) -> Tensor:
         with full_precision(self.device):
             if self._kept is not None:
-                return summed_product(self._kept, self.parameters, X, plan.chunk_size)
+                with self._conditions_of(self._kept):
+                    return product(self._kept, plan.chunk_size)
             with self._risk.conditions():
                 shares: Iterable[Share] = (
                     self._built_share(batch, plan) for batch in self._risk.batches_of(plan.micro_batch_size)
                 )
                 if plan.kept:
                     shares = self._kept = list(shares)
-                return summed_product(shares, self.parameters, X, plan.chunk_size)
+                return product(shares, plan.chunk_size)

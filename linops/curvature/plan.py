@@ -15,7 +15,9 @@ from .products import ENGINES
 from .trial import FEWEST_SAMPLES, Builders, Trial
 
 _WORTH_CUTTING = 16  # samples: smaller batches go as they come
-_WIDTHS = (8, 32)  # columns at once that are tried: more gain nothing and take memory
+MOST_AT_ONCE = 32
+"""Columns: more gain nothing and take memory."""
+_WIDTHS = (8, MOST_AT_ONCE)  # that are tried
 _GAIN, _LOSS = 0.95, 1.15  # what is measured is noisy: so much faster is better, so much slower ends the search
 _SHORT = 0.01  # seconds: pieces that take less are not tried
 _USABLE = 0.8  # of a memory budget: allocators keep some of what is freed, in pieces that do not fit what comes next

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -148,6 +148,9 @@ class Linearised:
         """The product, as of a `Share`."""
         if [tensor._version for tensor in self._read] != self._versions:
             raise RuntimeError("a tensor that the program reads has been modified by an inplace operation")
+        if torch.is_autocast_enabled(vectors[0].device.type):  # what is cast is part of the program
+            with torch.autocast(vectors[0].device.type, enabled=False):
+                return self(vectors, batched)
         width = vectors[0].shape[0] if batched else None
         if width not in self._functions:
             assert width is not None
@@ -184,9 +187,9 @@ def summed_product(shares: Iterable[Share], parameters: ParameterSpace, X: Tenso
     if X.shape[1] <= chunk_size:
         return _sum(multiplied(share, parameters, X) for share in shares).to(X.dtype)
     result = torch.empty(X.shape[1], X.shape[0], dtype=X.dtype, device=X.device).mT
-    for columns in chunks(X.shape[1], chunk_size):
-        block = X[:, columns]
-        result[:, columns] = _sum(_padded_product(share, parameters, block, chunk_size, X.shape[1]) for share in shares)
+    for columns, block in chunks(X, chunk_size):
+        total = _sum(multiplied(share, parameters, block) for share in shares)
+        result[:, columns] = total[:, : columns.stop - columns.start]
     return result
 
 
@@ -194,8 +197,8 @@ def _summed_one_by_one(shares: Iterable[Share], parameters: ParameterSpace, X: T
     """The sum over shares that are built anew: each does all columns before the next one comes."""
     total = torch.zeros(X.shape[1], X.shape[0], dtype=torch.float64, device=X.device).mT
     for share in shares:
-        for columns in chunks(X.shape[1], chunk_size):
-            total[:, columns] += _padded_product(share, parameters, X[:, columns], chunk_size, X.shape[1])
+        for columns, block in chunks(X, chunk_size):
+            total[:, columns] += multiplied(share, parameters, block)[:, : columns.stop - columns.start]
         del share  # before the next one is built
     return total.to(X.dtype)
 
@@ -213,25 +216,20 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _width(columns: int, chunk_size: int) -> int:
-    """The width of chunks that are as equal as can be, so that few widths are met."""
+def chunks(X: Tensor, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:
+    """The columns of X in slices of at most ``chunk_size``, with blocks of them that are all of the same width.
+
+    The last block may end with columns of zeros: a program for one more width would cost more.
+    """
+    columns = X.shape[1]
     count = -(-columns // chunk_size)
-    return -(-columns // max(count, 1))
-
-
-def chunks(columns: int, chunk_size: int) -> list[slice]:
-    """The columns in slices of about equal width, at most ``chunk_size``."""
-    width = _width(columns, chunk_size)
-    return [slice(start, min(start + width, columns)) for start in range(0, columns, max(width, 1))]
-
-
-def _padded_product(share: Share, parameters: ParameterSpace, X: Tensor, chunk_size: int, columns: int) -> Tensor:
-    """M X, by a block as wide as the other chunks: a program for one more width would cost more than zero columns."""
-    missing = _width(columns, chunk_size) - X.shape[1]
-    if missing == 0:
-        return multiplied(share, parameters, X)
-    wide = torch.cat([X.mT, X.new_zeros(missing, X.shape[0])]).mT
-    return multiplied(share, parameters, wide)[:, : X.shape[1]]
+    width = -(-columns // max(count, 1))
+    for start in range(0, columns, max(width, 1)):
+        block = X[:, start : start + width]
+        if missing := width - block.shape[1]:
+            yield slice(start, columns), torch.cat([block.mT, X.new_zeros(missing, X.shape[0])]).mT
+        else:
+            yield slice(start, start + width), block
 
 
 def multiplied(share: Share, parameters: ParameterSpace, X: Tensor) -> Tensor:

@@ -23,7 +23,13 @@ from .checks import (
     require_something,
 )
 from .data import Batches
-from .guards import require_function_of_parameters, training_flags, twice_differentiable, untouched_random_state
+from .guards import (
+    outside_inference_mode,
+    require_function_of_parameters,
+    training_flags,
+    twice_differentiable,
+    untouched_random_state,
+)
 from .loss import Loss, Objective, as_loss
 
 
@@ -59,6 +65,7 @@ class Risk:
     several micro-batches, and two backward passes over the first.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: nn.Module,
@@ -113,6 +120,7 @@ class Risk:
         """The state that the terms are evaluated in: recorded modes, differentiable kernels, random state set aside."""
         device = self.parameters.device
         with (
+            outside_inference_mode(),
             untouched_random_state(device, self._data),
             torch.autocast(device.type, **self._autocast, cache_enabled=False),
             training_flags(self._flags),

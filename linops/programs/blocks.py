@@ -41,9 +41,12 @@ def _require_same(found: Sequence[Tensor], expected: Sequence[Tensor], program: 
     """The first column of a block must be what it is alone, to half of the digits of the shortest dtype on the way."""
     dtypes = {value.dtype for step in program.steps for value in step.results if value is not None}
     rounding = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+    alike = all(
+        (one.shape, one.dtype) == (other.shape, other.dtype) for one, other in zip(found, expected, strict=True)
+    )
     difference = sum(float((one - other).abs().square().sum()) for one, other in zip(found, expected, strict=True))
     size = sum(float(other.abs().square().sum()) for other in expected)
-    if difference > rounding * size:
+    if not alike or not difference <= rounding * size:  # NaN is no agreement
         raise LinearisationError("the rule of an operation for blocks computes something else than for one column")
 
 

@@ -41,12 +41,12 @@ def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 def _log_softmax_backward(slope: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    return slope - output.exp() * slope.sum(dim, keepdim=True)
+    return (slope - output.exp() * slope.sum(dim, keepdim=True)).to(dtype)
 
 
 def _softmax_backward(slope: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     scaled = slope * output
-    return scaled - output * scaled.sum(dim, keepdim=True)
+    return (scaled - output * scaled.sum(dim, keepdim=True)).to(dtype)
 
 
 def _has_slow_weight_gradient(args: tuple[Any, ...]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from .decompositions import aten
@@ -179,6 +180,8 @@ def _sum_with_product(rewriting: _Rewriting, step: Step) -> Found:
         maker = rewriting.maker(product, *_WITH_SUM)
         if maker is None or maker.keywords or other.shape != step.result.shape or product.dtype != other.dtype:
             continue
+        if maker.operation is not aten.mul.Tensor and product.shape != step.result.shape:
+            continue
         if not all(isinstance(factor, Value | Tensor) for factor in maker.arguments):
             continue
         if minus and maker.operation is not aten.mul.Tensor:
@@ -215,6 +218,10 @@ def _broadcast_addend(rewriting: _Rewriting, step: Step) -> Found:
         before = reshaped.arguments[0]
         if isinstance(before, Value) and (1,) * (len(origin.shape) - len(before.shape)) + before.shape == origin.shape:
             origin = before
+    if step.operation is aten.addcmul.default:  # the product of matrices has a shape of its own
+        shapes = [term.shape for term in (origin, *factors)]
+        if torch.broadcast_shapes(*shapes) != step.result.shape:
+            return None
     return [attrs.evolve(step, arguments=(origin, *factors))]
 
 

@@ -188,11 +188,14 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._named(part) if isinstance(part, Tensor) else None for part in (result if several else (result,))
         )
         if any(results):  # not a question about shapes
-            for leaf in leaves((arguments, keywords)):
-                if isinstance(leaf, Tensor):
-                    self._kept[leaf.untyped_storage()] = True
+            self._read((arguments, keywords))
             self._steps.append(Step(func, arguments, keywords, results, several))
         return result
+
+    def _read(self, arguments: Any) -> None:
+        for leaf in leaves(arguments):
+            if isinstance(leaf, Tensor):
+                self._kept[leaf.untyped_storage()] = True
 
     def _simpler(self, func: Any, args: Any, kwargs: Any, arguments: Any) -> Any:
         """The result by operations that cost less or can be vectorised; None where there is no such way."""
@@ -209,7 +212,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return args[0] * slope
         found = None if kwargs else decomposition(func, args, computed)
         if found is not None:
-            with self:
+            with self, torch.autocast(args[0].device.type, enabled=False):  # the operation has its dtypes already
                 return found(*args)
         return None
 
@@ -220,8 +223,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What an elementwise backward operation multiplies by, computed once for the same arguments."""
         key = (func, *(id(part) if isinstance(part, Tensor) else part for part in args[1:]), *kwargs.items())
         if key not in self._derived:
-            slope = func(torch.ones_like(args[0]), *args[1:], **kwargs)
+            slope = self._memory.counted(func(torch.ones_like(args[0]), *args[1:], **kwargs), (args, kwargs))
             self._derived[key] = args[1:], slope  # with the arguments, so that their ids stay theirs
+            self._read(args[1:])
         return self._derived[key][1]
 
     def _in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -237,7 +241,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise LinearisationError(f"{func} writes to a constant that was read before")
             first = target.clone()  # a step keeps what it was before
         with self:
-            stand_in = pure(first, *args[1:], **kwargs)
+            stand_in = pure(first, *args[1:], **kwargs).to(target.dtype)
         func(*args, **kwargs)
         value = self._value_of(stand_in, func)
         self._mark_written(target)

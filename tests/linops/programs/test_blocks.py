@@ -1,12 +1,15 @@
 """Programs for blocks do for each column what the program for one vector does."""
 
+import math
+
 import pytest
 import torch
 
+from eigenspan.linops.programs import blocks
 from eigenspan.linops.programs.blocks import for_columns
 from eigenspan.linops.programs.emission import emitted
 from eigenspan.linops.programs.rewriting import simplified
-from eigenspan.linops.programs.tape import recorded
+from eigenspan.linops.programs.tape import LinearisationError, recorded
 
 COLUMNS = 3
 A = torch.randn(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -82,6 +85,18 @@ def test_distances():
     points = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
     distances = torch.cdist(points, points.detach() + 1)
     assert_each_column(lambda v: torch.autograd.grad(distances, points, v, retain_graph=True), (5, 5))
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x * math.nan, lambda x: x[:, :1], lambda x: x.double(), lambda x: x * 1.1])
+def test_a_rule_that_computes_something_else_is_refused(wrong, monkeypatch):
+    program = recorded(lambda v: [v.sin()], torch.ones(4))
+    monkeypatch.setitem(
+        blocks._RULES,
+        torch.ops.aten.sin.default,
+        lambda step, tensors: (wrong(torch.sin(next(iter(tensors.values())))),),
+    )
+    with pytest.raises(LinearisationError, match="something else"):
+        for_columns(program, COLUMNS)
 
 
 def test_a_value_may_be_an_output_and_go_on():

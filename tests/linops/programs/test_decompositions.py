@@ -84,6 +84,7 @@ def test_gradients_of_softmax(function, operation, dim):
     arguments = slope, output, dim, torch.float64
     replaced = decomposition(operation, arguments, [True, False, False, False])
     torch.testing.assert_close(replaced(*arguments), operation(*arguments), rtol=1e-12, atol=1e-14)
+    assert replaced(slope, output, dim, torch.float32).dtype == torch.float32
     assert decomposition(operation, arguments, [True, True, False, False]) is None
 
 

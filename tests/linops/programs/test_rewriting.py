@@ -9,6 +9,7 @@ from eigenspan.linops.programs.tape import recorded
 
 aten = torch.ops.aten
 A = torch.arange(12.0, dtype=torch.float64).view(4, 3) - 5
+SQUARE3 = torch.arange(9.0, dtype=torch.float64).view(3, 3) - 2
 SQUARE = torch.tensor([[1.0, 2.0], [3.0, 5.0]], dtype=torch.float64)
 MASK = torch.tensor([True, False, True])
 
@@ -121,6 +122,8 @@ LEFT_ALONE = {
         v.expand(3, 4, 3).transpose(0, 1) + v.sin().t().unsqueeze(0).transpose(1, 2).transpose(0, 2).transpose(0, 1)
     ],
     "a transposition after another": lambda v: [v.expand(4, 4, 3).transpose(0, 1).transpose(1, 2) * 2],
+    "a sum that broadcasts a product of matrices": lambda v: [v.abs() + (A[:1] @ v[:3]), v.abs() + (v[:1] @ SQUARE3)],
+    "a sum that broadcasts products in batches": lambda v: [v.expand(2, 4, 3) * 2 + torch.bmm(A[None], v[None, :3])],
     "transpositions of shapes that broadcast": lambda v: [v.sin().t() + v[:, :3].sum(1, keepdim=True).t()],
 }
 
@@ -130,6 +133,17 @@ def test_lookalikes_are_left_alone(name):
     """`shortened` compares the values; a wrong rule would raise or compute something else."""
     simple = operations(shortened(LEFT_ALONE[name], (4, 3), tolerance=1e-12))
     assert not {aten.addcmul.default, aten.addmm.default, aten.baddbmm.default} & set(simple)
+
+
+def test_expanded_terms_are_expanded_by_the_sum():
+    simple = shortened(lambda v: [v[0].expand(4, 3) + v.sin() * A, v[:1].sin().expand(4, 3) + A @ v[:3]], (4, 3))
+    assert aten.expand.default not in operations(simple)
+
+
+def test_terms_wider_than_the_product_stay_expanded():
+    """The sum would be as narrow as the product."""
+    simple = shortened(lambda v: [v[:1].sin().expand(4, 3) + v[0].sin() * A[:1]], (4, 3))
+    assert simple.outputs[0].shape == (4, 3)
 
 
 @pytest.mark.parametrize("factor", [MASK, MASK.int(), A[0].float()], ids=["bool", "int", "float32"])

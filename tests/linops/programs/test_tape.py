@@ -70,6 +70,12 @@ def constants_written_before_they_are_read(v):
     return [v * constant.zero_().add_(WEIGHTS)]
 
 
+def written_in_another_type(v):
+    x = (v * 2).float()
+    x.add_(v)
+    return [x, x * 0.1]
+
+
 def given_back(v):
     x = v * 2
     return [x, x, v, v]
@@ -78,7 +84,7 @@ def given_back(v):
 EXACT = [
     *(views_and_parts, written_over, written_to_the_input, summed_into_zeros, summed_into_like_zeros),
     *(copied_into_zeros, copied_into_empty, filled_with_constants),
-    *(constants_written_before_they_are_read, given_back),
+    *(constants_written_before_they_are_read, written_in_another_type, given_back),
 ]
 
 
@@ -131,6 +137,13 @@ def constants_written_after_they_are_read(v):
     return [before + v * constant]
 
 
+def activations_written_after_they_are_read(v):
+    image = torch.tanh(WEIGHTS)
+    before = torch.ops.aten.tanh_backward(v, image)
+    image.mul_(0.5)
+    return [before + torch.ops.aten.tanh_backward(v, image)]
+
+
 def a_sum_with_zeros_written_over(v):
     x = v * 2
     y = x + torch.zeros_like(x)
@@ -143,7 +156,8 @@ def a_sum_with_zeros_written_over(v):
     [
         *(written_through_a_view, read_through_an_older_view, written_through_an_alias),
         *(zeros_written_through_a_view, zeros_written_through_a_view_and_added, constants_written_through_a_view),
-        *(constants_written_after_they_are_read, a_sum_with_zeros_written_over),
+        *(constants_written_after_they_are_read, activations_written_after_they_are_read),
+        a_sum_with_zeros_written_over,
     ],
     ids=lambda function: function.__name__,
 )
