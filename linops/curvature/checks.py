@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from .data import first_samples, halves, is_divisible, joined, length
+from .data import first_samples, halves, is_divisible, joined, length, without_first
 from .loss import tensors_of
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _checked_loss_and_weight(risk: Risk, theta: Mapping[str, Tensor], batch: Any
 def require_gradient(risk: Risk, model: nn.Module) -> None:
     """Two gradients of the first micro-batch that weighs: they must exist, agree, and be of the selection alone."""
     originals = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    batch = next(batch for batch in risk.batches() if _weighs(risk, batch))
+    batch = next(batch for batch in risk.batches() if weighs(risk, batch))
     gradients = []
     for _ in range(2):
         theta = {name: tensor.clone().requires_grad_() for name, tensor in risk.point().items()}
@@ -148,8 +148,22 @@ def require_gradient(risk: Risk, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _weighs(risk: Risk, batch: Any) -> bool:
+def weighs(risk: Risk, batch: Any) -> bool:
+    """Whether the batch has a share in the risk. Cost: a forward pass, for means."""
     return risk.loss.reduction == "sum" or risk.loss_and_weight(risk.point(), batch)[1] > 0
+
+
+def from_weighing(risk: Risk, batch: Any, samples: int) -> Any:
+    """A batch that may be cut, from where its first ``samples`` samples weigh something."""
+    size = samples
+    while size < length(batch):
+        if not weighs(risk, first_samples(batch, size)):
+            size *= 2
+        elif size > samples:
+            batch, size = without_first(batch, size // 2), samples
+        else:
+            break
+    return batch
 
 
 def require_additive(risk: Risk) -> None:

@@ -123,6 +123,15 @@ def first_samples(batch: Any, size: int) -> Any:
     return next(_cut(batch, size))
 
 
+def without_first(batch: Any, size: int) -> Any:
+    """The batch from the sample after the first ``size`` ones on."""
+    samples = length(batch)
+    return map_tensors(
+        lambda tensor: tensor[size:] if tensor.ndim > 0 and len(tensor) == samples else tensor,
+        batch,
+    )
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """The tree with ``function`` applied to each tensor; mappings become plain dicts."""
     if isinstance(tree, Tensor):

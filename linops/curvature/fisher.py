@@ -71,6 +71,8 @@ class EmpiricalFisher(GaussNewtonOperator):
         tensors, together = taken_apart((output, target))
         try:
             return torch.func.vmap(single)(*tensors)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError):  # a loss that branches on values, or whose tensors are not all of samples
             return torch.stack([function(_sample(output, i), _sample(target, i)) for i in range(samples)])
 

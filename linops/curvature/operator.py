@@ -21,7 +21,7 @@ from .guards import full_precision, prepare_forward_mode
 from .plan import MOST_AT_ONCE, Choices, ProductPlan, choose_plan
 from .products import Linearised, Share, Tensors, column_by_column, summed_product
 from .risk import Risk
-from .trial import Builders
+from .trial import FEWEST_SAMPLES, Builders
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class CurvatureOperator(LinearOperator):
 
     Which, in which pieces, and how many columns at once is its `ProductPlan`, chosen by a short trial at the first
     product, within ``memory_budget``. ``plan()`` shows it, and ``release()`` gives back what is kept.
+
+    One thread at a time may multiply by an operator, as by a module that is being trained.
 
     A subclass defines ``_share`` and ``_forward``, the product with the share of one micro-batch by a graph and by
     forward mode.
@@ -132,7 +134,7 @@ class CurvatureOperator(LinearOperator):
                 self._plan = choose_plan(
                     self._builders,
                     self.parameters,
-                    self._risk.first_batch(),
+                    self._risk.typical_batch(FEWEST_SAMPLES),
                     self._risk.samples,
                     columns,
                     products,
@@ -174,7 +176,8 @@ class CurvatureOperator(LinearOperator):
         def linearised(share: Share) -> Linearised:
             return Linearised(share, leaves, self._compile)
 
-        return Builders(leaves, retained, forward, linearised, self._risk.tolerance)
+        shared = (*leaves, *self._risk.fixed.values())
+        return Builders(shared, retained, forward, linearised, self._risk.tolerance)
 
     def _built(self, engine: str, batch: Any) -> Share:
         return self._builders.build(engine, batch)

@@ -33,7 +33,7 @@ class ProductPlan:
         micro_batch_size: the most samples that one graph or program spans; None for batches as they come.
         chunk_size: columns that go through it at once, vectorised; 1 for one after the other.
         kept: whether graphs or programs are kept from one product to the next.
-        kept_bytes: what those of all the data take, as measured on a part of them.
+        kept_bytes: what those of all the data take, as reckoned from a part of them.
     """
 
     engine: str
@@ -202,14 +202,20 @@ class _Planning:
         return widths
 
     def _plan(self, engine: str, size: int, width: int) -> ProductPlan:
-        trial = self._trial
+        whole = length(self._trial.batch)
+        # What follows the first batch may be larger, unless it cannot be cut.
+        cut = size < whole or (self._divisible and self._samples > whole)
         return ProductPlan(
             engine=engine,
-            micro_batch_size=self._choices.micro_batch_size or (None if size >= length(trial.batch) else size),
+            micro_batch_size=self._choices.micro_batch_size or (size if cut else None),
             chunk_size=width,
             kept=self._keeps(engine, size, width),
-            kept_bytes=trial.kept(engine, self._samples),
+            kept_bytes=self._pieces(size) * self._trial.kept(engine, size, width),
         )
+
+    def _pieces(self, size: int) -> int:
+        """The number of shares of all the data."""
+        return -(-self._samples // size)
 
     def seconds_afresh(self, plan: ProductPlan) -> float:
         """Time per sample and column of a product for which everything is built."""
@@ -248,5 +254,5 @@ class _Planning:
     def _keeps(self, engine: str, size: int, width: int) -> bool:
         """Whether what is built for all the data can be kept."""
         trial = self._trial
-        others = trial.kept(engine, self._samples) - trial.kept(engine, size)
-        return engine != "forward" and max(others, 0) + trial.building(engine, size, width) <= self._budget
+        others = (self._pieces(size) - 1) * trial.kept(engine, size, width)
+        return engine != "forward" and others + trial.building(engine, size, width) <= self._budget

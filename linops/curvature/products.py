@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -117,7 +118,7 @@ def column_by_column(product: Callable[[Tensors], Tensors]) -> Share:
 class Linearised:
     """A share as a linear program: what its graph computes for a vector, without the graph.
 
-    Programs for blocks are recorded at the first block of each width.
+    Programs for blocks are recorded at the first block of each width, so that one thread at a time may call it.
 
     Args:
         share: the product by a graph, which is not needed afterwards.
@@ -142,7 +143,7 @@ class Linearised:
         self._versions = [tensor._version for tensor in self._read]
         self._functions: dict[int | None, Callable[..., Tensors]] = {None: emitted(self._program, compiled)}
         self._blocks: dict[int, LinearProgram] = {}
-        self.recording_bytes = tape.course
+        self.recording_bytes = array.array("q", tape.course)
 
     def __call__(self, vectors: Tensors, batched: bool) -> Tensors:
         """The product, as of a `Share`."""

@@ -17,12 +17,14 @@ from .checks import (
     adds_up,
     affordable_size,
     evaluation,
+    from_weighing,
     require_additive,
     require_gradient,
     require_same,
     require_something,
+    weighs,
 )
-from .data import Batches
+from .data import Batches, length
 from .guards import (
     outside_inference_mode,
     require_function_of_parameters,
@@ -53,6 +55,7 @@ class Risk:
         loss: with its weight, a `Loss` or an `Objective`.
         value: L at the point.
         samples: in all the data.
+        fixed: the other parameters of the model, by name.
         total_weight: Σ w_b; 1 for summed losses.
 
     Raises:
@@ -85,7 +88,7 @@ class Risk:
         self._data, self._micro_batch_size = data, micro_batch_size
         self._batches = Batches(data, micro_batch_size, self.parameters.device)
         self._flags = {module: module.training for module in model.modules()}
-        self._fixed = {
+        self.fixed = {
             name: tensor.detach().clone()
             for name, tensor in model.named_parameters()
             if name not in self.parameters.shapes
@@ -112,8 +115,17 @@ class Risk:
         return self._batches.cut(size)
 
     def first_batch(self) -> Any:
-        """The first batch of the data, or micro-batch where a size was given."""
-        return next(self._batches.cut(self._micro_batch_size))
+        """The first batch of the data that weighs something, or micro-batch where a size was given."""
+        for batch in self._batches.cut(self._micro_batch_size):
+            if length(batch) == self.samples or weighs(self, batch):
+                return batch
+        raise AssertionError("data of no weight are refused")
+
+    def typical_batch(self, samples: int) -> Any:
+        """The first batch; where it may be cut, from where its first ``samples`` samples weigh something."""
+        batch = self.first_batch()
+        with self.conditions():
+            return from_weighing(self, batch, samples) if self.divisible else batch
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
@@ -168,7 +180,7 @@ class Risk:
 
     def _tensors(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All parameters and buffers by name; copies of buffers, because a model may write into them."""
-        return self._fixed | {name: buffer.clone() for name, buffer in self._buffers.items()} | dict(theta)
+        return self.fixed | {name: buffer.clone() for name, buffer in self._buffers.items()} | dict(theta)
 
     def loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
         """ℓ_b(θ) and w_b of a micro-batch."""

@@ -35,11 +35,11 @@ class Builders:
         retained: by a graph.
         forward: by forward over reverse mode, which computes everything anew for each vector.
         linearised: from a share by a graph, as a linear program.
-        leaves: the parameters at the point, which all shares hold.
+        shared: tensors that all shares hold, the parameters at the point.
         tolerance: how far two ways to compute the same may differ, relative to its size.
     """
 
-    leaves: Tensors
+    shared: Tensors
     retained: Callable[[Any], Share]
     forward: Callable[[Any], Share]
     linearised: Callable[[Share], Linearised]
@@ -82,24 +82,27 @@ class Trial:
         self._programs: dict[int, Linearised] = {}
         self._measured: dict[tuple[str, int], _Needs] = {}
 
-    def kept(self, engine: str, size: int) -> int:
-        """Bytes that graphs or programs of that many samples keep beside the parameters."""
-        return self._extrapolated(engine, size, lambda needs: needs.kept)
+    def kept(self, engine: str, size: int, width: int = 1) -> int:
+        """Bytes that the graph or program of that many samples keeps beside the parameters.
+
+        Programs for blocks, of columns at once, keep rearranged copies of what those for one column keep.
+        """
+        once = self._extrapolated(engine, size, lambda needs: needs.kept)
+        return 2 * once if width > 1 and engine == "linearised" else once
 
     def building(self, engine: str, size: int, width: int) -> int:
         """The most bytes that building a share of that many samples, and a product with it, take."""
-        kept = self.kept(engine, size)
         building = self._extrapolated(engine, size, lambda needs: needs.building)
         working = self._extrapolated(engine, size, lambda needs: needs.working)
-        if width > 1:  # programs for blocks keep rearranged copies, and are recorded in larger steps
-            kept, working = 2 * kept, 2 * working
-        return kept + max(building, width * working) + width * self._vectors
+        if width > 1:  # programs for blocks are recorded in larger steps
+            working *= 2
+        return self.kept(engine, size, width) + max(building, width * working) + width * self._vectors
 
     def _extrapolated(self, engine: str, size: int, what: Callable[[_Needs], list[int]]) -> int:
         """The largest step, each on the line through two measurements, or in proportion to the one there is."""
         few, more = what(self._needs(engine, self._few)), what(self._needs(engine, self._more))
         if self._more == self._few or len(few) != len(more):
-            return math.ceil(max(more, default=0) * size / self._more)
+            return math.ceil(max(more, default=0) * max(size / self._more, 1.0))
         factor = (size - self._few) / (self._more - self._few)
         steps = (one + factor * (other - one) for one, other in zip(few, more, strict=True))
         return max(0, math.ceil(max(steps, default=0)))
@@ -179,9 +182,9 @@ class Trial:
             return str(error).splitlines()[0]
         size = float(expected.norm())
         # Two orders of summation; a wrong derivative or a constant that is none differs in the first digits.
-        if difference <= self._builders.tolerance * size or size == 0:
+        if difference <= self._builders.tolerance * size:
             return None
-        return f"its product differs from that of the graph by {difference / size:.1e}"
+        return f"its product differs from that of the graph by {difference:.1e}, of {size:.1e}"
 
     @functools.cached_property
     def _probe(self) -> Tensor:
@@ -213,7 +216,7 @@ class Trial:
                 needs = _Needs([0], [0], [2 * live for live in course])
             elif engine == "linearised":
                 program = self._program(size)
-                kept = program.kept_bytes((*self._builders.leaves, *tensors_of(first_samples(self.batch, size))))
+                kept = program.kept_bytes((*self._builders.shared, *tensors_of(first_samples(self.batch, size))))
                 # The graph lives until the program is there.
                 building = [*course, *(graph + live for live in program.recording_bytes)]
                 needs = _Needs([kept], building, program.working_bytes())

@@ -30,7 +30,7 @@ def for_columns(program: LinearProgram, columns: int) -> LinearProgram:
     tape = Tape(examples)
     with torch.no_grad():
         with tape:
-            outputs = _run(program, examples)
+            outputs = _run(program, examples, tape)
         _require_same(
             [output[0] for output in outputs], emitted(program)(*(example[0] for example in examples)), program
         )
@@ -50,13 +50,16 @@ def _require_same(found: Sequence[Tensor], expected: Sequence[Tensor], program: 
         raise LinearisationError("the rule of an operation for blocks computes something else than for one column")
 
 
-def _run(program: LinearProgram, vectors: list[Tensor]) -> list[Tensor]:
+def _run(program: LinearProgram, vectors: list[Tensor], tape: Tape) -> list[Tensor]:
     columns = vectors[0].shape[0]
     tensors: dict[Value, Tensor] = dict(zip(program.inputs, vectors, strict=True))
     last: dict[Any, Step | None] = {value: step for step in program.steps for value in step.values()}
     last.update((output, None) for output in program.outputs if isinstance(output, Value))
     for step in program.steps:
+        before = len(tape.steps)
         results = _RULES.get(step.operation, _vectorised)(step, tensors)
+        if _copies_constants(step, tape.steps[before:]):
+            results = _column_by_column(step, tensors)
         named = zip(step.results, results, strict=True)
         tensors.update((value, result) for value, result in named if value is not None)
         for value in step.values():
@@ -78,6 +81,17 @@ def _vectorised(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
         except RuntimeError:  # some operation within has no rule
             pass
     return _column_by_column(step, tensors)
+
+
+def _copies_constants(step: Step, made: Sequence[Step]) -> bool:
+    """Whether a rule repeats a large constant for each column, which takes the memory and the time to read it."""
+    known = {leaf.untyped_storage().data_ptr() for leaf in step.constants()}
+    size = max((leaf.untyped_storage().nbytes() for leaf in step.constants()), default=0)
+    return any(
+        leaf.untyped_storage().data_ptr() not in known and leaf.untyped_storage().nbytes() > max(size, _LARGE)
+        for each in made
+        for leaf in each.constants()
+    )
 
 
 def _column_by_column(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
@@ -152,6 +166,7 @@ def _given(step: Step, tensors: dict[Value, Tensor]) -> tuple[Any, ...]:
     return given
 
 
+_LARGE = 2**18  # bytes: what is larger is not copied for each column
 _RULES: dict[Any, Callable[[Step, dict[Value, Tensor]], tuple[Any, ...]]] = {
     aten.mm.default: _matrix_product,
     aten.addmm.default: _matrix_product,

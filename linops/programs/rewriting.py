@@ -220,7 +220,7 @@ def _broadcast_addend(rewriting: _Rewriting, step: Step) -> Found:
             origin = before
     if step.operation is aten.addcmul.default:  # the product of matrices has a shape of its own
         shapes = [term.shape for term in (origin, *factors)]
-        if torch.broadcast_shapes(*shapes) != step.result.shape:
+        if torch.broadcast_shapes(*shapes) != step.result.shape:  # type: ignore[no-untyped-call]
             return None
     return [attrs.evolve(step, arguments=(origin, *factors))]
 

@@ -61,6 +61,10 @@ class Step:
         found = (leaf for leaf in leaves((self.arguments, self.keywords)) if isinstance(leaf, Value))
         return list(dict.fromkeys(found))
 
+    def constants(self) -> Iterator[Tensor]:
+        """The constant tensors among the arguments."""
+        return (leaf for leaf in leaves((self.arguments, self.keywords)) if isinstance(leaf, Tensor))
+
     def substituted(self, replace: Callable[[Any], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments and keywords with each leaf replaced."""
         return mapped(replace, self.arguments), mapped(replace, self.keywords)
@@ -83,7 +87,7 @@ class LinearProgram:
     def constants(self) -> Iterator[Tensor]:
         """The tensors that the program keeps."""
         for step in self.steps:
-            yield from (leaf for leaf in leaves((step.arguments, step.keywords)) if isinstance(leaf, Tensor))
+            yield from step.constants()
         yield from (output for output in self.outputs if isinstance(output, Tensor))
 
 
@@ -109,7 +113,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, vectors: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []
         self._values = WeakIdKeyDictionary()  # tensor -> (its Value, the number of writes before)
         self._zeros = WeakIdKeyDictionary()
         self._written = WeakIdKeyDictionary()  # storage -> the number of its last write
@@ -149,7 +153,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return constants.setdefault(id(leaf), leaf.detach()) if attached else leaf
 
         steps = []
-        for step in self._steps:
+        for step in self.steps:
             arguments, keywords = step.substituted(free)
             steps.append(attrs.evolve(step, arguments=arguments, keywords=keywords))
         return LinearProgram(self._inputs, tuple(steps), tuple(map(free, found)))
@@ -189,7 +193,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         if any(results):  # not a question about shapes
             self._read((arguments, keywords))
-            self._steps.append(Step(func, arguments, keywords, results, several))
+            self.steps.append(Step(func, arguments, keywords, results, several))
         return result
 
     def _read(self, arguments: Any) -> None:

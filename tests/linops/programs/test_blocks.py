@@ -87,6 +87,28 @@ def test_distances():
     assert_each_column(lambda v: torch.autograd.grad(distances, points, v, retain_graph=True), (5, 5))
 
 
+COPIED_BY_PYTORCH = {
+    "products in batches": ((16, 64, 64), lambda v, large: [torch.bmm(large, v)]),
+    "gradients of layer normalisation": (
+        (128, 512),
+        lambda v, large: torch.ops.aten.native_layer_norm_backward(
+            *(v, large, [512], large.mean(1, keepdim=True), large.std(1, keepdim=True), None, None),
+            [True, False, False],
+        )[:1],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COPIED_BY_PYTORCH)
+def test_large_constants_are_not_copied_for_each_column(name):
+    shape, function = COPIED_BY_PYTORCH[name]
+    large = torch.randn(shape, dtype=torch.float64)
+    assert_each_column(lambda v: function(v, large), shape)
+    program = recorded(lambda v: function(v, large), torch.ones(shape, dtype=torch.float64))
+    program = simplified(for_columns(program, COLUMNS))
+    assert all(constant.untyped_storage().nbytes() <= large.nbytes for constant in program.constants())
+
+
 @pytest.mark.parametrize("wrong", [lambda x: x * math.nan, lambda x: x[:, :1], lambda x: x.double(), lambda x: x * 1.1])
 def test_a_rule_that_computes_something_else_is_refused(wrong, monkeypatch):
     program = recorded(lambda v: [v.sin()], torch.ones(4))
