@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,6 +154,12 @@ class Counted(LinearOperator):
         self.products += X.shape[1]
         self.calls += 1
         return result
+
+
+def require_count(what: str, value: Any) -> None:
+    """``value`` must be an integer >= 1; ``what`` begins the message: what it is of."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{what} an integer >= 1, got {value!r}")
 
 
 def synchronise(device: torch.device) -> None:

@@ -97,6 +97,11 @@ def evaluation(risk: Risk, batches: Iterable[Any]) -> Evaluation:
 def _checked_loss_and_weight(risk: Risk, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
     try:
         loss, weight = risk.loss_and_weight(theta, batch)
+    except TypeError as error:
+        raise TypeError(
+            f"the model or the loss does not take this batch ({str(error).splitlines()[0]}); if the model returns more "
+            "than the loss takes, pick it: eigenspan.Loss(lambda output, target: function(output.logits, target))"
+        ) from error
     except RuntimeError as error:
         dtypes = {tensor.dtype for tensor in tensors_of(batch) if tensor.is_floating_point()}
         if dtypes - {risk.parameters.dtype}:
@@ -185,8 +190,8 @@ def _require_sum(risk: Risk, batches: list[Any], parts: list[Any]) -> None:
         raise ValueError(
             f"the loss of a batch is not that of its parts (weighted sum {whole.loss} of weight {whole.weight} "
             f"against {sum_of_parts.loss} of {sum_of_parts.weight}), so it would depend on how the data are cut: "
-            "give eigenspan.Loss(function, weight=...) with what the loss is a mean over, reduction='sum', or all "
-            "data as a single batch"
+            f"give eigenspan.{type(risk.loss).__name__}(function, weight=...) with what the loss is a mean over, "
+            "reduction='sum', or, where the model or the loss mixes samples, all data as a single batch"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..basic import require_count
 from .loss import tensors_of
 from .memory import SHARE_OF_FREE_MEMORY, free_memory
 
@@ -29,6 +30,7 @@ class Batches:
 
     Attributes:
         size: the most samples to process at once.
+        written: whether the model writes to its inputs.
 
     Raises:
         ValueError: a micro-batch size below one, or no batch.
@@ -36,22 +38,46 @@ class Batches:
     """
 
     def __init__(self, data: Any, micro_batch_size: int | None, device: torch.device) -> None:
-        if micro_batch_size is not None and (not isinstance(micro_batch_size, int) or micro_batch_size < 1):
-            raise ValueError(f"micro_batch_size is None or an integer >= 1, got {micro_batch_size!r}")
+        if micro_batch_size is not None:
+            require_count("micro_batch_size is None or", micro_batch_size)
         if isinstance(data, tuple) and len(data) > 0 and all(_is_pair(part) for part in data):
             raise TypeError("data is a tuple of batches, and a tuple stands for one batch: pass a list of batches")
         self.held = _is_batch(data)
         self._data: Iterable[Any] = (data,) if self.held else _require_reiterable(data)
         self.size, self._device = micro_batch_size, device
+        self._versions: list[int] | None = None
+        self.written = False
 
     def __iter__(self) -> Iterator[Any]:
         return self.cut(self.size)
 
     def cut(self, size: int | None) -> Iterator[Any]:
         """The batches in micro-batches of at most ``size`` samples, each moved to the device by itself."""
+        if self._versions is not None and self._versions != self.versions():
+            raise RuntimeError(
+                "the data were changed in place after the operator was built, which stays that of its point and data: "
+                "build it anew, from copies if they change often"
+            )
         for batch in self._data:
             for part in _cut(batch, size):
                 yield self._moved(part)
+
+    def watch(self, before: list[int]) -> None:
+        """From now on, data at hand that are written to are an error; whether they were since ``before`` is noted."""
+        self._versions = self.versions()
+        self.written = self._versions != before
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy's tensors begin anew."""
+        self.__dict__ = state
+        if self._versions is not None:
+            self._versions = self.versions()
+
+    def versions(self) -> list[int]:
+        """How often each tensor that is at hand was written to."""
+        if not isinstance(self._data, list | tuple):
+            return []
+        return [tensor._version for tensor in tensors_of(self._data) if not tensor.is_inference()]
 
     def kept(self) -> Iterator[Any]:
         """One pass like any other; from the next one on, the batches come from memory if that holds them.
@@ -82,6 +108,8 @@ class Batches:
         elif on_host is not None:
             pinned = self._device.type == "cuda"
             self._data = [map_tensors(torch.Tensor.pin_memory, batch) if pinned else batch for batch in on_host]
+        if self._versions is not None:
+            self._versions = self.versions()
 
     def _is_there(self, batch: Any) -> bool:
         return isinstance(self._data, list | tuple) and all(
@@ -91,12 +119,12 @@ class Batches:
     def _moved(self, batch: Any) -> Any:
         # Copies from a GPU must be awaited; copies to one may overlap with what is computed there.
         overlapped = self._device.type == "cuda"
-        return map_tensors(lambda tensor: _known_to_autograd(tensor).to(self._device, non_blocking=overlapped), batch)
 
+        def moved(tensor: Tensor) -> Tensor:
+            known = tensor.clone() if tensor.is_inference() else tensor  # to autograd
+            return known.to(self._device, non_blocking=overlapped)
 
-def _known_to_autograd(tensor: Tensor) -> Tensor:
-    """A copy of what was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor
+        return map_tensors(moved, batch)
 
 
 def halves(batch: Any) -> list[Any]:

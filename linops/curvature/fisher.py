@@ -117,9 +117,15 @@ class MonteCarloFisher(GaussNewtonOperator):
                 raise ValueError(f"{name} is an integer >= {least}, got {value!r}")
         self._draws, self._seed = draws, seed
         super().__init__(model, loss, data, parameters=parameters, **options)
+        self._require_likelihood()
 
     def _known_structure(self) -> Structure:
         return Structure.PSD
+
+    def _require_likelihood(self) -> None:
+        with self._risk.conditions(), torch.enable_grad():
+            outputs = self._outputs(self._leaves, self._risk.first_batch())
+            self._middle(outputs, outputs.tensors)
 
     def _outputs(self, theta: Mapping[str, Tensor], batch: Any) -> Outputs:
         return model_outputs(self._risk, theta, batch)
@@ -130,7 +136,9 @@ class MonteCarloFisher(GaussNewtonOperator):
         if found is None:
             raise TypeError(
                 "MonteCarloFisher draws targets from the likelihood behind CrossEntropyLoss, MSELoss or "
-                f"BCEWithLogitsLoss on one output tensor; for {self._risk.loss} use the GGN or the EmpiricalFisher"
+                f"BCEWithLogitsLoss on one output tensor, not for {self._risk.loss.function!r} on a "
+                f"{type(output).__name__}: wrap a model that returns more so that it returns that tensor, or use the "
+                "GGN or the EmpiricalFisher"
             )
         require_samples(self, length((outputs.inputs,)), output)
         name, p, scale = found

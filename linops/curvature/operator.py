@@ -13,12 +13,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from ..basic import require_count
 from ..operator import LinearOperator
 from ..parameters import ParameterSpace, Selection
 from ..programs.tape import LinearisationError
 from ..structure import Structure
 from .guards import full_precision, prepare_forward_mode
-from .plan import MOST_AT_ONCE, Choices, ProductPlan, choose_plan
+from .plan import FEW_COLUMNS, MOST_AT_ONCE, Choices, ProductPlan, choose_plan
 from .products import Linearised, Share, Tensors, column_by_column, summed_product
 from .risk import Risk
 from .trial import FEWEST_SAMPLES, Builders
@@ -67,7 +68,9 @@ class CurvatureOperator(LinearOperator):
             an engine that cannot do this model.
         TypeError: see `Risk`.
 
-    Cost: see the subclass; the trial takes about three products with one column and two with the first block.
+    Cost: see the subclass. The trial takes as long as three to ten products of a large model, and some tenths of a
+    second for the smallest, where building and recording graphs outweighs what is computed; ``engine=``,
+    ``micro_batch_size=`` and ``chunk_size=`` together leave nothing to try.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class CurvatureOperator(LinearOperator):
         )
         self._plan: ProductPlan | None = None
         self._planned_columns = 0
+        self._announced: int | None = None  # products to come, where they are few
         self._kept: list[Share] | None = None
         space = self._risk.parameters
         super().__init__((space.size, space.size), space.dtype, space.device, self._known_structure())
@@ -121,14 +125,22 @@ class CurvatureOperator(LinearOperator):
         """How products are computed, chosen by a trial if it is not yet known.
 
         Args:
-            columns: of the blocks to come.
+            columns: of the blocks to come. A block of twice as many, up to 32, starts another trial, as it may gain
+                from columns at once.
             products: how many are to come, if that is known. For a few columns in all, nothing is timed or
-                linearised, which would take longer than it saves.
+                linearised, which would take longer than it saves; more products than announced start a trial.
+
+        Raises:
+            ValueError: numbers below one; what the operator's own arguments do not allow, see there.
         """
-        # A wider block may gain from columns at once, where a narrower one could not tell.
+        require_count("columns is", columns)
+        if products is not None:
+            require_count("products is None or", products)
+        few = products is not None and products * columns <= FEW_COLUMNS
         columns = min(columns, MOST_AT_ONCE)
         wider = columns >= 2 * self._planned_columns and self._choices.chunk_size is None
-        if self._plan is None or products is not None or wider:
+        expired = self._announced is not None and (self._announced == 0 or (products is not None and not few))
+        if self._plan is None or wider or expired:
             self.release()
             with torch.no_grad(), self._risk.conditions(), full_precision(self.device):
                 self._plan = choose_plan(
@@ -137,12 +149,17 @@ class CurvatureOperator(LinearOperator):
                     self._risk.typical_batch(FEWEST_SAMPLES),
                     self._risk.samples,
                     columns,
-                    products,
+                    few,
                     self._choices,
                     divisible=self._choices.micro_batch_size is None and self._risk.divisible,
                 )
             self._planned_columns = columns
+            self._announced = products if few else None
         return self._plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without graphs and programs, which cannot be copied; the copy builds its own."""
+        return self.__dict__ | {"_kept": None}
 
     def release(self) -> None:
         """Gives back what is kept between products; the next one builds it anew."""
@@ -203,7 +220,10 @@ class CurvatureOperator(LinearOperator):
         """
         plan = self.plan(columns)
         try:
-            return self._of_shares(product, plan)
+            found = self._of_shares(product, plan)
+            if self._announced is not None:
+                self._announced -= 1
+            return found
         except torch.OutOfMemoryError:
             if plan.chunk_size == 1:
                 raise

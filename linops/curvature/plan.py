@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import torch
 
+from ..basic import require_count
 from ..parameters import ParameterSpace
 from .data import length
 from .memory import SHARE_OF_FREE_MEMORY, free_memory
@@ -21,7 +22,8 @@ _WIDTHS = (8, MOST_AT_ONCE)  # that are tried
 _GAIN, _LOSS = 0.95, 1.15  # what is measured is noisy: so much faster is better, so much slower ends the search
 _SHORT = 0.01  # seconds: pieces that take less are not tried
 _USABLE = 0.8  # of a memory budget: allocators keep some of what is freed, in pieces that do not fit what comes next
-_FEW_COLUMNS = 4  # in all products: a trial would cost more than it gains
+FEW_COLUMNS = 4
+"""In all products: a trial would cost more than it gains."""
 
 
 @attrs.frozen(kw_only=True)
@@ -34,6 +36,7 @@ class ProductPlan:
         chunk_size: columns that go through it at once, vectorised; 1 for one after the other.
         kept: whether graphs or programs are kept from one product to the next.
         kept_bytes: what those of all the data take, as reckoned from a part of them.
+        reason: why no linear program is taken, where the model has none.
     """
 
     engine: str
@@ -41,15 +44,23 @@ class ProductPlan:
     chunk_size: int
     kept: bool
     kept_bytes: int
+    reason: str | None = None
 
     def __str__(self) -> str:
+        reason = f" (no linear program: {self.reason})" if self.reason else ""
+        return f"{self.engine}: {self._course()}{reason}"
+
+    def _course(self) -> str:
         cut = "batches as they come" if self.micro_batch_size is None else f"micro-batches of {self.micro_batch_size}"
         columns = "columns one by one" if self.chunk_size == 1 else f"{self.chunk_size} columns at once"
         if self.engine == "forward":
-            return f"forward over reverse mode, {cut}, {columns}, nothing kept"
+            return f"{cut}, {columns}, nothing kept"
         what = "linear programs" if self.engine == "linearised" else "graphs"
         fate = "kept" if self.kept else "built anew for each product"
-        return f"{cut}, {columns}, {what} of {self.kept_bytes / 2**20:.0f} MiB {fate}"
+        size = (
+            f"{self.kept_bytes / 2**20:.0f} MiB" if self.kept_bytes >= 2**20 else f"{self.kept_bytes / 2**10:.0f} KiB"
+        )
+        return f"{cut}, {columns}, {what} of {size} in all, {fate}"
 
 
 @attrs.frozen(kw_only=True)
@@ -64,8 +75,8 @@ class Choices:
     def __attrs_post_init__(self) -> None:
         for name in ("micro_batch_size", "chunk_size", "memory_budget"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} is None or an integer >= 1, got {value!r}")
+            if value is not None:
+                require_count(f"{name} is None or", value)
         if self.engine is not None and self.engine not in ENGINES:
             raise ValueError(f"engine is None or one of {', '.join(map(repr, ENGINES))}, got {self.engine!r}")
         if self.engine == "forward" and self.chunk_size not in (None, 1):
@@ -74,9 +85,9 @@ class Choices:
                 "out, or take engine='linearised' or 'retained'"
             )
 
-    def budget(self, device: torch.device) -> int:
-        """Bytes to plan with, of what the user allows or a quarter of what is free."""
-        return int(_USABLE * (self.memory_budget or SHARE_OF_FREE_MEMORY * free_memory(device)))
+    def allowance(self, device: torch.device) -> int:
+        """Bytes that the user allows, or a quarter of what is free."""
+        return self.memory_budget or int(SHARE_OF_FREE_MEMORY * free_memory(device))
 
 
 def choose_plan(
@@ -85,7 +96,7 @@ def choose_plan(
     batch: Any,
     samples: int,
     columns: int,
-    products: int | None,
+    few: bool,
     choices: Choices,
     divisible: bool,
 ) -> ProductPlan:
@@ -101,7 +112,7 @@ def choose_plan(
         batch: one batch of the data.
         samples: in all the data.
         columns: of the blocks to come.
-        products: how many are to come, None for many; for a few columns in all, nothing is timed or linearised.
+        few: whether so few products are to come that nothing is timed or linearised.
         choices: what is fixed.
         divisible: whether the batch may be cut.
 
@@ -111,9 +122,8 @@ def choose_plan(
 
     Cost: about three products with one column and, where blocks gain, two with the block.
     """
-    few = products is not None and products * columns <= _FEW_COLUMNS
     trial = Trial(builders, parameters, batch, divisible)
-    planning = _Planning(trial, choices, choices.budget(parameters.device), samples, columns, divisible)
+    planning = _Planning(trial, choices, choices.allowance(parameters.device), samples, columns, divisible)
     if choices.engine:
         if reason := trial.reason_against(choices.engine):
             raise ValueError(
@@ -126,7 +136,7 @@ def choose_plan(
     if fitting is not None:
         plan = planning.untimed(fitting) if few else planning.best(fitting)
         if plan.kept or few:
-            return plan
+            return plan if few else attrs.evolve(plan, reason=trial.reason_against("linearised"))
     # Where nothing can be kept, what is built for one product must pay within it.
     engines += [] if trial.reason_against("forward") else ["forward"]
     planning.require_fit(engines)
@@ -141,9 +151,10 @@ class _Planning:
     """The search for the best plan of an engine."""
 
     def __init__(
-        self, trial: Trial, choices: Choices, budget: int, samples: int, columns: int, divisible: bool
+        self, trial: Trial, choices: Choices, allowance: int, samples: int, columns: int, divisible: bool
     ) -> None:
-        self._trial, self._choices, self._budget = trial, choices, budget
+        self._trial, self._choices = trial, choices
+        self._allowance, self._budget = allowance, int(_USABLE * allowance)
         self._samples, self._columns, self._divisible = samples, columns, divisible
 
     def fits(self, engine: str) -> bool:
@@ -154,10 +165,9 @@ class _Planning:
         """One of them must fit."""
         if not any(self.fits(engine) for engine in engines):
             width, size = self._choices.chunk_size or 1, self._smallest_size
-            allowed = math.ceil(self._budget / _USABLE)
             least = math.ceil(min(map(self._least, engines)) / _USABLE) + 1
             raise ValueError(
-                f"memory_budget={allowed} bytes do not hold a product with {width} "
+                f"memory_budget={self._allowance} bytes do not hold a product with {width} "
                 f"column{'s' * (width > 1)} and {size} samples at a time, which takes about {least} bytes: "
                 "allow as much"
             )

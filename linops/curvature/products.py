@@ -160,6 +160,8 @@ class Linearised:
                 del self._blocks[oldest], self._functions[oldest]
             self._blocks[width] = simplified(for_columns(self._program, width))
             self._functions[width] = emitted(self._blocks[width], self._compiled)
+        if self._compiled:  # for whom other strides are another function
+            vectors = tuple(vector.contiguous() for vector in vectors)
         with torch.inference_mode(not self._compiled):  # a tenth faster than no_grad where operations are small
             return self._functions[width](*vectors)
 

@@ -24,7 +24,7 @@ from .checks import (
     require_something,
     weighs,
 )
-from .data import Batches, length
+from .data import Batches, length, map_tensors
 from .guards import (
     outside_inference_mode,
     require_function_of_parameters,
@@ -146,7 +146,7 @@ class Risk:
 
     def output(self, theta: Mapping[str, Tensor], inputs: Any) -> Any:
         """The model's output for the inputs of a micro-batch."""
-        named = self._tensors(theta)
+        named, inputs = self._tensors(theta), self._own(inputs)
         if isinstance(inputs, Mapping):
             return functional_call(self._model, named, (), dict(inputs))
         # A DataLoader makes lists of the tuples of its samples.
@@ -167,30 +167,34 @@ class Risk:
             return adds_up(self, self.first_batch())
 
     def gradient(self) -> Tensor:
-        """∇L at the point, (n,).
+        """∇L at the point, (n,); the sum over batches is taken in float64.
 
         Cost: one backward pass over the data.
         """
-        theta = self.point()
-        total = torch.zeros_like(self.parameters.values)
         with self.conditions():
+            theta = self.point()
+            total = torch.zeros_like(self.parameters.values, dtype=torch.float64)
             for batch in self.batches():
                 total += self.parameters.flatten(torch.func.grad(self.term)(theta, batch))
-        return total
+            return total.to(self.parameters.dtype)
 
     def _tensors(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All parameters and buffers by name; copies of buffers, because a model may write into them."""
         return self.fixed | {name: buffer.clone() for name, buffer in self._buffers.items()} | dict(theta)
+
+    def _own(self, inputs: Any) -> Any:
+        """Copies for a model that writes to its inputs."""
+        return map_tensors(torch.clone, inputs) if self._batches.written else inputs
 
     def loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
         """ℓ_b(θ) and w_b of a micro-batch."""
         if isinstance(self.loss, Objective):
             named = {f"model.{name}": tensor for name, tensor in self._tensors(theta).items()}
             bound = _Bound(self._model, self.loss.function)
-            return functional_call(bound, named, (batch,)), self.loss.weight(batch)
+            return functional_call(bound, named, (self._own(batch),)), float(self.loss.weight(batch))
         inputs, target = inputs_and_target(batch)
         output = self.output(theta, inputs)
-        return self.loss.function(output, target), self.loss.weight(output, target)
+        return self.loss.function(output, target), float(self.loss.weight(output, target))
 
     def share(self, loss: Tensor, weight: float) -> Tensor:
         """What a batch's loss of that weight contributes to the risk."""
@@ -206,7 +210,9 @@ class Risk:
         if self.loss.reduction == "mean":
             self.total_weight = first.weight
         self.value, self.samples = first.loss / self.total_weight, first.samples
+        before = self._batches.versions()
         require_gradient(self, self._model)
+        self._batches.watch(before)
         if not self._batches.held:
             require_same(self, first, evaluation(self, self._batches.kept()))
         if first.batches > 1:
@@ -248,4 +254,8 @@ def inputs_and_target(batch: Any) -> tuple[Any, Any]:
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
     given = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
-    raise TypeError(f"a batch is a pair (inputs, target), got a {given}; for other forms use eigenspan.Objective")
+    raise TypeError(
+        f"a batch is a pair (inputs, target), got a {given}: give pairs, whose inputs may be a tuple or mapping of the "
+        "model's arguments, with a loss that reads the model's output; for a Jacobian the target may be None; a "
+        "Hessian also takes an eigenspan.Objective(function of model and batch)"
+    )

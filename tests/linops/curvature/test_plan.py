@@ -1,7 +1,9 @@
 """Plans of products: they change time and memory, never the operator, and what they keep is used and given back."""
 
+import copy
 import gc
 import logging
+import pickle
 import re
 import weakref
 
@@ -13,6 +15,7 @@ from torch import nn
 import eigenspan as es
 from eigenspan.linops.curvature import operator as operator_module
 from eigenspan.linops.curvature import plan as plan_module
+from eigenspan.linops.curvature.data import first_samples
 
 SAMPLES = 24
 ENGINES = ("linearised", "retained", "forward")
@@ -279,6 +282,29 @@ class TestFewProducts:
         assert H.plan(1, products=1).engine == "retained"
         assert H.plan(16, products=100).engine == "linearised"
 
+    def test_products_beyond_those_announced_start_a_trial(self):
+        H = hessian()
+        v = torch.ones(53, dtype=torch.float64)
+        assert H.plan(1, products=2).engine == "retained"
+        H @ v
+        assert H.plan().engine == "retained"
+        for _ in range(2):
+            H @ v
+        assert H.plan().engine == "linearised"
+
+    def test_announcements_leave_what_is_planned_and_kept(self):
+        H = hessian()
+        H @ torch.ones(53, dtype=torch.float64)
+        plan, kept = H.plan(), H._kept
+        assert H.plan(products=1) == H.plan(products=100) == plan
+        assert H._kept is kept
+
+    @pytest.mark.parametrize("wrong", [{"columns": 0}, {"columns": 2.5}, {"products": 0}, {"products": True}])
+    def test_numbers_that_are_none(self, wrong):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} is .*an integer >= 1"):
+            hessian().plan(**wrong)
+
     def test_a_wider_block_than_announced_is_planned_anew(self):
         H = hessian()
         assert H.plan(1, products=1).engine == "retained"
@@ -295,6 +321,86 @@ def test_a_budget_that_is_too_small_says_what_would_do():
     torch.testing.assert_close(H.to_dense(), hessian().to_dense(), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("columns", [1, 3])
+def test_inference_mode_changes_nothing(engine, columns):
+    """Neither around the construction, nor around the first product, nor in what it is given."""
+    X = torch.randn(53, columns, dtype=torch.float64)
+    expected = hessian(engine=engine) @ X
+    with torch.inference_mode():
+        H = hessian(engine=engine)
+        found = H @ (X * 1.0)
+        gradient = H.gradient()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(H @ X, expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradient, hessian().gradient(), rtol=1e-12, atol=1e-14)
+    found.add_(1)  # an ordinary tensor
+    J = es.Jacobian(cases.mlp(), cases.classes(SAMPLES), engine=engine)
+    with torch.inference_mode():
+        inside = J @ X
+    torch.testing.assert_close(inside, es.Jacobian(cases.mlp(), cases.classes(SAMPLES)) @ X, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("operator", [es.Hessian, es.GGN])
+def test_autocast_counts_as_of_where_the_operator_is_built(operator, engine):
+    """Also for what is kept, and for blocks whose programs are recorded within."""
+    model, batch = cases.mlp(dtype=torch.float32), cases.classes(SAMPLES, dtype=torch.float32)
+    X = torch.randn(53, 4)
+    H = hessian(model, batch, operator, engine=engine)
+    expected = H @ X
+    H.release()
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(H @ X, expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close((H @ X[:, 0]), expected[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_copies_and_pickles_are_operators_of_their_own():
+    H = hessian(operator=es.GGN)
+    expected = H.to_dense()
+    for twin in (pickle.loads(pickle.dumps(H)), copy.deepcopy(H)):
+        torch.testing.assert_close(twin.to_dense(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_trial_is_on_samples_that_weigh_something():
+    """With ignored targets only, all would agree and cost nothing."""
+    X, y = cases.classes(40)
+    y[:25] = -100
+    ignored = torch.full((4,), -100)
+    expected = hessian(batch=(X[25:], y[25:])).to_dense()
+    H = hessian(batch=[(X[:4], ignored), (X, y)])
+    few = first_samples(H._risk.typical_batch(4), 4)
+    assert (few[1] != -100).any()
+    torch.testing.assert_close(H.to_dense(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_batches_larger_than_the_first_are_cut_like_it():
+    model = Watched()
+    X, y = cases.classes(SAMPLES)
+    H = hessian(model, [(X[:4], y[:4]), (X[4:], y[4:])])
+    assert H.plan().micro_batch_size == 4
+    model.seen.clear()
+    H @ torch.ones(53, dtype=torch.float64)
+    assert max(model.seen) == 4
+    assert_is_the_matrix(H, es.Hessian)
+
+
+@pytest.mark.parametrize("engine", ["linearised", "retained"])
+def test_constants_of_every_piece_are_counted(engine):
+    """Each has a copy of the buffers."""
+    model = nn.Sequential(cases.mlp(), nn.BatchNorm1d(3)).double().eval()
+    model.register_buffer("table", torch.zeros(10_000, dtype=torch.float64))
+    batch = cases.classes(SAMPLES)
+    H = hessian(model, batch, engine=engine, micro_batch_size=1, chunk_size=1)
+    H @ torch.ones(H.shape[0], dtype=torch.float64)
+    if engine == "linearised":
+        held = sum(program.kept_bytes((*H._leaves.values(), *batch)) for program in H._kept)
+        assert H.plan().kept_bytes == pytest.approx(held, rel=0.2)
+    else:
+        assert H.plan().kept_bytes < SAMPLES * 80_000 * 1.5
+
+
 def test_the_operator_stays_at_its_point():
     model = cases.mlp()
     H = hessian(model)
@@ -306,6 +412,27 @@ def test_the_operator_stays_at_its_point():
     assert torch.equal(H @ v, before)
     H.release()
     assert torch.equal(H @ v, before)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_data_changed_before_the_first_product_or_its_release(engine):
+    inputs, targets = cases.classes(SAMPLES)
+    for data in ((inputs, targets), [(inputs[:20], targets[:20]), (inputs[20:], targets[20:])]):
+        H = hessian(batch=data, engine=engine)
+        inputs.mul_(2)
+        with pytest.raises(RuntimeError, match="data were changed in place"):
+            H @ torch.ones(53, dtype=torch.float64)
+        with pytest.raises(RuntimeError, match="data were changed in place"):
+            H.gradient()
+
+
+def test_a_model_may_write_to_its_inputs():
+    batch = cases.classes(SAMPLES)
+    expected = hessian(nn.Sequential(nn.ReLU(), *cases.mlp())).to_dense()
+    H = hessian(nn.Sequential(nn.ReLU(inplace=True), *cases.mlp()), batch)
+    torch.testing.assert_close(H.to_dense(), expected, rtol=1e-12, atol=1e-14)
+    H.release()
+    torch.testing.assert_close(H.to_dense(), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("engine", ["linearised", "retained"])
@@ -387,19 +514,20 @@ def test_what_is_kept_goes_with_the_operator(operator, engine):
     [
         (
             {"engine": "retained", "micro_batch_size": 50, "chunk_size": 1, "kept": True},
-            "micro-batches of 50, columns one by one, graphs of 3 MiB kept",
+            "retained: micro-batches of 50, columns one by one, graphs of 3 MiB in all, kept",
         ),
         (
             {"engine": "linearised", "micro_batch_size": None, "chunk_size": 8, "kept": True},
-            "batches as they come, 8 columns at once, linear programs of 3 MiB kept",
+            "linearised: batches as they come, 8 columns at once, linear programs of 3 MiB in all, kept",
         ),
         (
-            {"engine": "retained", "micro_batch_size": None, "chunk_size": 8, "kept": False},
-            "batches as they come, 8 columns at once, graphs of 3 MiB built anew for each product",
+            {"engine": "retained", "micro_batch_size": None, "chunk_size": 8, "kept": False, "reason": "no rule"},
+            "retained: batches as they come, 8 columns at once, graphs of 3 MiB in all, built anew for each product "
+            "(no linear program: no rule)",
         ),
         (
             {"engine": "forward", "micro_batch_size": 50, "chunk_size": 1, "kept": False},
-            "forward over reverse mode, micro-batches of 50, columns one by one, nothing kept",
+            "forward: micro-batches of 50, columns one by one, nothing kept",
         ),
     ],
 )
