@@ -1,12 +1,14 @@
 """What every test has: a device, seeded random numbers, few threads."""
 
+import os
+
 import pytest
 import torch
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
-# The matrices of tests are small: more threads only wait for one another.
-torch.set_num_threads(min(torch.get_num_threads(), 2))
+# The matrices of tests are small: more threads only wait for one another, as do those of workers side by side.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(torch.get_num_threads(), 2))
 
 
 @pytest.fixture(params=DEVICES)

@@ -144,7 +144,9 @@ class TestTemplate:
         result = DenseEigh(k=2).solve(Diagonal(torch.arange(4.0)))
         assert result.eigenvalues.dtype == result.eigenvectors.dtype == result.residual_norms.dtype == torch.float32
 
-    @pytest.mark.parametrize("convert", [numpy.asarray, scipy.sparse.csr_matrix, torch.as_tensor], ids=str)
+    @pytest.mark.parametrize(
+        "convert", [numpy.asarray, scipy.sparse.csr_matrix, torch.as_tensor], ids=["numpy", "scipy", "torch"]
+    )
     def test_operators_of_other_libraries(self, convert):
         matrix = numpy.diag([3.0, -4.0, 1.0])
         A = es.as_operator(convert(matrix), structure=Structure.SYMMETRIC)
