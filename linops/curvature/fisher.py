@@ -142,6 +142,8 @@ class MonteCarloFisher(GaussNewtonOperator):
             )
         require_samples(self, length((outputs.inputs,)), output)
         name, p, scale = found
+        if name == "cross_entropy" and output.ndim == 1:
+            raise ValueError("MonteCarloFisher takes batches, not a single sample's classes: give a batch of one")
         uniform = self._uniform(outputs.inputs, output, name)
         with torch.no_grad():
             slopes = torch.stack([scale.sqrt() * _DEVIATIONS[name](p, u) for u in uniform])
@@ -158,8 +160,8 @@ class MonteCarloFisher(GaussNewtonOperator):
         """For each draw, numbers in (0, 1) as the output has entries, or positions; by the samples' inputs."""
         shape = output.shape
         if name == "cross_entropy":
-            shape = torch.Size([*output.shape[:1], 1, *output.shape[2:]]) if output.ndim > 1 else torch.Size([1])
-        samples = shape[0] if output.ndim > 1 else 1
+            shape = torch.Size([*output.shape[:1], 1, *output.shape[2:]])
+        samples = shape[0]
         size = shape.numel() // max(samples, 1)
         numbers = numpy.stack(
             [

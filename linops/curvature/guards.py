@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ def require_function_of_parameters(model: nn.Module) -> None:
             raise ValueError(
                 f"{where} drops entries at random with probability {probability}, so the loss is no function of the "
                 "parameters: call model.eval() first"
+            )
+        if getattr(module, "max_norm", None) is not None:
+            raise ValueError(
+                f"{where} rescales its rows in place in each forward pass (max_norm={module.max_norm}), so that the "
+                "point moves: set max_norm=None once the rows are rescaled"
             )
         if isinstance(module, _NORMS_OVER_BATCHES):
             if module.training:
@@ -101,9 +107,17 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
-def _embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    """Rows of padding are constants to reverse mode; to forward mode too if they are detached."""
-    rows = functional.embedding(input, weight, padding_idx, *args, **kwargs)
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Rows of padding are constants to reverse mode; to forward mode too if they are detached. No sparse gradients."""
+    rows = functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
     if padding_idx is None:
         return rows
     padding = input == (padding_idx if padding_idx >= 0 else weight.shape[0] + padding_idx)
@@ -187,6 +201,12 @@ def training_flags(flags: dict[nn.Module, bool]) -> Iterator[None]:
     finally:
         for module, flag in found.items():
             module.training = flag
+
+
+def substituted(model: nn.Module, tensors: dict[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+    """Within it, the model has these parameters and buffers."""
+    found: contextlib.AbstractContextManager[None] = _reparametrize_module(model, tensors, tie_weights=True)
+    return found
 
 
 @contextlib.contextmanager

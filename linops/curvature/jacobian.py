@@ -101,7 +101,7 @@ class Jacobian(LinearOperator):
             rows = torch.empty(X.shape[1], self.shape[0], dtype=X.dtype, device=X.device)
             for piece, where in _placed(pieces):
                 for columns, block in chunks(X, chunk_size):
-                    vectors = tuple(self.parameters.unflatten(block).values())
+                    vectors = tuple(self.parameters.unflatten(block.mT.contiguous().mT).values())
                     rows[columns, where] = _by_sample(_applied(piece.push, vectors))[: columns.stop - columns.start]
             return rows.mT
 
@@ -231,4 +231,8 @@ def _by_tensor(rows: Tensor, shapes: list[torch.Size]) -> Tensors:
 
 
 def _sum_of_outputs(output: Any, target: Any) -> Tensor:
-    return torch.stack([tensor.sum() for tensor in taken_apart(output)[0] if tensor.is_floating_point()]).sum()
+    """Something that depends on every entry and is a sum over samples; the squares keep it from cancelling."""
+    tensors = [tensor for tensor in taken_apart(output)[0] if tensor.is_floating_point()]
+    if not tensors:
+        raise TypeError(f"a Jacobian needs a model whose outputs are real floating point, got {output!r}")
+    return torch.stack([tensor.sum() + tensor.square().sum() for tensor in tensors]).sum()

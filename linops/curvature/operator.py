@@ -142,7 +142,7 @@ class CurvatureOperator(LinearOperator):
         expired = self._announced is not None and (self._announced == 0 or (products is not None and not few))
         if self._plan is None or wider or expired:
             self.release()
-            with torch.no_grad(), self._risk.conditions(), full_precision(self.device):
+            with torch.no_grad(), self._risk.at_point(self._leaves), full_precision(self.device):
                 self._plan = choose_plan(
                     self._builders,
                     self.parameters,
@@ -174,6 +174,7 @@ class CurvatureOperator(LinearOperator):
         """The same for a single vector, by forward mode, with nothing kept."""
 
     @functools.cached_property
+    @torch.inference_mode(False)
     def _leaves(self) -> dict[str, Tensor]:
         """The selected parameters at the point, as leaves that all graphs share."""
         return {name: tensor.clone().requires_grad_() for name, tensor in self._risk.point().items()}
@@ -235,14 +236,14 @@ class CurvatureOperator(LinearOperator):
     def _conditions_of(self, shares: Iterable[Share]) -> contextlib.AbstractContextManager[None]:
         """Graphs run under the conditions that they were built in; programs need none, which take longer to set."""
         programs = all(isinstance(share, Linearised) for share in shares)
-        return contextlib.nullcontext() if programs else self._risk.conditions()
+        return contextlib.nullcontext() if programs else self._risk.at_point(self._leaves)
 
     def _of_shares(self, product: Callable[[Iterable[Share], int], Tensor], plan: ProductPlan) -> Tensor:
         with full_precision(self.device):
             if self._kept is not None:
                 with self._conditions_of(self._kept):
                     return product(self._kept, plan.chunk_size)
-            with self._risk.conditions():
+            with self._risk.at_point(self._leaves):
                 shares: Iterable[Share] = (
                     self._built_share(batch, plan) for batch in self._risk.batches_of(plan.micro_batch_size)
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,24 @@ def differentiable_gradient(outputs: Tensors, inputs: Tensors, cotangents: Tenso
     if not any(output.requires_grad for output in outputs):
         return tuple(torch.zeros_like(tensor) for tensor in inputs)
     parts = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True, allow_unused=True)
+    _require_second_derivatives(part for part in parts if part is not None)
     return tuple(torch.zeros_like(tensor) if part is None else part for part, tensor in zip(parts, inputs, strict=True))
+
+
+def _require_second_derivatives(gradients: Iterable[Tensor]) -> None:
+    """Refuses what is marked as once differentiable, which another derivative would go past as if it were constant."""
+    waiting: list[Any] = [gradient.grad_fn for gradient in gradients]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError(
+                "the derivative of an autograd.Function marked as once_differentiable is not implemented"
+            )
+        waiting.extend(following for following, _ in node.next_functions)
 
 
 def dual(tensor: Tensor, tangent: Tensor) -> Tensor:
@@ -98,9 +116,15 @@ def pushforward(outputs: Tensors, inputs: Tensors) -> Share:
 
     u -> Jᵀ u is linear, so that its own pullback is v -> J v: reverse mode throughout, which every layer has.
     """
-    seeds = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
+    # Whatever they are, in theory; a rule that is linear in them may be written with logarithms or a branch at zero.
+    seeds = tuple(_graded(output).requires_grad_() for output in outputs)
     transposed = differentiable_gradient(outputs, inputs, seeds)
     return lambda vectors, batched: pullback(transposed, seeds, vectors, batched)
+
+
+def _graded(like: Tensor) -> Tensor:
+    """Numbers from 1 to 2, all different."""
+    return torch.linspace(1, 2, like.numel(), dtype=like.dtype, device=like.device).reshape(like.shape)
 
 
 def column_by_column(product: Callable[[Tensors], Tensors]) -> Share:
@@ -160,8 +184,6 @@ class Linearised:
                 del self._blocks[oldest], self._functions[oldest]
             self._blocks[width] = simplified(for_columns(self._program, width))
             self._functions[width] = emitted(self._blocks[width], self._compiled)
-        if self._compiled:  # for whom other strides are another function
-            vectors = tuple(vector.contiguous() for vector in vectors)
         with torch.inference_mode(not self._compiled):  # a tenth faster than no_grad where operations are small
             return self._functions[width](*vectors)
 
@@ -238,6 +260,9 @@ def chunks(X: Tensor, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:
 def multiplied(share: Share, parameters: ParameterSpace, X: Tensor) -> Tensor:
     """M X for one share M and an (n, c) block, all columns at once."""
     batched = X.shape[1] > 1
+    X = (
+        X.mT.contiguous().mT
+    )  # as programs are recorded: strides of rows are read slowly, and refused by some operations
     vectors = parameters.unflatten(X if batched else X[:, 0])
     try:
         images = share(tuple(vectors.values()), batched)

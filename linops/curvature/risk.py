@@ -28,6 +28,7 @@ from .data import Batches, length, map_tensors
 from .guards import (
     outside_inference_mode,
     require_function_of_parameters,
+    substituted,
     training_flags,
     twice_differentiable,
     untouched_random_state,
@@ -106,6 +107,15 @@ class Risk:
         """The selected parameter tensors at the point."""
         return self.parameters.unflatten(self.parameters.values)
 
+    def point_nearby(self) -> dict[str, Tensor]:
+        """The point with about a tenth of each tensor's size added at random, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        moved = {}
+        for name, tensor in self.point().items():
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+            moved[name] = tensor + (0.1 * tensor.square().mean().sqrt() + 0.01) * noise
+        return moved
+
     def batches(self) -> Iterator[Any]:
         """The micro-batches of one pass over the data."""
         return iter(self._batches)
@@ -117,7 +127,7 @@ class Risk:
     def first_batch(self) -> Any:
         """The first batch of the data that weighs something, or micro-batch where a size was given."""
         for batch in self._batches.cut(self._micro_batch_size):
-            if length(batch) == self.samples or weighs(self, batch):
+            if length(batch) > 0 and (length(batch) == self.samples or weighs(self, batch)):
                 return batch
         raise AssertionError("data of no weight are refused")
 
@@ -138,6 +148,15 @@ class Risk:
             training_flags(self._flags),
             twice_differentiable(self._model),
         ):
+            yield
+
+    @contextlib.contextmanager
+    def at_point(self, theta: Mapping[str, Tensor]) -> Iterator[None]:
+        """The conditions, with the parameters theta in the model.
+
+        Forward passes are given their parameters; what activation checkpointing computes anew in a reverse pass is not.
+        """
+        with self.conditions(), substituted(self._model, self._tensors(theta)):
             yield
 
     def term(self, theta: Mapping[str, Tensor], batch: Any) -> Tensor:
@@ -171,11 +190,15 @@ class Risk:
 
         Cost: one backward pass over the data.
         """
-        with self.conditions():
-            theta = self.point()
+        with torch.inference_mode(False):
+            theta = {name: tensor.clone().requires_grad_() for name, tensor in self.point().items()}
+        with self.at_point(theta), torch.enable_grad():
             total = torch.zeros_like(self.parameters.values, dtype=torch.float64)
             for batch in self.batches():
-                total += self.parameters.flatten(torch.func.grad(self.term)(theta, batch))
+                term = self.term(theta, batch)
+                if term.requires_grad:
+                    parts = torch.autograd.grad(term, tuple(theta.values()), allow_unused=True, materialize_grads=True)
+                    total += self.parameters.flatten(dict(zip(theta, parts, strict=True)))
             return total.to(self.parameters.dtype)
 
     def _tensors(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -221,8 +244,13 @@ class Risk:
     @property
     def tolerance(self) -> float:
         """How far sums of the same terms may differ, relative to their size."""
+        return math.sqrt(self.rounding)
+
+    @property
+    def rounding(self) -> float:
+        """The relative rounding error of the shortest dtype that is computed in."""
         dtypes = [self.parameters.dtype, *([self._autocast["dtype"]] if self._autocast["enabled"] else [])]
-        return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
+        return max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
 def _autocast_state(device: torch.device) -> dict[str, Any]:

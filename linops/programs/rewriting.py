@@ -195,7 +195,13 @@ def _sum_with_product(rewriting: _Rewriting, step: Step) -> Found:
 def _sum_without_dimensions(rewriting: _Rewriting, step: Step) -> Found:
     """A sum that keeps its dimensions, and a view that drops them."""
     maker = rewriting.maker(step.arguments[0], aten.sum.dim_IntList) if step.operation is aten.view.default else None
-    if maker is None or len(maker.arguments) != 3 or not maker.arguments[2] or maker.keywords:
+    if (
+        maker is None
+        or not maker.arguments[0].shape
+        or len(maker.arguments) != 3
+        or not maker.arguments[2]
+        or maker.keywords
+    ):
         return None
     origin, dims, _ = maker.arguments
     summed = {dim % len(origin.shape) for dim in dims or range(len(origin.shape))}
