@@ -104,7 +104,7 @@ def choose_plan(
 
     On a few samples, the engines are compared with one another and their memory is measured. Then programs of more and
     more samples are timed with one column, as long as they do not lose; for blocks, more and more columns at once on
-    the best of them, if two columns gain on a few samples.
+    the best of them, if they gain on a few samples.
 
     Args:
         builders: make the share of a batch.
@@ -207,9 +207,10 @@ class _Planning:
         """Numbers of columns to try at once; none where they gain nothing on a few samples already."""
         widths = [width for width in dict.fromkeys(min(step, self._columns) for step in _WIDTHS) if width > 1]
         few = min(size, 2 * FEWEST_SAMPLES) if self._divisible else size
-        if not widths or self._trial.seconds(engine, few, 2) > _GAIN * self._trial.seconds(engine, few, 1):
+        if not widths:
             return []
-        return widths
+        gains = self._trial.seconds(engine, few, widths[0]) <= _GAIN * self._trial.seconds(engine, few, 1)
+        return widths if gains else []
 
     def _plan(self, engine: str, size: int, width: int) -> ProductPlan:
         whole = length(self._trial.batch)
