@@ -209,8 +209,9 @@ class _Planning:
         few = min(size, 2 * FEWEST_SAMPLES) if self._divisible else size
         if not widths:
             return []
-        gains = self._trial.seconds(engine, few, widths[0]) <= _GAIN * self._trial.seconds(engine, few, 1)
-        return widths if gains else []
+        alone = self._trial.seconds(engine, few, 1)
+        some = 2 if few * alone > _SHORT else widths[0]  # two tell enough where operations do not take as long to start
+        return widths if self._trial.seconds(engine, few, some) <= _GAIN * alone else []
 
     def _plan(self, engine: str, size: int, width: int) -> ProductPlan:
         whole = length(self._trial.batch)
