@@ -105,7 +105,7 @@ class Jacobian(LinearOperator):
                     rows[columns, where] = _by_sample(_applied(piece.push, vectors))[: columns.stop - columns.start]
             return rows.mT
 
-        return self._gram.planned(pushed, max(X.shape[1], 1))
+        return self._gram._planned(pushed, max(X.shape[1], 1))
 
     def _rmatmat(self, Y: Tensor) -> Tensor:
         def pulled(pieces: Iterable[Share], chunk_size: int) -> Tensor:
@@ -117,7 +117,7 @@ class Jacobian(LinearOperator):
                     total[columns] += image[: columns.stop - columns.start]
             return total.to(Y.dtype).mT
 
-        return self._gram.planned(pulled, max(Y.shape[1], 1))
+        return self._gram._planned(pulled, max(Y.shape[1], 1))
 
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)

@@ -212,9 +212,9 @@ class CurvatureOperator(LinearOperator):
     def _matmat(self, X: Tensor) -> Tensor:
         if X.shape[1] == 0:
             return X.clone()
-        return self.planned(lambda shares, width: summed_product(shares, self.parameters, X, width), X.shape[1])
+        return self._planned(lambda shares, width: summed_product(shares, self.parameters, X, width), X.shape[1])
 
-    def planned(self, product: Callable[[Iterable[Share], int], Tensor], columns: int) -> Tensor:
+    def _planned(self, product: Callable[[Iterable[Share], int], Tensor], columns: int) -> Tensor:
         """What ``product`` makes of the shares of all data, given with the number of columns to multiply at once.
 
         When memory runs out, it is called again with half as many.
@@ -231,7 +231,7 @@ class CurvatureOperator(LinearOperator):
             self.release()  # programs for blocks as wide are among what is kept
             self._plan = attrs.evolve(plan, chunk_size=plan.chunk_size // 2)
             _log.warning("%s: out of memory with %d columns at once; going on with half as many", self, plan.chunk_size)
-        return self.planned(product, columns)
+        return self._planned(product, columns)
 
     def _conditions_of(self, shares: Iterable[Share]) -> contextlib.AbstractContextManager[None]:
         """Graphs run under the conditions that they were built in; programs need none, which take longer to set."""
