@@ -157,15 +157,26 @@ class _Lifetimes:
             orders.append(list(reversed(step.arguments)))
         for arguments in orders:
             term = arguments[0]
-            if (
-                isinstance(term, Value)
-                and self.owner[term] is term
-                and self._end[term] == place
-                and (term.shape, term.dtype) == (step.result.shape, step.result.dtype)
-                and not any(isinstance(other, Value) and self.owner[other] is term for other in arguments[1:])
-            ):
+            if not isinstance(term, Value) or (term.shape, term.dtype) != (step.result.shape, step.result.dtype):
+                continue
+            owner = self.owner[term]
+            whole = owner is term or (owner.nbytes == term.nbytes and _is_dense(term))
+            shared = any(isinstance(other, Value) and self.owner[other] is owner for other in arguments[1:])
+            if whole and self._end[owner] == place and not shared:
                 return _OVERWRITING[step.operation], arguments
         return None
+
+
+def _is_dense(value: Value) -> bool:
+    """Whether no two entries share memory, and they follow one another by rows."""
+    expected, strides = 1, []
+    for size in reversed(value.shape):
+        strides.append(expected)
+        expected *= size
+    return all(
+        size == 1 or given == wanted
+        for size, given, wanted in zip(value.shape, value.strides, reversed(strides), strict=True)
+    )
 
 
 # PyTorch's own functions are called in half the time of the operations that they stand for.

@@ -101,6 +101,26 @@ def test_a_term_that_goes_is_written_over(function, method):
     assert f"= {method}(" in source(program_of(function))
 
 
+@pytest.mark.parametrize(
+    ("function", "over"),
+    [
+        (lambda v: [v.sin().view(2, 3) + v.cos().view(2, 3)], True),
+        (lambda v: (lambda x: [x.view(2, 3).mul(3.0), x.cos()])(v.sin()), False),  # the whole is read later
+        (lambda v: [v.view(2, 3) * 3.0], False),  # the vector itself
+        (lambda v: [v.sin()[:3] * 3.0], False),
+        (lambda v: [v.sin()[:1].expand(6) * 3.0], False),
+        (lambda v: [v.sin().view(2, 3).t() * 3.0], False),
+        (lambda v: [(lambda x: x.view(2, 3) * x.view(3, 2).t())(v.sin())], False),  # under another name in the step
+    ],
+)
+def test_whole_views_of_what_goes_are_written_over(function, over):
+    program = program_of(function, (6,))
+    assert ("= mul_(" in source(program) or "= add_(" in source(program)) == over
+    v = torch.randn(6, dtype=torch.float64)
+    for _ in range(2):
+        torch.testing.assert_close(list(emitted(program)(v)), list(function(v)), rtol=1e-14, atol=1e-15)
+
+
 def test_a_divisor_is_not_written_over():
     assert "div_" not in source(program_of(lambda v: [WEIGHTS / v.sin(), v - v.sin()]))
 
