@@ -55,7 +55,7 @@ def affordable_size(risk: Risk, batch: Any, memory_budget: int) -> int | None:
         return None
     saved = _SavedBytes()
     with torch.enable_grad(), saved:
-        theta = {name: tensor.clone().requires_grad_() for name, tensor in risk.point().items()}
+        theta = risk.leaves()
         risk.loss_and_weight(theta, first_samples(batch, _FEW_SAMPLES))
     # What is computed from what is saved takes about as much again.
     size = max(1, int(memory_budget * _FEW_SAMPLES / max(2 * saved.total, 1)))
@@ -126,7 +126,7 @@ def require_gradient(risk: Risk, model: nn.Module) -> None:
     batch = next(batch for batch in risk.batches() if weighs(risk, batch))
     gradients = []
     for _ in range(2):
-        theta = {name: tensor.clone().requires_grad_() for name, tensor in risk.point().items()}
+        theta = risk.leaves()
         with torch.enable_grad():
             loss, _ = risk.loss_and_weight(theta, batch)
             wanted = [*theta.values(), *originals]

@@ -153,11 +153,13 @@ def first_samples(batch: Any, size: int) -> Any:
 
 def without_first(batch: Any, size: int) -> Any:
     """The batch from the sample after the first ``size`` ones on."""
+    return _part(batch, slice(size, None))
+
+
+def _part(batch: Any, part: slice) -> Any:
+    """Those samples; tensors of another first dimension whole."""
     samples = length(batch)
-    return map_tensors(
-        lambda tensor: tensor[size:] if tensor.ndim > 0 and len(tensor) == samples else tensor,
-        batch,
-    )
+    return map_tensors(lambda tensor: tensor[part] if tensor.ndim > 0 and len(tensor) == samples else tensor, batch)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -227,8 +229,4 @@ def _cut(batch: Any, size: int | None) -> Iterator[Any]:
             "targets as (samples, …), or leave micro_batch_size out"
         )
     for start in range(0, samples, size):
-        part = slice(start, start + size)
-        yield map_tensors(
-            lambda tensor, part=part: tensor[part] if tensor.ndim > 0 and len(tensor) == samples else tensor,  # type: ignore[misc]
-            batch,
-        )
+        yield _part(batch, slice(start, start + size))

@@ -22,7 +22,18 @@ from .guards import prepare_forward_mode
 from .loss import Loss
 from .outputs import taken_apart
 from .plan import ProductPlan
-from .products import Linearised, Share, Tensors, chunks, column_by_column, duals, pullback, pushforward, tangents_of
+from .products import (
+    Linearised,
+    Share,
+    Tensors,
+    by_columns,
+    chunks,
+    column_by_column,
+    duals,
+    pullback,
+    pushforward,
+    tangents_of,
+)
 
 
 class Jacobian(LinearOperator):
@@ -97,11 +108,13 @@ class Jacobian(LinearOperator):
         self._gram.release()
 
     def _matmat(self, X: Tensor) -> Tensor:
+        X = by_columns(X)
+
         def pushed(pieces: Iterable[Share], chunk_size: int) -> Tensor:
             rows = torch.empty(X.shape[1], self.shape[0], dtype=X.dtype, device=X.device)
             for piece, where in _placed(pieces):
                 for columns, block in chunks(X, chunk_size):
-                    vectors = tuple(self.parameters.unflatten(block.mT.contiguous().mT).values())
+                    vectors = tuple(self.parameters.unflatten(block).values())
                     rows[columns, where] = _by_sample(_applied(piece.push, vectors))[: columns.stop - columns.start]
             return rows.mT
 

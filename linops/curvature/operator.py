@@ -174,10 +174,9 @@ class CurvatureOperator(LinearOperator):
         """The same for a single vector, by forward mode, with nothing kept."""
 
     @functools.cached_property
-    @torch.inference_mode(False)
     def _leaves(self) -> dict[str, Tensor]:
         """The selected parameters at the point, as leaves that all graphs share."""
-        return {name: tensor.clone().requires_grad_() for name, tensor in self._risk.point().items()}
+        return self._risk.leaves()
 
     @property
     def _builders(self) -> Builders:

@@ -207,6 +207,7 @@ def summed_product(shares: Iterable[Share], parameters: ParameterSpace, X: Tenso
 
     Cost: each share once a chunk, and one (n, k) block.
     """
+    X = by_columns(X)
     if not isinstance(shares, list):
         return _summed_one_by_one(shares, parameters, X, chunk_size)
     if X.shape[1] <= chunk_size:
@@ -257,12 +258,14 @@ def chunks(X: Tensor, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:
             yield slice(start, start + width), block
 
 
+def by_columns(X: Tensor) -> Tensor:
+    """X with contiguous columns, as programs are recorded: others are read slowly, and refused by some operations."""
+    return X.mT.contiguous().mT
+
+
 def multiplied(share: Share, parameters: ParameterSpace, X: Tensor) -> Tensor:
-    """M X for one share M and an (n, c) block, all columns at once."""
+    """M X for one share M and an (n, c) block with contiguous columns, all at once."""
     batched = X.shape[1] > 1
-    X = (
-        X.mT.contiguous().mT
-    )  # as programs are recorded: strides of rows are read slowly, and refused by some operations
     vectors = parameters.unflatten(X if batched else X[:, 0])
     try:
         images = share(tuple(vectors.values()), batched)

@@ -107,6 +107,11 @@ class Risk:
         """The selected parameter tensors at the point."""
         return self.parameters.unflatten(self.parameters.values)
 
+    @torch.inference_mode(False)
+    def leaves(self) -> dict[str, Tensor]:
+        """Copies of them that a graph can begin with."""
+        return {name: tensor.clone().requires_grad_() for name, tensor in self.point().items()}
+
     def point_nearby(self) -> dict[str, Tensor]:
         """The point with about a tenth of each tensor's size added at random, always the same."""
         generator = torch.Generator().manual_seed(0)
@@ -190,8 +195,7 @@ class Risk:
 
         Cost: one backward pass over the data.
         """
-        with torch.inference_mode(False):
-            theta = {name: tensor.clone().requires_grad_() for name, tensor in self.point().items()}
+        theta = self.leaves()
         with self.at_point(theta), torch.enable_grad():
             total = torch.zeros_like(self.parameters.values, dtype=torch.float64)
             for batch in self.batches():

@@ -74,7 +74,7 @@ def test_rules_that_are_linear_but_not_written_so(function, engine):
 
 
 def half_squares(output, target):
-    return output.square().sum() / 2 * (len(output) / len(output))
+    return output.square().sum() / 2
 
 
 class Checkpointed(nn.Module):
