@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..basic import require_count
 from ..operator import LinearOperator
 from ..parameters import ParameterSpace, Selection
-from ..programs.tape import LinearisationError
+from ..programs.program import LinearisationError
 from ..structure import Structure
 from .guards import full_precision, prepare_forward_mode
 from .plan import FEW_COLUMNS, MOST_AT_ONCE, Choices, ProductPlan, choose_plan

@@ -14,8 +14,9 @@ from torch.autograd import forward_ad
 from ..parameters import ParameterSpace
 from ..programs.blocks import for_columns
 from ..programs.emission import emitted, kept_bytes, working_bytes
+from ..programs.program import LinearProgram
 from ..programs.rewriting import simplified
-from ..programs.tape import LinearProgram, Tape
+from ..programs.tape import Tape
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .decompositions import aten
 from .emission import emitted
-from .tape import LinearisationError, LinearProgram, Step, Tape, Value, mapped
+from .program import LinearisationError, LinearProgram, Step, Value, mapped
+from .tape import Tape
 
 
 def for_columns(program: LinearProgram, columns: int) -> LinearProgram:

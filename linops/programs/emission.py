@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .decompositions import aten
+from .program import LinearProgram, Step, Value
 from .rewriting import is_view
-from .tape import LinearProgram, Step, Value
 
 Tensors = tuple[Tensor, ...]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .decompositions import aten
-from .tape import LinearProgram, Step, Value, leaves
+from .program import LinearProgram, Step, Value, leaves
 
 _ROUNDS = 4
 

@@ -8,8 +8,9 @@ import torch
 from eigenspan.linops.programs import blocks
 from eigenspan.linops.programs.blocks import for_columns
 from eigenspan.linops.programs.emission import emitted
+from eigenspan.linops.programs.program import LinearisationError
 from eigenspan.linops.programs.rewriting import simplified
-from eigenspan.linops.programs.tape import LinearisationError, recorded
+from eigenspan.linops.programs.tape import recorded
 
 COLUMNS = 3
 A = torch.randn(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from eigenspan.linops.programs.emission import emitted
+from eigenspan.linops.programs.program import LinearisationError
 from eigenspan.linops.programs.rewriting import simplified
-from eigenspan.linops.programs.tape import LinearisationError, Tape, Value, leaves, mapped, recorded
+from eigenspan.linops.programs.tape import Tape, recorded
 
 INDEX = torch.tensor([0, 2, 2])
 WEIGHTS = torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64)
@@ -301,16 +302,6 @@ def test_the_peak_is_of_what_is_alive():
         del x
         y = y * 4
     assert max(tape.course) == 1600
-
-
-def test_values_take_what_their_shape_and_type_say():
-    assert Value.like(torch.ones(2, 3, dtype=torch.float32)).nbytes == 24
-
-
-def test_trees_are_walked_in_order_and_keep_their_form():
-    tree = (1, [2, (3,)], {"a": 4})
-    assert list(leaves(tree)) == [1, 2, 3, 4]
-    assert mapped(lambda leaf: leaf * 2, tree) == (2, [4, (6,)], {"a": 8})
 
 
 def test_constants_do_not_keep_the_graph_that_they_come_from():
