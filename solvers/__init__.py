@@ -2,11 +2,13 @@
 
 from .dense import DenseEigh
 from .lanczos import BlockLanczos
-from .results import ConvergenceWarning, EigenDecomposition, SolveReport, Status
+from .report import ConvergenceWarning, SolveReport, Status
+from .results import EigenDecomposition, SingularValueDecomposition
 from .scipy_adapters import Arpack
 from .sketched import SketchedEigh
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch
 from .solver import EigenPairs, EigenSolver, Which
+from .svd_solver import SingularTriplets, SVDSolver
 
 __all__ = [
     "SSRFT",
@@ -19,6 +21,9 @@ __all__ = [
     "EigenSolver",
     "Gaussian",
     "Rademacher",
+    "SVDSolver",
+    "SingularTriplets",
+    "SingularValueDecomposition",
     "Sketch",
     "SketchedEigh",
     "SolveReport",

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
-from .results import Status
-from .solver import EigenPairs, EigenSolver, Watched
+from .report import Status
+from .solver import EigenPairs, EigenSolver
 from .tall import column_norms
+from .watched import Watched
 
 
 @attrs.frozen(kw_only=True)

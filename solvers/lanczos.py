@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from .basis import Basis
-from .results import Status
+from .report import Status
 from .sketches import Gaussian
-from .solver import EigenPairs, EigenSolver, Watched, Which, positive_integer
+from .solver import EigenPairs, EigenSolver, Which
 from .streams import stream
 from .tall import column_norms, combine, orthonormalise
+from .template import positive_integer, tolerance, tolerance_for
+from .watched import Watched
 
 _GROWTH = 0.02  # of the space between two looks at it, at least, so that these cost little beside the products
 _DOUBT = 0.01  # the probability that random vectors have not shown a pair that leads
-_TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
-
-
-def _tolerance(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and not 0 < value < 1:
-        raise ValueError(f"{attribute.name} is a number between 0 and 1, relative to the largest |λ|; got {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +64,7 @@ class BlockLanczos(EigenSolver):
     """
 
     block_size: int = attrs.field(default=5, validator=positive_integer)
-    tol: float | None = attrs.field(default=None, validator=_tolerance)
+    tol: float | None = attrs.field(default=None, validator=tolerance)
     max_products: int | None = attrs.field(default=None, validator=positive_integer)
 
     uses_start = True
@@ -79,7 +74,7 @@ class BlockLanczos(EigenSolver):
             raise ValueError(f"k={self.k} pairs take at least as many products, got max_products={self.max_products}")
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        tol, budget = self._tolerance(A), self._budget(A)
+        tol, budget = tolerance_for(A, self.tol), self._budget(A)
         space = _KrylovSpace(A, self.seed, tol)
         if start is not None:
             space.begin(start, self.block_size)
@@ -126,16 +121,6 @@ class BlockLanczos(EigenSolver):
         spread = gap + float(values.max() - values.min())
         needed = math.log(1.648 * space.A.shape[0] ** 0.5) - math.log(_DOUBT) / max(1, space.drawn)
         return gap > 0 and (2 * space.steps - 1) * (gap / spread) ** 0.5 >= needed
-
-    def _tolerance(self, A: Watched) -> float:
-        rounding = torch.finfo(A.dtype).eps
-        if self.tol is None:
-            return _TOLERANCES[A.dtype]
-        if self.tol < 10 * rounding:
-            raise ValueError(
-                f"tol={self.tol} is below the rounding errors of {A.A}: choose at least {10 * rounding:.1e}"
-            )
-        return self.tol
 
     def _budget(self, A: Watched) -> int:
         wanted = max(500, 10 * self.k) if self.max_products is None else self.max_products

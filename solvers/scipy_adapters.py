@@ -11,11 +11,13 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from .dense import DenseEigh
-from .results import Status
+from .report import Status
 from .sketches import Gaussian
-from .solver import EigenPairs, EigenSolver, Watched, positive_integer
+from .solver import EigenPairs, EigenSolver
 from .streams import stream
 from .tall import column_norms, orthonormalise
+from .template import positive_integer
+from .watched import Watched
 
 
 @attrs.frozen(kw_only=True)

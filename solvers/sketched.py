@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..linops import LinearOperator
 from .basis import Basis
-from .results import Status
+from .report import Status
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch
-from .solver import EigenPairs, EigenSolver, Watched, positive_integer
+from .solver import EigenPairs, EigenSolver
 from .tall import column_norms, combine, gram, orthonormalise
+from .template import positive_integer
+from .watched import Watched
 
 _TEST_MATRICES: dict[str, type[Sketch]] = {"ssrft": SSRFT, "gaussian": Gaussian, "rademacher": Rademacher}
 _CORES = {False: ("symmetric", "two-sided"), True: ("bordered", "rayleigh-ritz")}  # by two_pass, the default first
