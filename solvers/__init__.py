@@ -1,7 +1,7 @@
 """Eigensolvers of symmetric operators, their results, and random test matrices."""
 
 from .dense import DenseEigh
-from .lanczos import BlockLanczos
+from .lanczos import BlockLanczos, Lanczos
 from .report import ConvergenceWarning, SolveReport, Status
 from .results import EigenDecomposition, SingularValueDecomposition
 from .scipy_adapters import Arpack
@@ -20,6 +20,7 @@ __all__ = [
     "EigenPairs",
     "EigenSolver",
     "Gaussian",
+    "Lanczos",
     "Rademacher",
     "SVDSolver",
     "SingularTriplets",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .tall import combine, gram
 
-_WIDTH = 64  # columns of a store: the most that is allocated and not used
+_NARROWEST, _WIDEST = 16, 256  # columns of a store; wider ones gain nothing in matrix products
+_ROWS = 1 << 14  # rows combined at a time where vectors are replaced in their place
 
 
 class Basis:
     """A growing (n, k) matrix B, kept in memory on one device.
 
-    Solvers touch it only through `append`, `coefficients` and `combine`, so that a basis kept elsewhere has these three
-    to define. Nothing is copied when it grows: it is a list of stores of `_WIDTH` contiguous columns.
+    Solvers touch it only through `append`, `coefficients`, `combine` and `replace`, so that a basis kept elsewhere has
+    these four to define. Nothing is copied when it grows: it is a list of stores of contiguous columns, each a quarter
+    as wide as all before it, so that at most a fifth of the memory is not used yet.
 
     Args:
         n: rows.
@@ -32,38 +36,53 @@ class Basis:
 
         Cost: n b numbers.
         """
-        while block.shape[1] > 0:
-            used = self.size % _WIDTH
-            if used == 0:
-                self._stores.append(torch.empty(_WIDTH, self.n, dtype=self.dtype, device=self.device).mT)
-            taken = min(_WIDTH - used, block.shape[1])
-            self._stores[-1][:, used : used + taken] = block[:, :taken]
-            self.size += taken
-            block = block[:, taken:]
+        stop = self.size + block.shape[1]
+        capacity = sum(store.shape[1] for store in self._stores)
+        while capacity < stop:
+            width = max(_NARROWEST, min(_WIDEST, capacity // 4))
+            self._stores.append(torch.empty(width, self.n, dtype=self.dtype, device=self.device).mT)
+            capacity += width
+        for part, columns in self._parts(self.size, stop):
+            columns.copy_(block[:, part])
+        self.size = stop
 
-    def coefficients(self, X: Tensor) -> Tensor:
-        """Bᵀ X of an (n, b) block: a small (k, b) matrix.
+    def coefficients(self, X: Tensor, first: int = 0) -> Tensor:
+        """Bᵀ X of an (n, b) block, for the columns of B from number ``first`` on: a small (k - first, b) matrix.
 
-        Cost: 2 n k b flops.
+        Cost: 2 n (k - first) b flops.
         """
-        parts = [gram(columns, X) for columns in self._columns(self.size)]
+        parts = [gram(columns, X) for _, columns in self._parts(first, self.size)]
         return torch.cat(parts) if parts else torch.zeros(0, X.shape[1], dtype=torch.float64)
 
-    def combine(self, C: Tensor) -> Tensor:
-        """The product of the first j columns with small coefficients (j, b), j <= k: an (n, b) block.
+    def combine(self, C: Tensor, first: int = 0) -> Tensor:
+        """The product of j columns, from number ``first`` on, with small coefficients (j, b): an (n, b) block.
 
         Cost: 2 n j b flops.
         """
         total = torch.zeros(C.shape[1], self.n, dtype=self.dtype, device=self.device).mT
-        start = 0
-        for columns in self._columns(len(C)):
-            total += combine(columns, C[start : start + columns.shape[1]])
-            start += columns.shape[1]
+        for part, columns in self._parts(first, first + len(C)):
+            total += combine(columns, C[part])
         return total
 
-    def _columns(self, count: int) -> list[Tensor]:
-        """The first ``count`` columns, store by store."""
-        return [
-            store[:, : min(_WIDTH, count - start)]
-            for start, store in zip(range(0, count, _WIDTH), self._stores, strict=False)
-        ]
+    def replace(self, C: Tensor) -> None:
+        """Put the combinations B C of the first j columns, C small, (j, r), r <= j, in the place of all columns.
+
+        Cost: 2 n j r flops; j numbers for each of some thousand rows beside the basis.
+        """
+        C = C.to(self.device, self.dtype)
+        sources = list(self._parts(0, len(C)))
+        for start in range(0, self.n, _ROWS):
+            rows = slice(start, start + _ROWS)
+            combined = sum(columns[rows] @ C[part] for part, columns in sources)
+            for part, columns in self._parts(0, C.shape[1]):
+                columns[rows] = combined[:, part]  # type: ignore[index]
+        self.size = C.shape[1]
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
+        """Columns ``start`` … ``stop``-1, store by store, each with its place among them."""
+        first = 0
+        for store in self._stores:
+            low, high = max(start, first), min(stop, first + store.shape[1])
+            if low < high:
+                yield slice(low - start, high - start), store[:, low - first : high - first]
+            first += store.shape[1]

@@ -8,17 +8,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from .basis import Basis
+from .krylov import KrylovSpace, RitzPairs, evidence
 from .report import Status
-from .sketches import Gaussian
-from .solver import EigenPairs, EigenSolver, Which
-from .streams import stream
-from .tall import column_norms, combine, orthonormalise
+from .solver import EigenPairs, EigenSolver
+from .tall import orthonormalise
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 
 _GROWTH = 0.02  # of the space between two looks at it, at least, so that these cost little beside the products
 _DOUBT = 0.01  # the probability that random vectors have not shown a pair that leads
+_CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
+_NARROWEST, _PAIRS_PER_COLUMN = 5, 20
 
 
 @attrs.frozen(kw_only=True)
@@ -26,204 +26,179 @@ class BlockLanczos(EigenSolver):
     """The k leading eigenpairs from a block Krylov space span{X, A X, A² X, …}, by Rayleigh-Ritz.
 
     An orthonormal basis Q of the space grows by the part of A times its last block that it does not contain. Every new
-    block is orthogonalised twice against all of Q, and all coefficients are kept: A Q = [Q Q'] H, so that the projected
-    matrix Qᵀ A Q is the upper part of H, and the residual norm of a Ritz pair (θ, Q s) is ‖H s - θ s‖, a small matrix
-    product. No pair is found twice (no ghosts), and none is called converged that is not.
+    block is orthogonalised against all of Q, to rounding, and all coefficients are kept: A Q = [Q Q'] H, so that the
+    projected matrix Qᵀ A Q is the upper part of H, and the residual norm of a Ritz pair (θ, Q s) is ‖H s - θ s‖, a
+    small matrix product. No pair is found twice (no ghosts), and none is called converged that is not.
 
     Both ends of the spectrum converge at once. The error of an eigenvalue falls with the number of blocks like a
     Chebyshev polynomial in its distance from the eigenvalues that the space cannot hold: for a given number of products
     small blocks converge faster, large ones need fewer passes over the data and use fast matrix products.
 
-    Directions of a block that are rounding errors are dropped. A space whose pairs all meet ``tol`` has closed, to an
-    invariant subspace that holds no more than ``block_size`` copies of an eigenvalue: it is extended by random vectors.
-    A ``start`` may lack leading pairs too, so it makes up at most half of the first block, (b + 1) // 2 columns, beside
-    random vectors. In both cases pairs count as converged only after so many products with these vectors that a pair
-    ahead of them would have shown, but for about one time in a hundred: the closer the next pair behind, the more.
+    With ``max_basis`` the space restarts from its leading Ritz vectors whenever the basis is full (thick restart).
+    Converged pairs stay in it and are not multiplied again (soft locking), so that their residual norms stay true.
 
-    Copies above ``block_size`` may still be missing from a space that does not close: choose a larger block where high
-    multiplicities are expected.
+    **What may be missing.** A Krylov space of a block of b columns holds at most b copies of an eigenvalue. Where the
+    converged pairs that lead show as many copies, or values closer than 1e-4 of their size, random vectors widen the
+    block: two or more, so that a block of one may miss copies. A space whose pairs all meet ``tol`` has closed, to an
+    invariant subspace: it is extended by random vectors. A ``start`` may lack leading pairs too, so it makes up at most
+    half of the first block, (b + 1) // 2 columns, beside random vectors. In all cases pairs count as converged only
+    after so many products with these vectors that a pair ahead of them would have shown, but for about one time in a
+    hundred: the closer the next pair behind, the more. With restarts this number is an estimate.
 
     Args:
         k: how many pairs.
-        block_size: columns multiplied at a time; one more where a random vector joins a full block.
+        block_size: columns multiplied at a time, to begin with; by default k / 20, at least 5.
         tol: the pairs have converged when ‖A v - θ v‖ <= tol max|θ|, over all Ritz values; by default 1e-5 in float32,
             1e-9 in float64. The error of a θ apart from other eigenvalues is of the order of tol².
-        max_products: where to stop at the latest; by default 10 k or 500, the larger, and never more than n.
+        max_products: where to stop at the latest; by default 10 k or 500, the larger, and never more than n; ten times
+            as many with restarts.
+        max_basis: the most vectors to keep, at least k + 3 block_size; by default there is no limit. About 2 k cost few
+            products more than no limit.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken.
 
     Raises:
-        ValueError: besides those of `EigenSolver`, max_products < k, or a tol below ten roundings of the dtype.
+        ValueError: besides those of `EigenSolver`, max_products < k, a max_basis too small, or a tol below ten
+            roundings of the dtype.
 
     Source: Golub & Van Loan, Matrix Computations, section 10.3; Parlett, The Symmetric Eigenvalue Problem, chapter 13;
-    Saad, Numerical Methods for Large Eigenvalue Problems, chapter 6. What random vectors show: Kuczyński & Woźniakowski
-    (1992), SIAM J. Matrix Anal. Appl. 13, section 4.
+    Saad, Numerical Methods for Large Eigenvalue Problems, chapter 6. Restarts: Wu & Simon (2000), SIAM J. Matrix Anal.
+    Appl. 22. Growing blocks: Bai, Day & Ye (1999), ABLE, SIAM J. Matrix Anal. Appl. 20.
 
-    Cost: for a space of dimension m, m products, 4 n m² flops and n m numbers, and the basis of k vectors.
+    Cost: for a space of dimension m, m products, 2 n m² flops and n m numbers, and n k for the result; each restart 2 n
+    max_basis k flops.
     """
 
-    block_size: int = attrs.field(default=5, validator=positive_integer)
+    block_size: int | None = attrs.field(default=None, validator=positive_integer)
     tol: float | None = attrs.field(default=None, validator=tolerance)
     max_products: int | None = attrs.field(default=None, validator=positive_integer)
+    max_basis: int | None = attrs.field(default=None, validator=positive_integer)
 
     uses_start = True
 
     def __attrs_post_init__(self) -> None:
         if self.max_products is not None and self.max_products < self.k:
             raise ValueError(f"k={self.k} pairs take at least as many products, got max_products={self.max_products}")
+        least = self.k + 3 * self._width
+        if self.max_basis is not None and self.max_basis < least:
+            raise ValueError(
+                f"max_basis={self.max_basis} is too small to restart with k={self.k} pairs and blocks of "
+                f"{self._width}: choose at least {least}, or a smaller block_size"
+            )
+
+    @property
+    def _width(self) -> int:
+        return max(_NARROWEST, self.k // _PAIRS_PER_COLUMN) if self.block_size is None else self.block_size
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         tol, budget = tolerance_for(A, self.tol), self._budget(A)
-        space = _KrylovSpace(A, self.seed, tol)
+        space, before = KrylovSpace(A, self.seed, tol, self.max_basis), A.products
         if start is not None:
-            space.begin(start, self.block_size)
+            space.begin(start, self._width)
         next_look = self.k
         while True:
+            fresh = max(1, self._width - space.width) if space.is_closed else 0
+            if space.must_restart(fresh):
+                space.restart(self.which, self.k, fresh)
             if space.is_closed:
-                space.extend(self.block_size)
-            space.multiply(budget - space.dim)
-            last = space.dim == budget
-            if last or space.dim >= next_look:
+                space.extend(fresh)
+            space.multiply(budget - (A.products - before))
+            spent = A.products - before
+            last = spent == budget or space.dim == A.shape[0]
+            if last or (spent >= next_look and space.dim >= self.k):
                 pairs = space.ritz_pairs(self.which, self.k)
-                converged = pairs.residual_norms <= tol * pairs.scale
-                space.is_closed |= pairs.largest_residual <= tol * pairs.scale
-                settled = bool(converged.all()) and self._nothing_leads(space, pairs, tol)
+                converged = pairs.residual_norms <= tol * space.scale
+                space.is_closed |= pairs.largest_residual <= tol * space.scale
                 A.note(f"{int(converged.sum())} of {self.k} pairs converged")
+                has_all = self._may_have_all_copies(space, pairs, converged)
+                settled = bool(converged.all()) and has_all and self._nothing_leads(space, pairs, tol)
                 if last or settled:
                     break
+                if not has_all and not space.is_closed:
+                    self._seek_copies(space, pairs, converged)
                 # Every pair that is still missing takes about one more product, if not more.
                 missing = self.k - int(converged.sum())
-                next_look = space.dim + max(missing, math.ceil(_GROWTH * space.dim))
+                next_look = spent + max(missing, math.ceil(_GROWTH * space.dim))
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if space.dim == A.shape[0]:
             status = Status.COMPLETE
         vectors = space.basis.combine(pairs.coefficients)
+        if len(space.steps) > 1:
+            vectors = orthonormalise(vectors).Q  # each restart adds its rounding errors
         return EigenPairs(pairs.eigenvalues, vectors, status, pairs.residual_norms)
 
-    def _nothing_leads(self, space: _KrylovSpace, pairs: _RitzPairs, tol: float) -> bool:
-        """Whether the pairs are all that lead, as far as the random vectors beside a start or a closed space tell."""
-        if space.closed == 0 and (space.is_closed or not space.started):
+    def _may_have_all_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> bool:
+        """Whether no eigenvalue has as many copies among the pairs as the space can hold, or two of one at least."""
+        return self._largest_cluster(space, pairs, converged)[0] < max(2, space.origins)
+
+    def _seek_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> None:
+        """Let random vectors join the block or, where it cannot grow and all pairs have converged, take its place."""
+        copies, sought = self._largest_cluster(space, pairs, converged)
+        fresh = max(self._width, copies + 1 - space.origins)
+        if self.max_basis is None or self.k + 3 * (space.width + fresh) <= self.max_basis:
+            space.extend(fresh, sought)
+        elif bool(converged.all()):
+            space.close(self.which, self.k)
+
+    def _largest_cluster(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> tuple[int, float]:
+        """How many converged pairs ahead of the last are the same but for `_CLUSTER`, at most, and their key."""
+        rounding = 2 * torch.finfo(space.A.dtype).eps * space.scale
+        key = self.which.key(pairs.eigenvalues)
+        ahead = converged & (key - key[-1] > _CLUSTER * pairs.eigenvalues.abs() + rounding)
+        values = pairs.eigenvalues[ahead].sort().values
+        if len(values) == 0:
+            return 0, 0.0
+        apart = values.diff() > _CLUSTER * values[1:].abs() + rounding
+        numbers = torch.cat([torch.zeros(1, dtype=torch.long), apart.long().cumsum(0)])
+        counts = numbers.bincount()
+        largest = int(counts.argmax())
+        return int(counts[largest]), float(self.which.key(values[numbers == largest]).min())
+
+    def _nothing_leads(self, space: KrylovSpace, pairs: RitzPairs, tol: float) -> bool:
+        """Whether the pairs are all that lead, as far as random vectors that joined others tell."""
+        if space.closed == 0 and (space.is_closed or not space.mixed):
             return not space.is_closed
         outside = space.ritz_pairs(self.which, space.dim - space.closed, first=space.closed)
-        leads = self.which.key(outside.eigenvalues) - self.which.key(pairs.eigenvalues[-1])
-        behind = torch.arange(len(leads)) >= self.k if space.closed == 0 else leads <= tol * pairs.scale
+        key, last = self.which.key(outside.eigenvalues), self.which.key(pairs.eigenvalues[-1])
+        behind = torch.arange(len(key)) >= self.k if space.closed == 0 else key - last <= tol * space.scale
         if (space.is_closed or space.repeats) and not bool(behind.all()):
             return False  # one more invariant subspace, with pairs of which copies may be missing
-        growing = behind & (outside.residual_norms > tol * pairs.scale)
+        growing = behind & (outside.residual_norms > tol * space.scale)
         if not bool(growing.any()):
             return bool(behind.any())
-        # After j products with a random vector the largest eigenvalue is above that of the space by ε times the spread
-        # of the spectrum with a probability below 1.648 √n exp(-√ε (2 j - 1)). Several vectors fail independently.
-        # A pair that is missing lies beyond the last: it would make up the gap, of a spread of at least this.
+        # A pair that is missing lies beyond the last, or is a copy of one: it would make up the gap, of a spread of at
+        # least this. Several vectors fail independently.
         values = outside.eigenvalues[growing]
-        gap = -float(leads[growing][0])
+        gap = (float(last) if space.sought is None else space.sought) - float(key[growing][0])
         spread = gap + float(values.max() - values.min())
         needed = math.log(1.648 * space.A.shape[0] ** 0.5) - math.log(_DOUBT) / max(1, space.drawn)
-        return gap > 0 and (2 * space.steps - 1) * (gap / spread) ** 0.5 >= needed
+        return gap > 0 and evidence(space.steps, gap, spread) >= needed
 
     def _budget(self, A: Watched) -> int:
-        wanted = max(500, 10 * self.k) if self.max_products is None else self.max_products
-        return min(wanted, A.shape[0])
+        n = A.shape[0]
+        if self.max_products is None:
+            wanted = max(500, 10 * self.k)
+            return min(wanted, n) if self.max_basis is None else 10 * wanted
+        return min(self.max_products, n) if self.max_basis is None else self.max_products
 
 
-@attrs.frozen(eq=False)
-class _RitzPairs:
-    """Rayleigh-Ritz pairs (θ, Q s), in order: (k,) θ, (m, k) s, (k,) residual norms.
+@attrs.frozen(kw_only=True)
+class Lanczos(BlockLanczos):
+    """The k leading eigenpairs by the Lanczos method, `BlockLanczos` with a block of one.
 
-    ``scale`` and ``largest_residual`` are the largest |θ| and residual norm of all pairs of the space, not of k alone.
+    The fewest products where eigenvalues are distinct, one at a time.
+
+    Args:
+        block_size: 1.
+        k, tol, max_products, max_basis, which, seed, check_symmetry: see `BlockLanczos`.
+
+    Raises:
+        ValueError: as `BlockLanczos`, or another block_size.
+
+    Source: Lanczos (1950); Simon (1984), for full reorthogonalisation.
+
+    Cost: as for `BlockLanczos`, in matrix-vector products.
     """
 
-    eigenvalues: Tensor
-    coefficients: Tensor
-    residual_norms: Tensor
-    scale: float
-    largest_residual: float
-
-
-class _KrylovSpace:
-    """A basis Q, of which the first ``dim`` columns have been multiplied, and all coefficients of A Q in it.
-
-    The columns that have not are the frontier: the next to multiply.
-
-    Attributes:
-        is_closed: whether A maps the space to itself, but for ``tol`` of its norm, or all its pairs meet ``tol``.
-        closed: the dimension at which it last did before it grew to this one.
-        repeats: whether a space grown from random vectors has closed, so that copies of its pairs may be missing.
-        started: whether it began with a start.
-        drawn: how many random vectors joined it last.
-        steps: the products with each of these.
-    """
-
-    def __init__(self, A: Watched, seed: int, tol: float) -> None:
-        self.A, self.seed, self.tol = A, seed, tol
-        self.basis = Basis(A.shape[0], A.dtype, A.device)
-        self.dim = self.closed = self.drawn = self.steps = 0
-        self.is_closed, self.repeats, self.started = True, False, False
-        self._frontier = torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT
-        self._coefficients: list[Tensor] = []  # the columns of H, block by block, each as long as the basis then was
-        self._norm = 0.0  # the longest product so far, a lower bound of ‖A‖
-        self._drawn = 0  # random vectors in all
-
-    def begin(self, start: Tensor, width: int) -> None:
-        """Make the first block: what ``start`` spans, cut down to half of ``width``, and random vectors."""
-        half = (width + 1) // 2
-        if start.shape[1] > half:
-            mixing = stream(self.seed, "mixing").standard_normal((start.shape[1], half))
-            start = combine(start, torch.from_numpy(mixing))
-        self._append(orthonormalise(start).Q)
-        self.extend(width)
-        self.started, self.is_closed = True, False
-
-    def extend(self, width: int) -> None:
-        """Fill the frontier up to ``width`` columns, or as many as there is room for, by at least one random vector."""
-        self.closed = self.dim
-        self.repeats |= self.is_closed and self._drawn > 0
-        n, first = self.A.shape[0], self._drawn
-        self.drawn = min(max(1, width - self._frontier.shape[1]), n - self.basis.size)
-        self.steps = 0
-        if self.drawn == 0:
-            return
-        self._drawn += self.drawn
-        fresh = Gaussian(n, self._drawn, seed=self.seed, purpose="start", dtype=self.A.dtype, device=self.A.device)
-        self._append(orthonormalise(fresh.columns(first, self._drawn), self.basis).Q)
-
-    def multiply(self, limit: int) -> None:
-        """Multiply the frontier, up to ``limit`` columns of it, and append what is new in the product."""
-        block = self._frontier[:, :limit]
-        product = self.A._matmat(block)
-        self._norm = max(self._norm, float(column_norms(product).max()))
-        step = orthonormalise(product, self.basis, scale=self._norm)
-        self._coefficients.append(torch.cat([step.C, step.R]))
-        self._frontier = self._frontier[:, block.shape[1] :]
-        self.dim += block.shape[1]
-        self.steps += self._frontier.shape[1] == 0
-        # With nothing left to multiply, R alone couples the space to what lies outside.
-        self.is_closed = self._frontier.shape[1] == 0 and float(step.R.norm()) <= self.tol * self._norm
-        self._append(step.Q)
-
-    def ritz_pairs(self, which: Which, k: int, first: int = 0) -> _RitzPairs:
-        """The k leading Ritz pairs in the span of the columns from ``first`` on.
-
-        Cost: the eigendecomposition of a (dim, dim) matrix, and no products.
-        """
-        H = torch.zeros(self.basis.size, self.dim, dtype=torch.float64)
-        stop = 0
-        for columns in self._coefficients:
-            start, stop = stop, stop + columns.shape[1]
-            H[: len(columns), start:stop] = columns
-        H = H[first:, first:]
-        projected = H[: self.dim - first]
-        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
-        scale = float(values.abs().max())
-        residuals = H @ vectors
-        residuals[: len(vectors)] -= vectors * values
-        # Q and its products are rounded, so that no residual norm is known to be smaller than a rounding of ‖A‖.
-        rounding = torch.tensor(torch.finfo(self.A.dtype).eps * scale, dtype=torch.float64)
-        norms = torch.hypot(column_norms(residuals), rounding)
-        order = which.order(values)[:k]
-        return _RitzPairs(values[order], vectors[:, order], norms[order], scale, float(norms.max()))
-
-    def _append(self, block: Tensor) -> None:
-        self.basis.append(block)
-        self._frontier = torch.cat([self._frontier.mT, block.mT]).mT
+    block_size: int | None = attrs.field(default=1, validator=attrs.validators.in_((1,)))

@@ -6,7 +6,7 @@ import abc
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy
@@ -17,8 +17,7 @@ from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, Orthonormal
 from .files import written_whole
 from .report import SolveReport
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+_Self = TypeVar("_Self", bound="_Decomposition")
 
 
 class _Decomposition(abc.ABC):
@@ -43,7 +42,7 @@ class _Decomposition(abc.ABC):
     def operator(self) -> LinearOperator:
         """The operator of rank k that the result makes up."""
 
-    def leading(self, j: int) -> Self:
+    def leading(self: _Self, j: int) -> _Self:  # noqa: PYI019 - typing has no Self in Python 3.10
         """The first j pairs or triplets, 1 <= j <= k.
 
         Raises:
@@ -64,7 +63,7 @@ class _Decomposition(abc.ABC):
             return torch.zeros(0, dtype=torch.bool, device=self._leading_values.device)
         return self.residual_norms <= tol * self._leading_values.abs().max()
 
-    def require_converged(self) -> Self:
+    def require_converged(self: _Self) -> _Self:  # noqa: PYI019
         """This result, if its solver found all of it to be accurate.
 
         Raises:
@@ -89,7 +88,7 @@ class _Decomposition(abc.ABC):
             numpy.savez(file, report=json.dumps(self.report.to_dict()), **arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
+    def load(cls: type[_Self], path: str | os.PathLike[str], device: torch.device | str = "cpu") -> _Self:  # noqa: PYI019
         """The result that `save` wrote to ``path``, on ``device``. Loading runs no code from the file.
 
         Raises:

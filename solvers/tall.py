@@ -82,11 +82,10 @@ class Orthonormalised:
     C: Tensor
 
 
-def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) -> Orthonormalised:
+def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, first: int = 0) -> Orthonormalised:
     """An orthonormal basis of the span of X, (n, b), outside the span of an orthonormal basis B, with coefficients.
 
-    Each pass projects B out of the block and multiplies it by the inverse of a triangular factor of its Gram matrix, in
-    float64; passes are repeated, at least twice, until one of them had next to nothing to do. Where the Gram matrix is
+    Each pass projects B out of the block and divides it by a triangular factor of its Gram matrix, in float64; passes are repeated, at least twice, until one of them had next to nothing to do. Where the Gram matrix is
     not clearly positive definite the factor is that of a shifted one, which the next passes make good. Columns of very
     different lengths and blocks of any scale between 1e-150 and 1e150, in single precision 1e-32 and 1e36, are treated
     alike.
@@ -98,6 +97,8 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
         X: the block; it is not written to.
         against: B, a `Basis` of orthonormal columns.
         scale: the length whose rounding errors X carries, if its columns are shorter: for X = A Q the norm of A.
+        first: columns of B before this number are orthogonal to X already, but for rounding errors, and are left out of
+            the first pass.
 
     Raises:
         ValueError: a block with entries that are not finite, or of a scale outside that range.
@@ -127,14 +128,19 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
     C = torch.zeros(0 if against is None else against.size, b, dtype=torch.float64)
     for done in range(_MAX_PASSES):
         if against is not None:
-            coefficients = against.coefficients(Q)
-            Q = Q - against.combine(coefficients)
-            C += coefficients @ R
+            start = first if done == 0 else 0
+            coefficients = against.coefficients(Q, start)
+            Q = Q - against.combine(coefficients, start)
+            C[start:] += coefficients @ R
         G = gram(Q)
-        factor, inverse = _triangular_factor(G)
-        Q, R, unit = combine(Q, unit * inverse).div_(unit), factor @ R, 1.0
-        U, lengths, _ = torch.linalg.svd(R)
-        rank = int((lengths > floor).sum())
+        triangle, lengths = _triangular_factor(G)
+        reciprocal = torch.where(lengths > 0, unit / lengths, 0).to(Q.device, Q.dtype)
+        Q = (Q * reciprocal).div_(unit)
+        # Not a product with the inverse, whose error would be larger by the condition of the block.
+        Q = torch.linalg.solve_triangular(triangle.to(Q.device, Q.dtype), Q, upper=True, left=False)
+        R, unit = triangle * lengths @ R, 1.0
+        U, sigma, _ = torch.linalg.svd(R)
+        rank = int((sigma > floor).sum())
         if rank < len(R):
             Q, R = combine(Q, U[:, :rank]), U[:, :rank].mT @ R
             if rank == 0:
@@ -145,10 +151,10 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0) 
 
 
 def _triangular_factor(G: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper triangular F with Fᵀ F = G, or G shifted to be safely positive definite, and its inverse.
+    """Upper triangular F with columns of unit length and (b,) lengths d: (F diag d)ᵀ F diag d = G, or G shifted.
 
-    The shift is relative to the diagonal of G, so that lengths of columns do not matter; columns of next to no length
-    beside the longest count as zero, and zero columns stay zero.
+    The shift makes G safely positive definite. It is relative to the diagonal of G, so that lengths of columns do not
+    matter; columns of next to no length beside the longest count as zero.
     """
     lengths = G.diagonal().sqrt()
     lengths = torch.where(lengths > _NO_LENGTH * lengths.max(), lengths, 0) if len(G) else lengths
@@ -164,5 +170,4 @@ def _triangular_factor(G: Tensor) -> tuple[Tensor, Tensor]:
             break
     else:
         raise RuntimeError(f"the Gram matrix of {len(G)} columns is not positive semidefinite: is the product linear?")
-    inverse = torch.linalg.solve_triangular(lower.mT, identity, upper=True)
-    return lower.mT * lengths, reciprocal[:, None] * inverse
+    return lower.mT, lengths

@@ -27,7 +27,7 @@ def grown(widths, dtype, device):
 
 @pytest.mark.parametrize("widths", [[1], [64], [65], [3, 0, 5], [60, 60, 60], [200], [1] * 70])
 def test_coefficients_and_combinations_are_those_of_the_matrix(widths, dtype, device):
-    """However the blocks fall into stores of 64 columns."""
+    """However the blocks fall into stores."""
     basis, matrix = grown(widths, dtype, device)
     assert basis.size == sum(widths)
     X = torch.randn(N, 4, dtype=dtype).to(device)
@@ -41,6 +41,28 @@ def test_coefficients_and_combinations_are_those_of_the_matrix(widths, dtype, de
         result = basis.combine(C)
         assert (result.dtype, result.device) == (dtype, matrix.device)
         torch.testing.assert_close(result.double().cpu(), expected, rtol=0, atol=10 * atol)
+    for first in {0, 1, basis.size // 2, basis.size - 1}:
+        torch.testing.assert_close(basis.coefficients(X, first), small[first:], rtol=0, atol=atol)
+        C = torch.randn(basis.size - first, 2, dtype=torch.float64)
+        expected = matrix[:, first:].double().cpu() @ C
+        torch.testing.assert_close(basis.combine(C, first).double().cpu(), expected, rtol=0, atol=10 * atol)
+
+
+@pytest.mark.parametrize("rows", [7, 1000])
+@pytest.mark.parametrize(("j", "r"), [(70, 30), (70, 70), (50, 1), (20, 20)])
+def test_combinations_take_the_place_of_the_basis(j, r, rows, dtype, device, monkeypatch):
+    """In blocks of rows; then it grows on, in the stores that it has."""
+    monkeypatch.setattr(basis_module, "_ROWS", rows)
+    basis, matrix = grown([33, 37], dtype, device)
+    C, X = torch.randn(j, r, dtype=torch.float64), torch.randn(N, 5, dtype=dtype).to(device)
+    stores = [store.data_ptr() for store in basis._stores]
+    basis.replace(C)
+    basis.append(X)
+    expected = torch.cat([matrix[:, :j].double().cpu() @ C, X.double().cpu()], dim=1)
+    assert basis.size == r + 5
+    held = basis.combine(torch.eye(r + 5, dtype=torch.float64))
+    torch.testing.assert_close(held.double().cpu(), expected, rtol=0, atol=1e4 * torch.finfo(dtype).eps)
+    assert [store.data_ptr() for store in basis._stores][: len(stores)] == stores
 
 
 def test_nothing_in_it(device):
@@ -58,8 +80,11 @@ def test_keeps_copies(device):
     assert bool((basis.combine(torch.eye(2, dtype=torch.float64)) == 1).all())
 
 
-def test_allocates_at_most_one_store_that_is_not_full(device, monkeypatch):
-    monkeypatch.setattr(basis_module, "_WIDTH", 8)
-    basis, _ = grown([3] * 7, torch.float64, device)
-    assert [store.shape for store in basis._stores] == [(N, 8)] * 3
-    assert all(store.mT.is_contiguous() for store in basis._stores)
+def test_a_fifth_of_its_memory_is_unused_at_most(device):
+    """Or one store of the narrowest; none is wider than matrix products gain from."""
+    basis = Basis(N, torch.float64, torch.device(device))
+    for _ in range(300):
+        basis.append(torch.ones(N, 7, dtype=torch.float64, device=device))
+        unused = sum(store.shape[1] for store in basis._stores) - basis.size
+        assert 0 <= unused < max(16, min(256, basis.size / 4) + 7)
+        assert all(store.mT.is_contiguous() and store.shape[1] <= 256 for store in basis._stores)

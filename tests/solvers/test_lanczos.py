@@ -1,4 +1,4 @@
-"""Block Lanczos: no ghosts, no missing copies, both ends at once, honest about its budget."""
+"""Block Lanczos: no ghosts, no missing copies, both ends at once, restarts, honest about its budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from solver_contract import SolverContract, ZooContract
 
 import eigenspan as es
 from eigenspan.linops import Counted, Dense, Diagonal, OrthonormalSubspace, Structure
-from eigenspan.solvers import BlockLanczos, ConvergenceWarning, Status
+from eigenspan.solvers import BlockLanczos, ConvergenceWarning, Lanczos, Status
+from eigenspan.solvers import lanczos as lanczos_module
+from eigenspan.solvers.krylov import KrylovSpace, evidence
 
 
 class LanczosZoo(ZooContract):
@@ -27,8 +29,6 @@ class LanczosZoo(ZooContract):
 
 class TestBlockLanczos(LanczosZoo, SolverContract):
     uses_start = True
-    # A multiplicity above the block in a space that does not close: copies may be missing.
-    incomplete_on = frozenset({"repeated"})
 
 
 class TestBlockOfOne(LanczosZoo):
@@ -36,6 +36,26 @@ class TestBlockOfOne(LanczosZoo):
 
     block_size = 1
     incomplete_on = frozenset({"repeated", "clustered"})
+
+
+class TestRestarted(LanczosZoo):
+    """Within a basis that holds half of the space; where k is too large for that, without a limit."""
+
+    # Where the wanted end is a cluster it does not get there, and says so.
+    accurate_on = frozenset(SPECTRA) - {"positive", "negative", "clustered"}
+
+    def make(self, k, which="LM", seed=0, **parameters):
+        limit = 30 if k <= 8 else None
+        return BlockLanczos(k=k, which=which, seed=seed, max_basis=limit, max_products=max(k, 900), **parameters)
+
+
+class TestLanczos(LanczosZoo):
+    """The block of one under its own name."""
+
+    incomplete_on = TestBlockOfOne.incomplete_on
+
+    def make(self, k, which="LM", seed=0, **parameters):
+        return Lanczos(k=k, which=which, seed=seed, **parameters)
 
 
 class TestBlockAboveAllMultiplicities(LanczosZoo):
@@ -188,6 +208,152 @@ class TestInvariantSubspaces:
         assert report.products - report.check_products <= 25
 
 
+def line(start, stop, count):
+    return torch.linspace(start, stop, count, dtype=torch.float64)
+
+
+class TestCopies:
+    """More copies of an eigenvalue than the block has columns, in a space that does not close."""
+
+    VALUES = torch.cat([torch.full((12,), 3.0), torch.full((12,), -2.0), torch.linspace(-0.5, 0.5, 1976)]).double()
+
+    @pytest.mark.parametrize("max_basis", [None, 80])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    @pytest.mark.parametrize("k", [14, 24])
+    def test_all_twelve_with_a_block_of_four(self, device, dtype, max_basis, k):
+        solver = BlockLanczos(k=k, block_size=4, max_basis=max_basis)
+        result = solver.solve(Diagonal(self.VALUES.to(device, dtype)))
+        expected = torch.tensor(([3.0] * 12 + [-2.0] * 12)[:k], dtype=torch.float64)
+        torch.testing.assert_close(result.eigenvalues.double().cpu(), expected, rtol=0, atol=3e-6)
+        assert result.report.status is Status.CONVERGED
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    @pytest.mark.parametrize("k", [12, 16])
+    def test_gaps_of_a_millionth(self, device, dtype, k):
+        """Twelve eigenvalues that float32 does not tell apart at its tolerance."""
+        values = torch.cat([3 + 3e-6 * line(0, 11, 12), line(-0.5, 0.5, 984), line(1.6, 2, 4)])
+        result = BlockLanczos(k=k, block_size=4).solve(Diagonal(values.to(device, dtype)))
+        expected = values.sort(descending=True).values[:k]
+        atol = 1e-8 if dtype == torch.float64 else 3e-5
+        torch.testing.assert_close(result.eigenvalues.double().cpu(), expected, rtol=0, atol=atol)
+        assert result.report.status is Status.CONVERGED
+
+    def test_where_no_wider_block_fits(self, device):
+        """The limit leaves no room: the pairs that were found are kept, and random vectors look beside them."""
+        solver = BlockLanczos(k=14, block_size=4, max_basis=26)
+        result = solver.solve(Diagonal(self.VALUES.to(device)))
+        expected = torch.tensor([3.0] * 12 + [-2.0] * 2, dtype=torch.float64)
+        torch.testing.assert_close(result.eigenvalues.cpu(), expected, rtol=0, atol=1e-8)
+
+    def test_what_the_solver_would_say_without_random_vectors(self, device, monkeypatch):
+        """The tests above see the fault that they are about."""
+        monkeypatch.setattr(BlockLanczos, "_may_have_all_copies", lambda *_: True)
+        result = BlockLanczos(k=14, block_size=4).solve(Diagonal(self.VALUES.to(device)))
+        assert float(result.eigenvalues[11]) < 0
+
+    def test_distinct_eigenvalues_do_not_widen_the_block(self, separated, monkeypatch):
+        monkeypatch.setattr(lanczos_module, "_CLUSTER", 1e-16)
+        plain = BlockLanczos(k=6).solve(separated.operator).report.products
+        monkeypatch.undo()
+        assert BlockLanczos(k=6).solve(separated.operator).report.products == plain
+
+
+class TestRestarts:
+    @pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+    @pytest.mark.parametrize("max_basis", [40, 80])
+    def test_same_pairs_as_without_a_limit(self, separated, which, max_basis):
+        result = BlockLanczos(k=6, which=which, max_basis=max_basis, max_products=5000).solve(separated.operator)
+        expected = separated.leading(which, 6)
+        torch.testing.assert_close(result.eigenvalues.cpu(), expected, rtol=0, atol=1e-8)
+        assert result.report.status is Status.CONVERGED
+
+    @pytest.mark.parametrize("block_size", [1, 5])
+    def test_the_basis_never_exceeds_its_limit(self, device, block_size, monkeypatch):
+        sizes = []
+        multiply = KrylovSpace.multiply
+
+        def watched(space, limit):
+            multiply(space, limit)
+            sizes.append(space.basis.size)
+
+        monkeypatch.setattr(KrylovSpace, "multiply", watched)
+        A = Diagonal(torch.linspace(-1, 1, 500, dtype=torch.float64, device=device))
+        quietly(BlockLanczos(k=5, block_size=block_size, max_basis=25, max_products=300), A)
+        assert max(sizes) <= 25
+        assert len(sizes) > 100 / block_size
+
+    @pytest.mark.parametrize("steps", [20, 60, 200])
+    def test_residual_norms_are_true_after_any_number_of_them(self, device, steps):
+        """Those of a space that has closed too, of which parts are dropped."""
+        values = torch.cat([torch.ones(12), torch.full((12,), 0.5), torch.linspace(-0.3, 0.3, 176)]).double()
+        truth = problem(values, device=device)
+        result = quietly(BlockLanczos(k=15, block_size=2, max_basis=30, max_products=steps), truth.operator)
+        measured = (truth.operator @ result.eigenvectors - result.eigenvectors * result.eigenvalues).norm(dim=0)
+        torch.testing.assert_close(result.residual_norms, measured, rtol=1e-6, atol=1e-13)
+
+    def test_take_few_products_more_with_a_basis_of_twice_k(self, device):
+        A = Diagonal(torch.logspace(0, -6, 1000, dtype=torch.float64, device=device))
+        free, limited = (BlockLanczos(k=50, max_basis=limit).solve(A).report.products for limit in (None, 100))
+        assert limited < 2 * free
+
+    def test_goes_on_from_a_start(self, separated):
+        leading = separated.eigenvectors[:, :6].to(separated.operator.device)
+        report = BlockLanczos(k=6, max_basis=30).solve(separated.operator, start=leading).report
+        assert report.status is Status.CONVERGED
+
+    def test_budget_counts_products_not_the_basis(self, device):
+        A = Diagonal(torch.linspace(-1, 1, 300, dtype=torch.float64, device=device))
+        report = quietly(BlockLanczos(k=5, max_basis=25, max_products=333), A).report
+        assert report.products - report.check_products == 333
+        assert report.status is Status.OUT_OF_PRODUCTS
+
+    @pytest.mark.parametrize("max_basis", [1, 20])
+    def test_limits_that_are_too_small(self, max_basis):
+        with pytest.raises(ValueError, match=f"max_basis={max_basis} is too small .* choose at least 21"):
+            BlockLanczos(k=6, max_basis=max_basis)
+
+
+class TestEvidence:
+    """What random vectors show, against what they do show."""
+
+    @pytest.mark.parametrize("steps", [[12], [6, 6], [4, 4, 4, 4]])
+    def test_bounds_the_share_of_vectors_that_show_nothing(self, steps):
+        """By direct simulation of Krylov spaces that restart from their leading Ritz vector."""
+        n, gap, seeds = 100, 0.05, 100
+        values = torch.cat([torch.ones(1), torch.linspace(0, 1 - gap, n - 1)]).double()
+        missed = 0
+        for seed in range(seeds):
+            A = Diagonal(values)
+            space = KrylovSpace(Counted(A), seed, 1e-12, None)
+            space.extend(1)
+            for count in steps:
+                for _ in range(count):
+                    space.multiply(1)
+                value = space.ritz_pairs(es.Which.LA, 1)
+                space.limit = 3
+                space.restart(es.Which.LA, 1, 0)
+                space.limit = n
+            missed += float(value.eigenvalues[0]) < 1 - gap
+        bound = 1.648 * n**0.5 * numpy.exp(-evidence(steps, gap, 1.0))
+        assert missed / seeds <= bound
+        assert bound < 30  # it says something, or nearly so
+
+    def test_grows_with_every_step_and_less_with_restarts(self):
+        one, more, apart = (evidence(steps, 0.01, 1.0) for steps in ([20], [30], [20, 10]))
+        assert one < apart < more
+
+
+class TestLanczosIsABlockOfOne:
+    def test_multiplies_one_at_a_time(self, separated):
+        report = Lanczos(k=6).solve(separated.operator).report
+        assert report.passes == report.products - 1  # the two that test the symmetry are one pass
+        assert report.status is Status.CONVERGED
+
+    def test_has_no_other_block(self):
+        with pytest.raises(ValueError, match="block_size"):
+            Lanczos(k=2, block_size=2)
+
+
 class TestBudget:
     @pytest.mark.parametrize("max_products", [6, 7, 13, 29, 30])
     @pytest.mark.parametrize("block_size", [1, 4, 50])
@@ -260,7 +426,7 @@ class TestWarmStart:
         assert torch.equal(block, kept)
 
 
-@pytest.mark.parametrize("name", sorted(set(SPECTRA) - {"repeated"}))
+@pytest.mark.parametrize("name", sorted(SPECTRA))
 def test_status_does_not_depend_on_scale(device, name):
     """A power of two changes no rounding, so neither products nor eigenvectors."""
     A = zoo(name, torch.float64, device).operator

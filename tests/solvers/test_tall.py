@@ -189,3 +189,17 @@ def test_column_major_copies_only_where_it_must(device):
     assert torch.equal(columns, block)
     assert columns.mT.is_contiguous()
     assert column_major(columns).data_ptr() == columns.data_ptr()
+
+
+@pytest.mark.parametrize("condition", [1e4, 1e8, 1e12])
+def test_a_small_direction_before_large_columns_leaves_no_larger_error(condition, device):
+    """Dividing by the triangular factor is backward stable row by row; multiplying by its inverse is not."""
+    n, generator = 200, torch.Generator().manual_seed(4)
+    basis_columns = torch.linalg.qr(torch.randn(n, 10, generator=generator, dtype=torch.float64))[0].to(device)
+    X = torch.randn(n, 4, generator=generator, dtype=torch.float64).to(device)
+    X[:, 1] = X[:, 0] + X[:, 1] / condition
+    B = Basis(n, torch.float64, torch.device(device))
+    B.append(basis_columns)
+    step = orthonormalise(X, B)
+    rest = X - basis_columns @ step.C.to(device) - step.Q @ step.R.to(device)
+    assert float(rest.norm() / X.norm()) < 2e-15
