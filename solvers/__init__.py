@@ -2,11 +2,13 @@
 
 from .dense import DenseEigh
 from .lanczos import BlockLanczos, Lanczos
+from .measurement import Measurement
 from .report import ConvergenceWarning, SolveReport, Status
 from .results import EigenDecomposition, SingularValueDecomposition
 from .scipy_adapters import Arpack
 from .sketched import SketchedEigh
-from .sketches import SSRFT, Gaussian, Rademacher, Sketch
+from .sketched_svd import SketchedSVD
+from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SingularTriplets, SVDSolver
 
@@ -21,13 +23,16 @@ __all__ = [
     "EigenSolver",
     "Gaussian",
     "Lanczos",
+    "Measurement",
     "Rademacher",
     "SVDSolver",
     "SingularTriplets",
     "SingularValueDecomposition",
     "Sketch",
     "SketchedEigh",
+    "SketchedSVD",
     "SolveReport",
+    "SparseSign",
     "Status",
     "Which",
 ]

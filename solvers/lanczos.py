@@ -15,7 +15,8 @@ from .tall import orthonormalise
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 
-_GROWTH = 0.02  # of the space between two looks at it, at least, so that these cost little beside the products
+_GROWTH = 0.04  # of the space between two looks at it, at least, so that these cost little beside the products
+_PRODUCTS_A_PAIR = 1.5  # that pairs which are still missing take, or more
 _DOUBT = 0.01  # the probability that random vectors have not shown a pair that leads
 _CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
 _NARROWEST, _PAIRS_PER_COLUMN = 5, 20
@@ -80,12 +81,16 @@ class BlockLanczos(EigenSolver):
     def __attrs_post_init__(self) -> None:
         if self.max_products is not None and self.max_products < self.k:
             raise ValueError(f"k={self.k} pairs take at least as many products, got max_products={self.max_products}")
-        least = self.k + 3 * self._width
-        if self.max_basis is not None and self.max_basis < least:
+        if self.max_basis is not None and self.max_basis < self.least_basis:
             raise ValueError(
                 f"max_basis={self.max_basis} is too small to restart with k={self.k} pairs and blocks of "
-                f"{self._width}: choose at least {least}, or a smaller block_size"
+                f"{self._width}: choose at least {self.least_basis}, or a smaller block_size"
             )
+
+    @property
+    def least_basis(self) -> int:
+        """The smallest ``max_basis`` that it can restart with."""
+        return self.k + 3 * self._width
 
     @property
     def _width(self) -> int:
@@ -117,9 +122,8 @@ class BlockLanczos(EigenSolver):
                     break
                 if not has_all and not space.is_closed:
                     self._seek_copies(space, pairs, converged)
-                # Every pair that is still missing takes about one more product, if not more.
                 missing = self.k - int(converged.sum())
-                next_look = spent + max(missing, math.ceil(_GROWTH * space.dim))
+                next_look = spent + math.ceil(max(_PRODUCTS_A_PAIR * missing, _GROWTH * space.dim))
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if space.dim == A.shape[0]:
             status = Status.COMPLETE

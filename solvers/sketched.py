@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -11,36 +11,42 @@ from torch import Tensor
 
 from ..linops import LinearOperator
 from .basis import Basis
+from .cores import least_squares_core, two_sided_core
+from .measurement import Measurement
 from .report import Status
-from .sketches import SSRFT, Gaussian, Rademacher, Sketch
+from .results import EigenDecomposition
+from .sketches import Sketch
+from .sketching import Sketching
 from .solver import EigenPairs, EigenSolver
 from .tall import column_norms, combine, gram, orthonormalise
-from .template import positive_integer
 from .watched import Watched
 
-_TEST_MATRICES: dict[str, type[Sketch]] = {"ssrft": SSRFT, "gaussian": Gaussian, "rademacher": Rademacher}
 _CORES = {False: ("symmetric", "two-sided"), True: ("bordered", "rayleigh-ritz")}  # by two_pass, the default first
 
 
 @attrs.frozen(kw_only=True)
-class SketchedEigh(EigenSolver):
+class SketchedEigh(Sketching, EigenSolver):
     """An approximation A ≈ Q C Qᵀ of a symmetric A from its products W = A Ω with a random test matrix Ω, (n, inner).
 
     The k leading eigenpairs of Q C Qᵀ are returned. It is accurate where the spectrum decays; ``which`` picks from the
     pairs with large |λ|, which are all it finds. The products need not wait for one another: a single pass applies A to
-    no vector that depends on A.
+    no vector that depends on A. So they may be measured in parts, by `measure`, on many machines or of parts of the
+    data, and put together before `decompose` makes pairs of them.
 
     Q, (n, outer), is orthonormal. It spans, by ``basis``,
 
-    - ``"leading"``: the outer leading left singular vectors of all of W, which is kept whole: 2 n inner numbers;
-    - ``"first"``: the first outer columns of W, as published; the others are seen once and not kept. The error is about
-      a third larger.
+    - ``"leading"``: the outer leading left singular vectors of all of W, which is kept whole: n inner numbers;
+    - ``"first"``: the first outer columns of W, as published. Of the others Ωᵀ W is kept: n outer + inner² numbers in
+      all. The error is about a half larger.
 
     The core C comes from all of W. It is, by ``core``,
 
-    - ``"symmetric"``: the symmetric C that minimises ‖Qᵀ W - C Qᵀ Ω‖, in closed form (Higham 1988);
+    - ``"symmetric"``: the symmetric C that minimises ‖Qᵀ W - C Qᵀ Ω‖, in closed form (Higham 1988). It needs all of W;
     - ``"two-sided"``: (Ωᵀ Q)⁺ (Ωᵀ W) (Qᵀ Ω)⁺ by two least-squares solves, made symmetric, as published. It uses Ωᵀ W
       alone; its error in norm is about a tenth larger.
+
+    What A does outside the span of Q is an error of the core, large where an indefinite spectrum decays slowly. The
+    report notes if it is as large as half of an eigenvalue found.
 
     With ``two_pass`` outer products give Q and as many more give A Q. Then A is approximated by
 
@@ -52,46 +58,36 @@ class SketchedEigh(EigenSolver):
         outer: dimension of Q; by default k + max(10, k / 4), at most n.
         k: how many pairs; by default ``outer``.
         inner: products in all, for a single pass; by default 2 outer, at most n.
-        test_matrix: ``"ssrft"``, ``"gaussian"`` or ``"rademacher"``.
+        test_matrix: ``"ssrft"``, ``"gaussian"``, ``"rademacher"`` or ``"sparse-sign"``.
         two_pass: whether to apply A to Q.
         basis: ``"leading"`` or ``"first"``, for a single pass.
-        core: ``"symmetric"`` (the default) or ``"two-sided"``; with two passes ``"bordered"`` (the default) or
-            ``"rayleigh-ritz"``.
+        core: ``"symmetric"`` or ``"two-sided"``, by default the first that goes with ``basis``; with two passes
+            ``"bordered"`` (the default) or ``"rayleigh-ritz"``.
         block_size: columns multiplied at a time; it does not change the result beyond rounding.
         measure_residuals: whether k further products measure residual norms that do not come free; else they are NaN.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Raises:
         ValueError: besides those of `EigenSolver`, sizes that are not k <= outer <= inner <= n, neither k nor outer
-            given, an unknown test matrix, basis or core, or ``inner`` with ``two_pass``.
+            given, an unknown test matrix, basis or core, ``inner`` or ``basis`` with ``two_pass``, or the symmetric
+            core with the first columns.
 
     Source: arXiv 2504.14701, after Tropp, Yurtsever, Udell & Cevher (2019) and Boutsidis, Woodruff & Zhong (2016):
-    ``basis="first", core="two-sided"``. Two passes: Halko, Martinsson & Tropp (2011), section 5.3. Symmetric core:
-    Higham (1988), The symmetric Procrustes problem.
+    ``basis="first"``. Two passes: Halko, Martinsson & Tropp (2011), section 5.3. Symmetric core: Higham (1988), The
+    symmetric Procrustes problem.
 
-    Cost: inner products, or 2 outer. About 8 n inner² + 8 n outer inner flops; 8 n outer² + 4 n outer inner for
-    ``basis="first"``. Memory: 2 n inner numbers, 2 n outer for ``basis="first"``, 4 n outer for two passes.
+    Cost: inner products, or 2 outer. About 8 n inner² + 6 n outer inner flops; 8 n outer² + 2 n inner² for
+    ``basis="first"``. Memory: the numbers kept, and twice those of W while Q is made; 4 n outer for two passes.
     """
 
-    outer: int | None = attrs.field(default=None, validator=positive_integer)
-    k: int = attrs.field(validator=positive_integer)
-    inner: int | None = attrs.field(default=None, validator=positive_integer)
-    test_matrix: str = attrs.field(default="ssrft", validator=attrs.validators.in_(tuple(_TEST_MATRICES)))
     two_pass: bool = False
     basis: str = attrs.field(default="leading", validator=attrs.validators.in_(("leading", "first")))
     core: str = attrs.field()
-    block_size: int = attrs.field(default=64, validator=positive_integer)
-    measure_residuals: bool = True
-
-    @k.default
-    def _outer_pairs(self) -> Any:
-        if self.outer is None:
-            raise ValueError("SketchedEigh needs k, the number of pairs, or outer, the size of the outer sketch")
-        return self.outer
 
     @core.default
     def _best_core(self) -> str:
-        return _CORES[self.two_pass][0]
+        published = self.basis == "first" and not self.two_pass
+        return "two-sided" if published else _CORES[self.two_pass][0]
 
     @core.validator
     def _core_of_passes(self, _: Any, value: Any) -> None:
@@ -104,62 +100,68 @@ class SketchedEigh(EigenSolver):
             raise ValueError("inner counts the products of a single pass; with two_pass=True give outer alone")
         if self.two_pass and self.basis != "leading":
             raise ValueError("basis is a choice of a single pass; with two_pass=True all of W spans Q")
+        if self.basis == "first" and self.core == "symmetric":
+            raise ValueError("the symmetric core needs all of W: take basis='leading', or core='two-sided'")
+
+    @torch.no_grad()
+    def decompose(self, measurement: Measurement) -> EigenDecomposition:
+        """The k leading eigenpairs of the operator that was measured.
+
+        They are those of `solve`, to rounding. Residual norms are NaN: to measure them takes products.
+
+        Args:
+            measurement: all columns of this sketch, from `measure` by solvers of the same seed, test matrix and sizes.
+
+        Raises:
+            TypeError: it is no measurement.
+            ValueError: it is of another sketch, or lacks columns; a solver of two passes.
+
+        Cost: no products; the flops and memory of `solve`.
+        """
+
+        def find(A: LinearOperator) -> EigenPairs:
+            return self._ordered(_without_residuals(self._pairs(A, measurement)), A)
+
+        pairs, cost = self._decomposing(measurement, find)
+        assert pairs.residual_norms is not None
+        norms = pairs.residual_norms.to(pairs.eigenvalues)
+        report = self._report(cost, pairs.status, 0, pairs.notes)
+        return EigenDecomposition(pairs.eigenvalues, pairs.eigenvectors, norms, report)
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        outer, inner = self._sizes(A)
-        omega = _TEST_MATRICES[self.test_matrix](
-            A.shape[0], inner, seed=self.seed, purpose="sketch", dtype=A.dtype, device=A.device
-        )
-        kept = outer if self.basis == "first" else inner
-        W = self._products(A, omega.columns, kept)
-        Q = self._completed(self._span(W, outer), outer)
-        if self.two_pass:
-            del W
-            return self._second_pass(A, Q)
-        values, vectors = self._leading(self._core(A, omega, Q, W))
-        norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
-        return EigenPairs(values, combine(Q, vectors), Status.SKETCHED, norms)
+        pairs = self._second_pass(A) if self.two_pass else self._pairs(A, self._measured(A))
+        known = pairs.residual_norms is not None
+        return pairs if known or self.measure_residuals else _without_residuals(pairs)
 
-    def _products(self, A: Watched, block: Callable[[int, int], Tensor], count: int) -> Tensor:
-        """The products of A with ``count`` columns, which ``block`` gives from one number to another."""
-        W = torch.empty(count, A.shape[0], dtype=A.dtype, device=A.device).mT
-        for columns in self._blocks(0, count):
-            W[:, columns] = A._matmat(block(columns.start, columns.stop))
-        return W
+    def _pairs(self, A: LinearOperator, measurement: Measurement) -> EigenPairs:
+        """Pairs of Q C Qᵀ, from a whole measurement."""
+        W, omega = measurement.arrays["range"], self._omega(A)
+        Q = self._spanned(W, self._sizes(A.shape)[0])
+        test = (omega.T @ Q).double().cpu().mT  # Qᵀ Ω
+        if self.core == "symmetric":
+            image = gram(Q, W)
+            core = least_squares_core(test, image, test, image)
+        else:
+            squared = [(omega.T @ W).double().cpu()]
+            squared += [measurement.arrays["core"]] if "core" in measurement.arrays else []
+            core = two_sided_core(test, torch.cat(squared, dim=1), test)
+        values, vectors = self._leading((core.matrix + core.matrix.mT) / 2)
+        notes = self._notes(core, values, A, "take two_pass=True, a larger inner, or BlockLanczos")
+        return EigenPairs(values, combine(Q, vectors), Status.SKETCHED, notes=notes)
 
-    def _span(self, W: Tensor, outer: int) -> Tensor:
-        """An orthonormal basis of the outer leading left singular vectors of W."""
-        step = orthonormalise(W)
-        if W.shape[1] == outer:
-            return step.Q
-        return combine(step.Q, torch.linalg.svd(step.R).U[:, :outer])
-
-    def _core(self, A: Watched, omega: Sketch, Q: Tensor, W: Tensor) -> Tensor:
-        """C from W and the remaining products, which are seen once and not kept."""
-        inner, kept = omega.shape[1], W.shape[1]
-        test, image = torch.empty(2, Q.shape[1], inner, dtype=torch.float64)  # Qᵀ Ω and Qᵀ W
-        squared = torch.empty(inner, inner if self.core == "two-sided" else 0, dtype=torch.float64)  # Ωᵀ W
-        for columns in (*self._blocks(0, kept), *self._blocks(kept, inner)):
-            block = omega.columns(columns.start, columns.stop)
-            product = W[:, columns] if columns.stop <= kept else A._matmat(block)
-            test[:, columns] = gram(Q, block)
-            image[:, columns] = gram(Q, product)
-            if self.core == "two-sided":
-                squared[:, columns] = (omega.T @ product).double().cpu()
-        return symmetric_core(test, image) if self.core == "symmetric" else two_sided_core(test, squared)
-
-    def _second_pass(self, A: Watched, Q: Tensor) -> EigenPairs:
+    def _second_pass(self, A: Watched) -> EigenPairs:
+        """Pairs of the approximation that A Q makes."""
+        Q = self._spanned(self._measured(A).arrays["range"], self._sizes(A.shape)[0])
         basis = Basis(A.shape[0], A.dtype, A.device)
         basis.append(Q)
-        image = self._products(A, lambda start, stop: Q[:, start:stop], Q.shape[1])
+        image = self._joined(lambda start, stop: A._matmat(Q[:, start:stop]), 0, Q.shape[1])
         step = orthonormalise(image, basis)  # A Q = Q C + Q' R
         C = (step.C + step.C.mT) / 2
         if self.core == "bordered":
             zero = torch.zeros(len(step.R), len(step.R), dtype=C.dtype)
             values, vectors = self._leading(torch.cat([torch.cat([C, step.R.mT], 1), torch.cat([step.R, zero], 1)]))
-            norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
             basis.append(step.Q)
-            return EigenPairs(values, basis.combine(vectors), Status.SKETCHED, norms)
+            return EigenPairs(values, basis.combine(vectors), Status.SKETCHED)
         values, vectors = self._leading(C)
         residuals = torch.cat([step.C @ vectors - vectors * values, step.R @ vectors])
         return EigenPairs(values, combine(Q, vectors), Status.SKETCHED, column_norms(residuals))
@@ -169,63 +171,36 @@ class SketchedEigh(EigenSolver):
         order = self.which.order(values)[: self.k]
         return values[order], vectors[:, order]
 
-    def _completed(self, Q: Tensor, width: int) -> Tensor:
-        """Q with random columns added up to ``width``, where A Ω is of lower rank."""
-        n, rank = Q.shape
-        if rank == width:
-            return Q
-        basis = Basis(n, Q.dtype, Q.device)
-        basis.append(Q)
-        random = Gaussian(n, width - rank, seed=self.seed, purpose="completion", dtype=Q.dtype, device=Q.device)
-        return torch.cat([Q.mT, orthonormalise(random.columns(0, width - rank), basis).Q.mT]).mT
+    def _parts(self, outer: int, inner: int) -> dict[str, int]:
+        if self.two_pass:
+            return {"range": outer}
+        seen = inner - outer if self.basis == "first" else 0
+        return {"range": inner - seen, **({"core": seen} if seen else {})}
 
-    def _sizes(self, A: LinearOperator) -> tuple[int, int]:
-        """(outer, inner), inner as large as the test matrix must be."""
-        n = A.shape[0]
-        outer = min(n, self.k + max(10, self.k // 4)) if self.outer is None else self.outer
-        inner = min(n, 2 * outer) if self.inner is None else self.inner
-        if not self.k <= outer <= inner <= n:
-            raise ValueError(
-                f"sizes must be k <= outer <= inner <= n, got k={self.k}, outer={outer}, inner={inner}, n={n}"
-            )
-        return outer, outer if self.two_pass else inner
+    def _products(self, A: LinearOperator) -> dict[str, Callable[[int, int], Tensor]]:
+        omega, (outer, _) = self._omega(A), self._sizes(A.shape)
 
-    def _blocks(self, start: int, stop: int) -> Iterator[slice]:
-        for first in range(start, stop, self.block_size):
-            yield slice(first, min(first + self.block_size, stop))
+        def seen(start: int, stop: int) -> Tensor:
+            """Ωᵀ W of columns beyond the first."""
+            return (omega.T @ A._matmat(omega.columns(outer + start, outer + stop))).double().cpu()
+
+        return {"range": lambda start, stop: A._matmat(omega.columns(start, stop)), "core": seen}
+
+    def _omega(self, A: LinearOperator) -> Sketch:
+        return self._draw(A, A.shape[0], self._sizes(A.shape)[1], "sketch")
+
+    def _require_measurable(self, A: LinearOperator) -> None:
+        self._require_suitable(A)
+
+    def _require_single_pass(self) -> None:
+        if self.two_pass:
+            raise ValueError("two passes multiply A by vectors that depend on A, so they are solved at once: use solve")
 
     def _total(self, A: LinearOperator) -> int | None:
-        outer, inner = self._sizes(A)
+        outer, inner = self._sizes(A.shape)
         measured = self.k * (self.measure_residuals and self.core != "rayleigh-ritz")
         return 2 * self.check_symmetry + (2 * outer if self.two_pass else inner) + measured
 
 
-def symmetric_core(test: Tensor, image: Tensor) -> Tensor:
-    """The symmetric C that minimises ‖image - C test‖_F, of (o, s) matrices, o <= s.
-
-    With test = U Σ Yᵀ and B = Uᵀ image Y it is U X Uᵀ, X_ij = (B_ij σ_j + σ_i B_ji) / (σ_i² + σ_j²). Of a test of lower
-    rank, to rounding, the C of least norm: singular values that are rounding errors count as zero.
-
-    Source: Higham (1988), The symmetric Procrustes problem, BIT 28.
-
-    Cost: a singular value decomposition, about 10 s o² flops.
-    """
-    U, sigma, Yt = torch.linalg.svd(test, full_matrices=False)
-    sigma = torch.where(sigma > max(test.shape) * torch.finfo(test.dtype).eps * sigma[0], sigma, 0)
-    B = U.mT @ image @ Yt.mT
-    squares = sigma.square() + sigma.square()[:, None]
-    X = torch.where(squares > 0, (B * sigma + sigma[:, None] * B.mT) / squares, 0)
-    core: Tensor = U @ X @ U.mT
-    return core
-
-
-def two_sided_core(test: Tensor, squared: Tensor) -> Tensor:
-    """(testᵀ)⁺ squared test⁺ made symmetric, of (o, s) and (s, s) matrices, o <= s.
-
-    Source: Tropp, Yurtsever, Udell & Cevher (2019), equation (2.10), for equal test matrices on both sides.
-
-    Cost: a pseudoinverse, about 10 s o² flops, and 2 s² o + 2 s o².
-    """
-    inverse = torch.linalg.pinv(test.mT)  # by singular values: the test may be of lower rank
-    core: Tensor = inverse @ squared @ inverse.mT
-    return (core + core.mT) / 2
+def _without_residuals(pairs: EigenPairs) -> EigenPairs:
+    return attrs.evolve(pairs, residual_norms=torch.full_like(pairs.eigenvalues, torch.nan))

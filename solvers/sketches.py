@@ -1,17 +1,23 @@
-"""Random test matrices, as operators: Gaussian, Rademacher, and scrambled subsampled randomised cosine transforms."""
+"""Random test matrices, as operators: Gaussian, signs dense and sparse, and scrambled subsampled cosine transforms."""
 
 from __future__ import annotations
 
 import abc
+import functools
 import math
+from typing import ClassVar
 
+import numpy
 import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from .cosine import cosine_transform, inverse_cosine_transform
 from .streams import stream
+from .tall import gram
 
-_WIDTH = 64  # columns drawn at a time in a product
+_WIDTH = 64  # columns drawn or transformed at a time in a product
+_GROUP = 8  # columns that share the rows of a sparse sign matrix among them
 
 
 class Sketch(LinearOperator):
@@ -27,7 +33,12 @@ class Sketch(LinearOperator):
         purpose: name of the stream of random numbers; matrices of different purpose are independent.
         dtype: of the entries.
         device: where blocks of them live.
+
+    Raises:
+        ValueError: more columns than rows, of a kind that cannot have them.
     """
+
+    _may_be_wide: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -40,6 +51,8 @@ class Sketch(LinearOperator):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__((n, s), dtype, device)
+        if s > n and not self._may_be_wide:
+            raise ValueError(f"{type(self).__name__} picks s of n coordinates, so s <= n; got n={n}, s={s}")
         self.seed, self.purpose = seed, purpose
 
     def columns(self, start: int, stop: int) -> Tensor:
@@ -69,7 +82,7 @@ class Sketch(LinearOperator):
         result = Y.new_empty(self.shape[1], Y.shape[1])
         for start in range(0, self.shape[1], _WIDTH):
             stop = min(start + _WIDTH, self.shape[1])
-            result[start:stop] = self._columns(start, stop).mT @ Y
+            result[start:stop] = gram(self._columns(start, stop), Y)
         return result
 
 
@@ -99,104 +112,94 @@ class Rademacher(Sketch):
         return block.to(self.device).mT
 
 
+class SparseSign(Sketch):
+    """Ω whose columns come in groups of g = min(n, 8) that share out the rows: one entry in each row of a group.
+
+    The rows of a group are dealt at random, as evenly as they go, to its columns. So a column has about n / g entries,
+    of equal magnitude and random sign, and norm √n; columns of a group are orthogonal; and no coordinate is missed by
+    any of the groups. Entries are as independent as that allows: take another kind where s comes close to n.
+
+    Source: Martinsson & Tropp (2020), section 9.2, who write Ωᵀ; as blocks of columns Kane & Nelson (2014).
+
+    Cost: n random numbers and a permutation for g columns; a product multiplies them as dense ones, which is faster
+    than gathering entries.
+    """
+
+    def _columns(self, start: int, stop: int) -> Tensor:
+        n = self.shape[0]
+        size = max(1, min(n, _GROUP))
+        first = start // size
+        groups = -(-stop // size) - first
+        block = torch.zeros(groups * size, n, dtype=self.dtype)
+        for number in range(groups):
+            rng = stream(self.seed, self.purpose, first + number)
+            owner = torch.from_numpy(rng.permutation(n) % size)
+            magnitudes = (n / torch.bincount(owner, minlength=size).double()).sqrt()
+            entries = (_random_signs(rng, n) * magnitudes[owner]).to(self.dtype)
+            block[number * size : (number + 1) * size].scatter_(0, owner[None], entries[None])
+        return block[start - first * size : stop - first * size].to(self.device).mT
+
+
 class SSRFT(Sketch):
     """√n times the transpose of a scrambled subsampled randomised Fourier transform, real: Ωᵀ = √n R F Π₂ F Π₁.
 
     F is the orthonormal discrete cosine transform (DCT-II), Π₁ and Π₂ are random signed permutations, and R picks s
     random coordinates. The columns of Ω are orthogonal, of norm √n. Needs s <= n.
 
-    Raises:
-        ValueError: more columns than rows.
-
     Source: Woolfe, Liberty, Rokhlin & Tygert (2008); Tropp, Yurtsever, Udell & Cevher (2019), section 3.2.2.
 
     Cost: a product with one vector takes two fast transforms, O(n log n) flops; two permutations, two sets of signs and
-    the coordinates are kept, 26 n bytes.
+    the coordinates are drawn once, when first used, and kept, 26 n bytes.
     """
 
-    def __init__(
-        self,
-        n: int,
-        s: int,
-        *,
-        seed: int = 0,
-        purpose: str = "sketch",
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(n, s, seed=seed, purpose=purpose, dtype=dtype, device=device)
-        if s > n:
-            raise ValueError(f"an SSRFT picks s of n coordinates, so s <= n; got n={n}, s={s}")
-        # Prefixes of one permutation: column j does not depend on s.
-        self._picked = self._permutation(0)[:s]
-        self._orders = [self._permutation(1), self._permutation(2)]
-        self._signs = [_signs(seed, purpose, number, n).to(self.device) for number in (3, 4)]
-
-    def _permutation(self, number: int) -> Tensor:
-        rng = stream(self.seed, self.purpose, number)
-        return torch.from_numpy(rng.permutation(self.shape[0])).to(self.device)
+    _may_be_wide = False
 
     def _columns(self, start: int, stop: int) -> Tensor:
         return self._lifted(torch.eye(stop - start, dtype=self.dtype, device=self.device), self._picked[start:stop])
 
     def _matmat(self, X: Tensor) -> Tensor:
-        return self._lifted(X, self._picked)
+        result = X.new_empty(X.shape[1], self.shape[0]).mT
+        for start in range(0, X.shape[1], _WIDTH):
+            result[:, start : start + _WIDTH] = self._lifted(X[:, start : start + _WIDTH], self._picked)
+        return result
 
     def _rmatmat(self, Y: Tensor) -> Tensor:
-        for order, signs in zip(self._orders, self._signs, strict=True):
-            Y = cosine_transform((signs[:, None] * Y)[order])
-        return math.sqrt(self.shape[0]) * Y[self._picked]
+        result = Y.new_empty(Y.shape[1], self.shape[1]).mT
+        for start in range(0, Y.shape[1], _WIDTH):
+            part = Y[:, start : start + _WIDTH]
+            for order, signs in self._scrambles:
+                part = cosine_transform((signs[:, None] * part)[order])
+            result[:, start : start + _WIDTH] = math.sqrt(self.shape[0]) * part[self._picked]
+        return result
 
     def _lifted(self, X: Tensor, picked: Tensor) -> Tensor:
         """√n Π₁ᵀ Fᵀ Π₂ᵀ Fᵀ of the block that has the rows of X at the picked coordinates."""
         Y = X.new_zeros(X.shape[1], self.shape[0]).mT.index_copy_(0, picked, X)
-        for order, signs in zip(reversed(self._orders), reversed(self._signs), strict=True):
+        for order, signs in reversed(self._scrambles):
             Y = torch.empty_like(Y).index_copy_(0, order, inverse_cosine_transform(Y)) * signs[:, None]
         return math.sqrt(self.shape[0]) * Y
+
+    @functools.cached_property
+    def _picked(self) -> Tensor:
+        """The coordinates that R picks: prefixes of one permutation, so that column j does not depend on s."""
+        return self._permutation(0)[: self.shape[1]]
+
+    @functools.cached_property
+    def _scrambles(self) -> list[tuple[Tensor, Tensor]]:
+        """Permutation and signs of Π₁ and of Π₂."""
+        n = self.shape[0]
+        signs = [_signs(self.seed, self.purpose, number, n).to(self.device) for number in (3, 4)]
+        return [(self._permutation(1), signs[0]), (self._permutation(2), signs[1])]
+
+    def _permutation(self, number: int) -> Tensor:
+        rng = stream(self.seed, self.purpose, number)
+        return torch.from_numpy(rng.permutation(self.shape[0])).to(self.device)
 
 
 def _signs(seed: int, purpose: str, index: int, n: int) -> Tensor:
     """N independent random signs, int8."""
-    bits = stream(seed, purpose, index).integers(0, 2, size=n, dtype="int8")
-    return torch.from_numpy(2 * bits - 1)
+    return _random_signs(stream(seed, purpose, index), n)
 
 
-def cosine_transform(X: Tensor) -> Tensor:
-    """The orthonormal discrete cosine transform (DCT-II) of the columns of X, (n, b).
-
-    Source: Makhoul (1980): one Fourier transform of the even entries followed by the odd ones in reverse.
-
-    Cost: O(b n log n) flops and 2 n b complex numbers.
-    """
-    n = X.shape[0]
-    if X.numel() == 0:
-        return X.clone()  # the Fourier transforms of some devices take no empty blocks
-    Y: Tensor = torch.fft.fft(torch.cat([X[::2], X[1::2].flip(0)]), dim=0)
-    Y = (Y * _twiddle(n, X).conj()[:, None]).real * math.sqrt(2 / n)
-    Y[:1] *= math.sqrt(0.5)
-    return Y
-
-
-def inverse_cosine_transform(X: Tensor) -> Tensor:
-    """The inverse and transpose of `cosine_transform`, of the columns of X, (n, b).
-
-    Cost: O(b n log n) flops and 2 n b complex numbers.
-    """
-    n = X.shape[0]
-    if X.numel() == 0:
-        return X.clone()
-    Y = X * math.sqrt(n / 2)
-    Y[:1] *= math.sqrt(2)
-    # The spectrum of the reordered, real signal: its imaginary part is that of the mirrored coefficients.
-    mirrored = torch.cat([torch.zeros_like(Y[:1]), Y[1:].flip(0)])
-    Y = torch.fft.ifft(torch.complex(Y, -mirrored) * _twiddle(n, X)[:, None], dim=0).real
-    half = (n + 1) // 2
-    result = torch.empty_like(X)
-    result[::2], result[1::2] = Y[:half], Y[half:].flip(0)
-    return result
-
-
-def _twiddle(n: int, X: Tensor) -> Tensor:
-    """exp(i π j / 2n), j = 0 … n-1."""
-    angle = torch.arange(n, dtype=X.dtype, device=X.device) * (math.pi / (2 * n))
-    return torch.polar(torch.ones_like(angle), angle)
+def _random_signs(rng: numpy.random.Generator, n: int) -> Tensor:
+    return torch.from_numpy(2 * rng.integers(0, 2, size=n, dtype="int8") - 1)

@@ -146,7 +146,7 @@ class Solver(abc.ABC):
 
     def _require_orthonormal(self, vectors: Tensor, what: str) -> None:
         """What a subclass gives back: vectors that are orthonormal to the root of the precision."""
-        defect = gram(vectors) - torch.eye(vectors.shape[1], dtype=torch.float64)
+        defect = gram(vectors, vectors) - torch.eye(vectors.shape[1], dtype=torch.float64)
         if not bool((defect.abs() <= torch.finfo(vectors.dtype).eps ** 0.5).all()):
             raise RuntimeError(
                 f"{type(self).__name__}._solve gave {what} that are not orthonormal: VᵀV is not the identity"

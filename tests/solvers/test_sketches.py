@@ -9,9 +9,10 @@ import scipy.fft
 import torch
 
 from eigenspan.solvers import SSRFT, Gaussian, Rademacher
-from eigenspan.solvers.sketches import cosine_transform, inverse_cosine_transform
+from eigenspan.solvers.cosine import cosine_transform, inverse_cosine_transform
+from eigenspan.solvers.sketches import SparseSign
 
-KINDS = pytest.mark.parametrize("kind", [Gaussian, Rademacher, SSRFT])
+KINDS = pytest.mark.parametrize("kind", [Gaussian, Rademacher, SparseSign, SSRFT])
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
@@ -57,13 +58,13 @@ class TestEverySketch:
         assert float(cosines.abs().max()) < 5 * math.sqrt(2 / n)
 
     def test_isotropy(self, kind):
-        """E[ω ωᵀ] = I, from 1500 independent samples of the first and of the last column."""
-        n, s, samples = 6, 4, 1500
+        """E[ω ωᵀ] = I, from 500 independent samples of the first and of the last column."""
+        n, s, samples = 6, 4, 500
         draws = torch.stack([kind(n, s, seed=seed, dtype=torch.float64).columns(0, s) for seed in range(samples)])
         for column in (0, s - 1):
             Omega = draws[:, :, column].mT
-            # The square of an entry varies by at most √3, that of a normal number by √2.
-            bound = 5 * math.sqrt(3 / samples)
+            # The square of an entry varies by √2 for a normal number and by √(n - 1) for the one of n that is not zero.
+            bound = 5 * math.sqrt((n - 1 if kind is SparseSign else 3) / samples)
             second = Omega @ Omega.mT / samples
             torch.testing.assert_close(second, torch.eye(n, dtype=torch.float64), rtol=0, atol=bound)
             assert float(Omega.mean(dim=1).abs().max()) < bound
@@ -97,6 +98,32 @@ def test_rademacher_entries_are_signs(dtype):
     assert abs(float(entries.mean())) < 5 / math.sqrt(1e5)
 
 
+class TestSparseSign:
+    @pytest.mark.parametrize(("n", "group"), [(1, 1), (3, 3), (8, 8), (61, 8), (800, 8)])
+    def test_a_group_has_one_entry_in_each_row_and_as_many_in_each_column(self, n, group, dtype, device):
+        omega = SparseSign(n, 3 * group, seed=1, dtype=dtype, device=device).columns(0, 3 * group).cpu()
+        for start in range(0, 3 * group, group):
+            entries = omega[:, start : start + group] != 0
+            assert entries.sum(dim=1).tolist() == [1] * n
+            assert set(entries.sum(dim=0).tolist()) <= {n // group, -(-n // group)}
+        for column in omega.mT.double():
+            magnitudes = column[column != 0].abs()
+            assert float(magnitudes.max() - magnitudes.min()) == 0
+            assert float(column.norm()) == pytest.approx(math.sqrt(n), rel=eps(dtype))
+
+    def test_groups_and_signs_are_independent(self):
+        omega = SparseSign(8000, 16, dtype=torch.float64).columns(0, 16)
+        assert abs(float(omega.sign().sum())) < 5 * math.sqrt(2 * 8000)
+        # Of 1000 entries of a column an eighth meets those of another group: 125, with a variance of 1000 · 7 / 64.
+        shared = (omega[:, :8] != 0).double().mT @ (omega[:, 8:] != 0).double()
+        assert float((shared - 125).abs().max()) < 5 * math.sqrt(1000 * 7 / 64)
+
+    def test_preserves_the_norm_of_a_coordinate_axis(self):
+        """Every group meets every coordinate: the norm of a row of Ω is that of isotropy, where others vary."""
+        omega = SparseSign(800, 80, dtype=torch.float64).columns(0, 80)
+        torch.testing.assert_close(omega.square().sum(dim=1), torch.full((800,), 80.0, dtype=torch.float64))
+
+
 class TestSSRFT:
     @pytest.mark.parametrize(("n", "s"), [(1, 1), (2, 2), (64, 20), (101, 101)])
     def test_columns_are_orthogonal_of_norm_root_n(self, n, s, dtype, device):
@@ -109,6 +136,13 @@ class TestSSRFT:
         """No entry of a mixed vector stands out: √(2 log) of the number of them, and some."""
         omega = SSRFT(1000, 200, dtype=torch.float64).columns(0, 200)
         assert float(omega.abs().max()) < 5.5
+
+    def test_many_vectors_at_once_are_those_one_by_one(self, dtype, device):
+        """They are transformed in blocks."""
+        omega = SSRFT(30, 20, dtype=dtype, device=device)
+        for operator in (omega, omega.T):
+            X = torch.randn(operator.shape[1], 150, dtype=dtype).to(device)
+            torch.testing.assert_close(operator @ X, operator.to_dense() @ X, rtol=eps(dtype), atol=eps(dtype) * 30)
 
     def test_more_columns_than_rows(self):
         with pytest.raises(ValueError, match="so s <= n; got n=4, s=5"):
