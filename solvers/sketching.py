@@ -22,7 +22,7 @@ from .tall import combine, orthonormalise
 from .template import Cost, Solver, positive_integer
 from .watched import Watched
 
-_TEST_MATRICES: dict[str, type[Sketch]] = {
+TEST_MATRICES: dict[str, type[Sketch]] = {
     "ssrft": SSRFT,
     "gaussian": Gaussian,
     "rademacher": Rademacher,
@@ -43,7 +43,7 @@ class Sketching(Solver):
     outer: int | None = attrs.field(default=None, validator=positive_integer)
     k: int = attrs.field(validator=positive_integer)
     inner: int | None = attrs.field(default=None, validator=positive_integer)
-    test_matrix: str = attrs.field(default="ssrft", validator=attrs.validators.in_(tuple(_TEST_MATRICES)))
+    test_matrix: str = attrs.field(default="ssrft", validator=attrs.validators.in_(tuple(TEST_MATRICES)))
     block_size: int = attrs.field(default=64, validator=positive_integer)
     measure_residuals: bool = True
 
@@ -180,7 +180,7 @@ class Sketching(Solver):
 
     def _draw(self, A: LinearOperator, n: int, s: int, purpose: str) -> Sketch:
         """The (n, s) test matrix of a purpose, for A."""
-        kind = _TEST_MATRICES[self.test_matrix]
+        kind = TEST_MATRICES[self.test_matrix]
         return kind(n, s, seed=self.seed, purpose=purpose, dtype=A.dtype, device=A.device)
 
     def _spanned(self, W: Tensor, width: int) -> Tensor:

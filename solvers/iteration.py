@@ -1,0 +1,219 @@
+"""Subspace iteration: a block of fixed width, multiplied and orthonormalised again and again."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import Tensor
+
+from ..linops import LinearOperator
+from .basis import Basis
+from .report import Status
+from .sketches import Gaussian
+from .solver import EigenPairs, EigenSolver, Which
+from .streams import stream
+from .tall import column_norms, combine, gram, orthonormalise
+from .template import positive_integer, tolerance, tolerance_for
+from .watched import Watched
+
+_PASSES = 100  # at most, by default
+_DOUBT = 0.01  # the probability that random vectors have not shown a pair that leads
+
+
+@attrs.frozen(kw_only=True)
+class SubspaceIteration(EigenSolver):
+    """The k leading eigenpairs by randomised subspace iteration, Q ← orth(A Q), and Rayleigh-Ritz on the last Q.
+
+    Q, (n, k + oversampling), begins random and is orthonormalised after every product. All is taken from the last
+    product A Q: the pairs (θ, Q s) of the eigenproblem Qᵀ A Q s = θ s, none of which exceeds the range of A, and their
+    residuals. The part of an eigenvector of λ that Q lacks falls with every product by |λ' / λ|, λ' the first
+    eigenvalue that Q cannot hold. `BlockLanczos` needs fewer products; this needs few passes over the data, and six
+    blocks of memory however many it makes.
+
+    The iteration finds the largest |λ|. For one end of the spectrum, LA or SA, it is that of A - c I, c the farthest
+    Ritz value at the other end in any block so far: that end is mapped to about zero. While it is not, it shows in the
+    next blocks, and moves c.
+
+    With ``passes`` the cost is fixed, and nothing is tested. Else the iteration goes on until the pairs meet ``tol``. A
+    ``start`` may lack leading pairs: it makes up k columns at most, beside random ones, and pairs count as converged
+    only after so many products that a pair ahead of them would have shown, but for about one time in a hundred: the
+    closer the next pair behind, the more. Of pairs that lead by less than about √n tol max|θ| residuals do not tell.
+
+    Args:
+        k: how many pairs.
+        oversampling: further columns of Q; by default max(10, k / 4).
+        passes: products with Q in all, for a fixed cost.
+        tol: the pairs have converged when ‖A v - θ v‖ <= tol max|θ|, over all Ritz values; by default 1e-5 in float32,
+            1e-9 in float64. The error of a θ apart from other eigenvalues is of the order of tol².
+        max_products: where to stop at the latest; by default 100 products with Q.
+        which, seed, check_symmetry: see `EigenSolver`.
+
+    Of a ``start`` of more columns than k, random combinations are taken.
+
+    Raises:
+        ValueError: besides those of `EigenSolver`, max_products below the columns of Q, ``passes`` beside ``tol`` or
+            ``max_products``, or a tol below ten roundings of the dtype.
+
+    Source: Halko, Martinsson & Tropp (2011), algorithms 4.4 and 5.3; Saad, Numerical Methods for Large Eigenvalue
+    Problems, chapter 5.
+
+    Cost: k + oversampling = p products and about 14 n p² flops in a pass; 6 n p numbers.
+    """
+
+    oversampling: int | None = attrs.field(default=None, validator=positive_integer)
+    passes: int | None = attrs.field(default=None, validator=positive_integer)
+    tol: float | None = attrs.field(default=None, validator=tolerance)
+    max_products: int | None = attrs.field(default=None, validator=positive_integer)
+
+    uses_start = True
+
+    def __attrs_post_init__(self) -> None:
+        if self.passes is not None and (self.tol, self.max_products) != (None, None):
+            raise ValueError("passes fixes the cost and tests nothing: give it, or else tol and max_products")
+
+    def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
+        passes, width = self._passes(A), self._width(A)
+        tol = tolerance_for(A, self.tol) if self.passes is None else None
+        block = _Block(A, self.which, self.k, width, self.seed, start)
+        status = Status.SKETCHED if tol is None else Status.OUT_OF_PRODUCTS
+        for _ in range(passes):
+            block.multiply()
+            if tol is not None and block.has_converged(tol):
+                status = Status.CONVERGED
+                break
+        if width == A.shape[0]:
+            status = Status.COMPLETE
+        values, norms = block.values[: self.k], block.residual_norms[: self.k]
+        return EigenPairs(values, block.vectors[:, : self.k], status, norms)
+
+    def _width(self, A: LinearOperator) -> int:
+        oversampling = max(10, self.k // 4) if self.oversampling is None else self.oversampling
+        return min(A.shape[0], self.k + oversampling)
+
+    def _passes(self, A: LinearOperator) -> int:
+        """How many at most; one tells all if Q is the whole space."""
+        width = self._width(A)
+        if self.max_products is not None and self.max_products < width:
+            raise ValueError(
+                f"a product with all of Q takes k + oversampling = {width} products, got "
+                f"max_products={self.max_products}"
+            )
+        if width == A.shape[0]:
+            return 1
+        if self.passes is not None:
+            return self.passes
+        return _PASSES if self.max_products is None else self.max_products // width
+
+    def _total(self, A: LinearOperator) -> int | None:
+        products = self._passes(A) * self._width(A)  # and sizes that do not fit are refused before any product
+        known = self.passes is not None or self._width(A) == A.shape[0]
+        return products + 2 * self.check_symmetry if known else None
+
+
+class _Block:
+    """Q, and what its last product tells: the Ritz pairs of all its columns, in order.
+
+    Attributes:
+        values: θ, (p,).
+        vectors: Q s, (n, p); before the first product Q itself.
+        residual_norms: ‖A Q s - θ Q s‖, (p,).
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residual_norms: Tensor
+    _images: Tensor  # A Q s
+
+    def __init__(self, A: Watched, which: Which, k: int, width: int, seed: int, start: Tensor | None) -> None:
+        self.A, self.which, self.k, self.width, self.seed = A, which, k, width, seed
+        self._started, self._multiplied = start is not None, False
+        self._drawn = 0  # random columns so far
+        self._scale = 0.0  # the largest |θ| so far
+        self._farthest = math.inf  # the least key of any θ so far
+        self._before: Tensor | None = None  # keys of the wanted pairs when all other columns were drawn anew
+        self._kept = width  # columns that go on in the next step
+        self._evidence = torch.zeros(1, dtype=torch.float64)  # how much a missing pair would have grown since
+        Q = torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT
+        if start is not None:
+            if start.shape[1] > k:
+                mixing = stream(seed, "iteration mixing").standard_normal((start.shape[1], k))
+                start = combine(start, torch.from_numpy(mixing))
+            Q = orthonormalise(start).Q
+        self.vectors = self._filled(Q)
+
+    def multiply(self) -> None:
+        """One step, but for the first, and A times the new Q."""
+        Q = self._step() if self._multiplied else self.vectors
+        images = self.A._matmat(Q)
+        projected = gram(Q, images)
+        values, S = torch.linalg.eigh((projected + projected.mT) / 2)
+        order = self.which.order(values)
+        self.values, S = values[order], S[:, order]
+        self.vectors, self._images = combine(Q, S), combine(images, S)
+        self.residual_norms = column_norms(self._images - self.vectors * self.values.to(self.vectors))
+        self._scale = max(self._scale, float(self.values.abs().max()))
+        self._farthest = min(self._farthest, float(self.which.key(self.values)[-1]))
+        self._multiplied = True
+
+    def has_converged(self, tol: float) -> bool:
+        """Whether the k first pairs meet ``tol`` and are, as far as random columns tell, all that lead."""
+        small = self.residual_norms <= tol * self._scale
+        self.A.note(f"{int(small[: self.k].sum())} of {self.k} pairs converged")
+        if not bool(small[: self.k].all()):
+            return False
+        if not self._started:
+            return True
+        keys = self.which.key(self.values)
+        if self._before is None or bool(((keys[: self.k] - self._before).abs() > 2 * tol * self._scale).any()):
+            # The pairs of a start, or ones that were missing from it: how many more are, new random columns show.
+            self._before, self._kept = keys[: self.k], self.k
+            return False
+        if bool(small.all()):
+            return True
+        # The part of v that Q lacks, at first about √n times that in it, falls by |λ - c| over what the last column of
+        # Q grows by. A pair that is missing has a λ at least that of the last one wanted, and shows by a Ritz value
+        # above the next when that part is below the root of their distance. Random columns fail independently.
+        gap = max(float(keys[self.k - 1] - keys[self.k]), tol * self._scale)
+        doubt = math.log(_DOUBT) / (self.width - self.k)
+        return float(self._evidence) >= math.log(self.A.shape[0] * self._scale / gap) / 2 - doubt
+
+    def _step(self) -> Tensor:
+        """The next Q, orth((A - c I) Q)."""
+        # Of the Ritz vectors, which span the same: their products are the more accurate, each of its own length.
+        shift = self._shift()
+        moved = self._images - shift * self.vectors
+        if self._kept < self.width:
+            self._evidence.zero_()
+        else:
+            self._evidence += ((self.values[self.k - 1] - shift).abs() / column_norms(moved[:, -1:])).log()
+        Q = self._filled(orthonormalise(moved[:, : self._kept]).Q)
+        self._kept = self.width
+        return Q
+
+    def _shift(self) -> float:
+        """What the step maps to zero: for LA or SA the other end of the spectrum."""
+        if self.which is Which.LM:
+            return 0.0
+        return self._farthest if self.which is Which.LA else -self._farthest
+
+    def _filled(self, Q: Tensor) -> Tensor:
+        """Q with random columns added up to its width."""
+        first = self._drawn
+        self._drawn += self.width - Q.shape[1]
+        return completed(Q, first, self._drawn, self.seed, "iteration")
+
+
+def completed(Q: Tensor, first: int, last: int, seed: int, purpose: str) -> Tensor:
+    """An orthonormal Q with the random columns ``first`` … ``last``-1 added, orthonormal to it.
+
+    Cost: 4 n b (k + b) flops for b columns beside k.
+    """
+    if first == last:
+        return Q
+    n = Q.shape[0]
+    basis = Basis(n, Q.dtype, Q.device)
+    basis.append(Q)
+    random = Gaussian(n, last, seed=seed, purpose=purpose, dtype=Q.dtype, device=Q.device)
+    return torch.cat([Q.mT, orthonormalise(random.columns(first, last), basis).Q.mT]).mT
