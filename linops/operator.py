@@ -6,6 +6,7 @@ One file, because the classes are mutually recursive: every operation on an oper
 from __future__ import annotations
 
 import abc
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -204,6 +205,37 @@ class LinearOperator(abc.ABC):
             mask = MaskSubspace.from_mask(mask, dtype=self.dtype)
         return self.projected(mask)
 
+    # -- factors ------------------------------------------------------------------------------------------------------
+
+    def factor(self) -> LinearOperator:
+        """A B, (m, n), with A = Bᵀ B, of an operator that is made as such a product; it need not be triangular.
+
+        Raises:
+            TypeError: none is known.
+
+        Cost: none; for curvature operators one forward pass over the data, to count rows.
+        """
+        raise TypeError(
+            f"no factor B with A = Bᵀ B is known of {self}; there is one of a GGN of a convex loss, an EmpiricalFisher "
+            "or MonteCarloFisher, of B.T @ B, and of congruences, sums and non-negative multiples of such"
+        )
+
+    def row_gram(self, memory_budget: int | None = None) -> Tensor:
+        """A Aᵀ, the inner products of the rows: a new (m, m) tensor in float64, in which they are summed.
+
+        Args:
+            memory_budget: bytes that rows may take; by default a quarter of what is free.
+
+        Raises:
+            ValueError: a budget below one; one that does not hold two rows.
+
+        Cost: m products of Aᵀ and m² n flops; where the budget does not hold m n numbers but every p-th part of
+        them, about p m products.
+        """
+        from .row_gram import row_gram
+
+        return row_gram(self, memory_budget)
+
     # -- conversions --------------------------------------------------------------------------------------------------
 
     def to_dense(self) -> Tensor:
@@ -231,6 +263,17 @@ class LinearOperator(abc.ABC):
         dtype = str(self.dtype).removeprefix("torch.")
         known = f" {self.structure}" if self.structure else ""
         return f"<{type(self).__name__} {self.shape[0]}x{self.shape[1]} {dtype} {self.device}{known}>"
+
+
+def allowance(memory_budget: int | None, device: torch.device) -> int:
+    """Bytes that the user allows, or a quarter of what is free."""
+    from .basic import require_count
+    from .curvature.memory import SHARE_OF_FREE_MEMORY, free_memory
+
+    if memory_budget is None:
+        return int(SHARE_OF_FREE_MEMORY * free_memory(device))
+    require_count("memory_budget is None or", memory_budget)
+    return memory_budget
 
 
 def _outside_inference_mode(product: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
@@ -292,13 +335,21 @@ class Scaled(LinearOperator):
 
     def __init__(self, A: LinearOperator, factor: float) -> None:
         super().__init__(A.shape, A.dtype, A.device, A.structure.scaled(factor))
-        self.A, self.factor = A, factor
+        self.A, self.scalar = A, factor
 
     def _matmat(self, X: Tensor) -> Tensor:
-        return self.factor * self.A._matmat(X)
+        return self.scalar * self.A._matmat(X)
 
     def _rmatmat(self, X: Tensor) -> Tensor:
-        return self.factor * self.A._rmatmat(X)
+        return self.scalar * self.A._rmatmat(X)
+
+    def factor(self) -> LinearOperator:
+        """√c B for the factor B of A, where c >= 0."""
+        return math.sqrt(self.scalar) * self.A.factor() if self.scalar >= 0 else super().factor()
+
+    def row_gram(self, memory_budget: int | None = None) -> Tensor:
+        """c² A Aᵀ, at the cost of that of A."""
+        return self.A.row_gram(memory_budget).mul_(self.scalar).mul_(self.scalar)
 
 
 class Sum(LinearOperator):
@@ -326,6 +377,12 @@ class Sum(LinearOperator):
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         return self.A._rmatmat(X) + self.B._rmatmat(X)
+
+    def factor(self) -> LinearOperator:
+        """The factors of A and B, one above the other."""
+        from .block import Stacked
+
+        return Stacked([self.A.factor(), self.B.factor()])
 
 
 class Product(LinearOperator):
@@ -356,6 +413,15 @@ class Product(LinearOperator):
     def _rmatmat(self, X: Tensor) -> Tensor:
         return self.B._rmatmat(self.A._rmatmat(X))
 
+    def factor(self) -> LinearOperator:
+        """Of F₁ᵀ … F_pᵀ F_p … F₁ the right half F_p … F₁; of one with M in the middle, the factor of M before it."""
+        factors = _factors(self)
+        if not _mirrored(factors):
+            return super().factor()
+        half = len(factors) // 2
+        middle = [factors[half].factor()] if len(factors) % 2 else []
+        return functools.reduce(Product, [*middle, *factors[-half:]])
+
 
 def _factors(A: LinearOperator) -> list[LinearOperator]:
     return _factors(A.A) + _factors(A.B) if isinstance(A, Product) else [A]
@@ -363,13 +429,15 @@ def _factors(A: LinearOperator) -> list[LinearOperator]:
 
 def _palindrome(factors: list[LinearOperator]) -> Structure:
     """Structure of F₁ … F_p where F_i is the transpose of F_{p+1-i}; NONE if they do not mirror."""
+    if not _mirrored(factors):
+        return Structure.NONE
+    return Structure.PSD if len(factors) % 2 == 0 else factors[len(factors) // 2].structure & ~Structure.ISOMETRY
+
+
+def _mirrored(factors: list[LinearOperator]) -> bool:
     half = len(factors) // 2
-    for left, right in zip(factors[:half], reversed(factors[-half:]), strict=True):
-        if left.T is not right and right.T is not left:
-            return Structure.NONE
-    if len(factors) % 2 == 0:
-        return Structure.PSD
-    return factors[half].structure & ~Structure.ISOMETRY
+    pairs = zip(factors[:half], reversed(factors[-half:]), strict=True)
+    return all(left.T is right or right.T is left for left, right in pairs)
 
 
 class Congruence(LinearOperator):
@@ -397,3 +465,7 @@ class Congruence(LinearOperator):
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         return self.B._rmatmat(self.A._rmatmat(self.B._matmat(X)))
+
+    def factor(self) -> LinearOperator:
+        """The factor of A, times B."""
+        return self.A.factor() @ self.B

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..parameters import Selection
 from ..structure import Structure
 from .data import length, map_tensors
-from .gauss_newton import GaussNewtonOperator, Outputs
+from .gauss_newton import GaussNewtonOperator, Outputs, Root
 from .ggn import model_outputs
 from .loss import Loss, tensors_of
 from .loss_hessian import output_curvature
@@ -76,6 +76,14 @@ class EmpiricalFisher(GaussNewtonOperator):
         except (RuntimeError, ValueError):  # a loss that branches on values, or whose tensors are not all of samples
             return torch.stack([function(_sample(output, i), _sample(target, i)) for i in range(samples)])
 
+    def _root(self, outputs: Outputs, points: Tensors) -> Root:
+        """One row √w_i ∇ℓ_iᵀ a sample, of those that weigh something."""
+        weights = outputs.target
+        if bool((weights < 0).any()):
+            raise TypeError(f"{self} has no factor B with BᵀB = A, as some samples weigh less than nothing")
+        roots = weights.sqrt()
+        return Root.of_tensor(lambda u: roots * u, lambda y: roots * y, weights.shape)
+
     def _middle(self, outputs: Outputs, points: Tensors) -> Share:
         weights = outputs.target
         return lambda tangents, batched: (tangents[0] * weights,)
@@ -125,12 +133,13 @@ class MonteCarloFisher(GaussNewtonOperator):
     def _require_likelihood(self) -> None:
         with self._risk.conditions(), torch.enable_grad():
             outputs = self._outputs(self._leaves, self._risk.first_batch())
-            self._middle(outputs, outputs.tensors)
+            self._root(outputs, outputs.tensors)
 
     def _outputs(self, theta: Mapping[str, Tensor], batch: Any) -> Outputs:
         return model_outputs(self._risk, theta, batch)
 
-    def _middle(self, outputs: Outputs, points: Tensors) -> Share:
+    def _root(self, outputs: Outputs, points: Tensors) -> Root:
+        """Of each sample one row r_isᵀ Jᵢ / √S a draw."""
         output = outputs.together(points)
         found = output_curvature(self._risk, output, outputs.target)
         if found is None:
@@ -146,15 +155,16 @@ class MonteCarloFisher(GaussNewtonOperator):
             raise ValueError("MonteCarloFisher takes batches, not a single sample's classes: give a batch of one")
         uniform = self._uniform(outputs.inputs, output, name)
         with torch.no_grad():
-            slopes = torch.stack([scale.sqrt() * _DEVIATIONS[name](p, u) for u in uniform])
+            slopes = torch.stack([scale.sqrt() * _DEVIATIONS[name](p, u) for u in uniform]) / len(uniform) ** 0.5
+        flat = slopes.flatten(2) if slopes.ndim > 2 else slopes[..., None]
 
-        def product(u: Tensor) -> Tensor:
-            # Each sample's r (rᵀ u), averaged over its draws.
-            flat = slopes.flatten(2) if slopes.ndim > 2 else slopes[..., None]
-            along = torch.einsum("snc,nc->sn", flat, u.reshape(flat.shape[1:])) / len(flat)
-            return torch.einsum("snc,sn->nc", flat, along).reshape(u.shape)
+        def push(u: Tensor) -> Tensor:
+            return torch.einsum("snc,nc->ns", flat, u.reshape(flat.shape[1:]))
 
-        return lambda tangents, batched: ((torch.func.vmap(product) if batched else product)(*tangents),)
+        def pull(y: Tensor) -> Tensor:
+            return torch.einsum("snc,ns->nc", flat, y).reshape(output.shape)
+
+        return Root.of_tensor(push, pull, flat.shape[1::-1])
 
     def _uniform(self, inputs: Any, output: Tensor, name: str) -> list[Tensor]:
         """For each draw, numbers in (0, 1) as the output has entries, or positions; by the samples' inputs."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..structure import Structure
-from .gauss_newton import GaussNewtonOperator, Outputs
+from .gauss_newton import GaussNewtonOperator, Outputs, Root
 from .loss_hessian import loss_hessian
+from .loss_root import loss_root
 from .outputs import taken_apart
 from .products import Share, Tensors, differentiable_gradient, pullback
 from .risk import Risk, inputs_and_target
@@ -35,6 +36,14 @@ class GGN(GaussNewtonOperator):
 
     def _outputs(self, theta: Mapping[str, Tensor], batch: Any) -> Outputs:
         return model_outputs(self._risk, theta, batch)
+
+    def _root(self, outputs: Outputs, points: Tensors) -> Root:
+        if not self._risk.convex:
+            raise TypeError(
+                f"{self} has no factor B with BᵀB = A, as {self._risk.loss.function!r} is not known to be convex; if "
+                "it is, give eigenspan.Loss(function, convex=True)"
+            )
+        return loss_root(self._risk, outputs, points)
 
     def _middle(self, outputs: Outputs, points: Tensors) -> Share:
         output = outputs.together(points)

@@ -24,7 +24,7 @@ def loss_hessian(risk: Risk, output: Any, target: Any) -> Callable[[Tensor], Ten
     name, p, scale = curvature
     p, scale = p.detach(), scale.detach()
     if name == "cross_entropy":
-        dim = _class_dim(output)
+        dim = class_dim(output)
         weighted = scale * p
 
         def product(u: Tensor) -> Tensor:
@@ -54,7 +54,8 @@ def output_curvature(risk: Risk, output: Any, target: Any) -> tuple[str, Tensor,
     return name, p, scale * (share / (divisor if options.get("reduction", "mean") == "mean" else 1.0))
 
 
-def _class_dim(output: Tensor) -> int:
+def class_dim(output: Tensor) -> int:
+    """Where the classes stand in an output of logits."""
     return 1 if output.ndim > 1 else 0
 
 
@@ -62,7 +63,7 @@ _Curvature = tuple[Tensor, Tensor, float]
 
 
 def _cross_entropy(output: Tensor, target: Tensor, options: dict[str, Any]) -> _Curvature | None:
-    dim = _class_dim(output)
+    dim = class_dim(output)
     classes = output.shape[dim]
     smoothing = options.get("label_smoothing", 0.0)
     weights = options.get("weight")

@@ -1,0 +1,185 @@
+"""Eigenpairs of a product BᵀB with few rows, from the small matrix BBᵀ."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from ..linops import Counted, CurvatureOperator, LinearOperator
+from .basis import Basis
+from .report import Status
+from .sketches import Gaussian
+from .solver import EigenPairs, EigenSolver, Which
+from .streams import stream
+from .tall import column_major, column_norms, combine, gram, orthonormalise
+from .template import positive_integer
+from .watched import Watched
+
+_WIDTH = 128  # columns multiplied at a time
+_PROBES = 4
+
+
+@attrs.frozen(kw_only=True)
+class GramEigh(EigenSolver):
+    """The k leading eigenpairs of A = BᵀB, (n, n), from a diagonalisation of the (m, m) BBᵀ: exact to rounding.
+
+    For operators that are made as such a product, see `LinearOperator.factor`: a GGN has as many rows as there are
+    outputs over all data, a Fisher matrix one for each sample or draw. With BBᵀ = U Λ Uᵀ, the columns of Bᵀ U Λ^(-1/2)
+    are eigenvectors of A, and Λ holds all its eigenvalues that are not zero. They are orthonormal but for rounding
+    errors, which grow as Λ falls; where these show, they are made orthonormal and the pairs those of Rayleigh-Ritz in
+    their span. Eigenvalues whose roots are below ten roundings of the largest one's count as zero; their vectors come
+    from random ones, without the part in the span of the rows of B.
+
+    One product of A with a random combination of all vectors found verifies them, and with them the factor. Residual
+    norms are not measured one by one: each is the root mean square of all, as estimated from that product.
+
+    Args:
+        k: how many pairs, up to n: more than m if zeros are wanted too.
+        limit: the most rows that B may have.
+        memory_budget: bytes that rows of B may take, see `LinearOperator.row_gram`.
+        which, seed, check_symmetry: see `EigenSolver`.
+
+    Raises:
+        TypeError: an operator of which no factor is known.
+        ValueError: besides those of `EigenSolver`, a factor of more rows than ``limit``, or with entries that are not
+            finite; a memory budget too small.
+        RuntimeError: pairs of BᵀB that are none of A.
+
+    Cost: one product to verify, and of B what `LinearOperator.row_gram` takes and k products with Bᵀ; for pairs of
+    eigenvalue zero, and where vectors are made orthonormal, up to four products with B and three with Bᵀ for each; 9 m³
+    flops. Memory: the budget, 4 m² numbers, and 2 n k, or 4 n k where vectors are made orthonormal.
+    """
+
+    limit: int = attrs.field(default=10_000, validator=positive_integer)
+    memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
+
+    def _require_suitable(self, A: LinearOperator) -> None:
+        super()._require_suitable(A)
+        self._factor(A)
+        if isinstance(A, CurvatureOperator):  # a trial would take longer than the products to come
+            A.plan(columns=2, products=2)
+
+    def _factor(self, A: LinearOperator) -> LinearOperator:
+        B = A.factor()
+        m = B.shape[0]
+        if m > self.limit:
+            raise ValueError(
+                f"{B}, the factor of {A}, has m={m} rows, above limit={self.limit}: raise the limit if m² numbers "
+                f"({8 * m * m / 2**30:.1f} GiB, a few times) and 9 m³ flops can be had, or use BlockLanczos"
+            )
+        return B
+
+    def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
+        B = self._factor(A.A)
+        A.note(f"Gram matrix of {B.shape[0]} rows")
+        space = _RowSpace(B, B.row_gram(self.memory_budget))
+        n, rank = A.shape[0], space.rank
+        leading = 0 if self.which is Which.SA else min(self.k, rank)
+        values, vectors = space.pairs(leading, self.seed)
+        missing = self.k - len(values)
+        if missing > 0:
+            # The smallest eigenvalues are those of A outside the span of all that lead; zeros, as a rule.
+            without = min(rank, n - self.k) if self.which is Which.SA else rank
+            others, more = space.outside(without, vectors, missing, self.seed)
+            values = torch.cat([values, others])
+            vectors = torch.cat([vectors.mT, more.mT]).mT
+        norm = self._verified(A, space, values, vectors)
+        notes = (
+            f"a Gram matrix of {B.shape[0]} rows, of rank {rank}",
+            f"{space.B.products} products with the factor and its transpose, which are not counted above",
+        )
+        return EigenPairs(values, vectors, Status.COMPLETE, torch.full_like(values, norm), notes)
+
+    def _verified(self, A: Watched, space: _RowSpace, values: Tensor, vectors: Tensor) -> float:
+        """The root mean square of ‖A v - λ v‖, as estimated by one product with a random combination of the vectors."""
+        c = torch.from_numpy(stream(self.seed, "combination").standard_normal((len(values), 1)))
+        image, expected = A._matmat(combine(vectors, c)), combine(vectors, values[:, None] * c)
+        norm = float(column_norms(image - expected)[0] / c.norm())
+        rounding = torch.finfo(A.dtype).eps
+        if not norm <= rounding**0.5 * space.scale:
+            raise RuntimeError(
+                f"the eigenpairs of BᵀB are none of {A.A}, with B = {space.B.A} its factor: a product with a random "
+                f"combination of them is off by {norm:.1e}, of {space.scale:.1e}; the factor or its row_gram() is wrong"
+            )
+        # A product is rounded, so that no residual norm is known to be smaller.
+        return float(torch.tensor([norm, rounding * space.scale], dtype=torch.float64).norm())
+
+    def _total(self, A: LinearOperator) -> int | None:
+        return 1 + 2 * self.check_symmetry
+
+
+class _RowSpace:
+    """The span of the rows of B, by the eigenpairs (λ, u) of BBᵀ, the largest first.
+
+    Attributes:
+        B: the factor, counted.
+        scale: the largest λ.
+        rank: how many are not zero, to rounding.
+    """
+
+    def __init__(self, B: LinearOperator, products: Tensor) -> None:
+        if not bool(products.isfinite().all()):
+            raise ValueError(f"{B} has rows with entries that are NaN or infinite; look at the parameters and the data")
+        self.B = Counted(B)
+        values, vectors = torch.linalg.eigh(products)
+        self._values, self._vectors = values.flip(0).cpu(), vectors.flip(1)
+        m, n = B.shape
+        self.scale = max(0.0, *self._values[:1].tolist())
+        # B's entries are rounded in its dtype, their products and the diagonalisation in float64: errors of about √m
+        # roundings in norm.
+        least = max((10 * torch.finfo(B.dtype).eps) ** 2, 10 * m**0.5 * torch.finfo(torch.float64).eps)
+        self.rank = min(n, int((self._values > least * self.scale).sum()))
+
+    def pairs(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Eigenpairs of BᵀB with the largest λ, ``count`` of them or the numerical rank of their vectors."""
+        values, weights = self._values[:count], self._vectors[:, :count]
+        weights = weights / values.sqrt().to(weights.device)
+        vectors = torch.empty(count, self.B.shape[1], dtype=self.B.dtype, device=self.B.device).mT
+        for columns in _blocks(count):
+            vectors[:, columns] = self.B._rmatmat(weights[:, columns].to(self.B.dtype))
+        if _orthonormal(vectors, seed):
+            return values, vectors
+        return self._rayleigh_ritz(orthonormalise(vectors).Q)
+
+    def outside(self, without: int, vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Rayleigh-Ritz pairs of BᵀB, ``count`` of them, orthogonal to the ``without`` largest and to ``vectors``."""
+        n, dtype, device = self.B.shape[1], self.B.dtype, self.B.device
+        basis = Basis(n, dtype, device)
+        basis.append(vectors)
+        Q = Gaussian(n, count, seed=seed, purpose="completion", dtype=dtype, device=device).columns(0, count)
+        for _ in range(3):  # a small λ has an error of up to a tenth, and as much of its vector is left each time
+            Q = orthonormalise(self._without(Q, without), basis).Q
+        return self._rayleigh_ritz(Q)
+
+    def _without(self, X: Tensor, count: int) -> Tensor:
+        """X less its projection Bᵀ U Λ⁻¹ Uᵀ B X onto the eigenvectors of the ``count`` largest λ."""
+        U, values = self._vectors[:, :count], self._values[:count, None].to(X.device)
+        result = torch.empty_like(X)
+        for columns in _blocks(X.shape[1]):
+            coefficients = U @ ((U.mT @ self.B._matmat(X[:, columns]).double()) / values)
+            result[:, columns] = X[:, columns] - self.B._rmatmat(coefficients.to(X.dtype))
+        return result
+
+    def _rayleigh_ritz(self, Q: Tensor) -> tuple[Tensor, Tensor]:
+        images = torch.cat([self.B._matmat(Q[:, columns]) for columns in _blocks(Q.shape[1])], 1)
+        values, vectors = torch.linalg.eigh(gram(images))
+        return values.flip(0), combine(column_major(Q), vectors.flip(1))
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(first, min(first + _WIDTH, count)) for first in range(0, count, _WIDTH)]
+
+
+def _orthonormal(V: Tensor, seed: int) -> bool:
+    """Whether rows of VᵀV - I are rounding errors, as far as random combinations of them tell.
+
+    Cost: 16 n k flops, where VᵀV itself takes 2 n k².
+    """
+    k = V.shape[1]
+    x = torch.from_numpy(stream(seed, "orthonormality").standard_normal((k, _PROBES)))
+    images = combine(V, x).double()  # sums of n terms in single precision would show errors of their own
+    products = [gram(V[:, columns].double(), images) for columns in _blocks(k)]
+    defects = (torch.cat([*products, x[:0]]) - x).square().mean(1).sqrt()
+    # Each is the length of a row of rounding errors.
+    return bool((defects <= 10 * torch.finfo(V.dtype).eps * max(k, 1) ** 0.5).all())
