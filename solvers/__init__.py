@@ -1,31 +1,58 @@
-"""Eigensolvers of symmetric operators, their results, and random test matrices."""
+"""Solvers of eigenvalues and singular values, their results and certificates, estimators, random test matrices."""
 
-from .dense import DenseEigh
+from .auto import Auto, choose, choose_svd, eigsh, svds
+from .certificates import Certificate, certify
+from .dense import DenseEigh, DenseSVD
+from .density import SpectralDensity, eigenvalue_count, spectral_density
+from .diagonal import diagonal
+from .estimates import Bounds, Estimate, EstimateStatus
+from .golub_kahan import BlockGolubKahan
+from .gram import GramEigh
+from .iteration import SubspaceIteration
 from .lanczos import BlockLanczos, Lanczos
+from .lobpcg import Lobpcg
 from .measurement import Measurement
+from .norms import frobenius_norm, nuclear_norm, spectral_norm
+from .nystrom import Nystrom
 from .report import ConvergenceWarning, SolveReport, Status
 from .results import EigenDecomposition, SingularValueDecomposition
 from .scipy_adapters import Arpack
+from .scipy_svd import ArpackSVD, Propack
+from .scree import Scree, scree
 from .sketched import SketchedEigh
 from .sketched_svd import SketchedSVD
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SingularTriplets, SVDSolver
+from .trace import trace
 
 __all__ = [
     "SSRFT",
     "Arpack",
+    "ArpackSVD",
+    "Auto",
+    "BlockGolubKahan",
     "BlockLanczos",
+    "Bounds",
+    "Certificate",
     "ConvergenceWarning",
     "DenseEigh",
+    "DenseSVD",
     "EigenDecomposition",
     "EigenPairs",
     "EigenSolver",
+    "Estimate",
+    "EstimateStatus",
     "Gaussian",
+    "GramEigh",
     "Lanczos",
+    "Lobpcg",
     "Measurement",
+    "Nystrom",
+    "Propack",
     "Rademacher",
     "SVDSolver",
+    "Scree",
     "SingularTriplets",
     "SingularValueDecomposition",
     "Sketch",
@@ -33,6 +60,21 @@ __all__ = [
     "SketchedSVD",
     "SolveReport",
     "SparseSign",
+    "SpectralDensity",
     "Status",
+    "SubspaceIteration",
     "Which",
+    "certify",
+    "choose",
+    "choose_svd",
+    "diagonal",
+    "eigenvalue_count",
+    "eigsh",
+    "frobenius_norm",
+    "nuclear_norm",
+    "scree",
+    "spectral_density",
+    "spectral_norm",
+    "svds",
+    "trace",
 ]

@@ -166,7 +166,7 @@ class KrylovSpace:
         inside = self.closed if self.closed < self.dim else 0
         parts = [self.ritz_pairs(which, min(k, inside, kept), 0, inside).coefficients] if inside else []
         parts.append(self.ritz_pairs(which, max(1, kept - sum(part.shape[1] for part in parts)), inside).coefficients)
-        self._replace(torch.block_diag(*parts), frontier=True)
+        self._replace(torch.block_diag(*parts), frontier=True)  # type: ignore[no-untyped-call]
         self.closed = parts[0].shape[1] if inside else 0
         self.steps.append(0)
 

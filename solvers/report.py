@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ConvergenceWarning(UserWarning):
-    """A solver returned pairs that do not meet its tolerance."""
+    """A solver or an estimator did not meet its tolerance."""
 
 
 class Status(enum.Enum):

@@ -1,0 +1,245 @@
+"""Which solver to take, by a table of rules, and SciPy's two verbs on top of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ..linops import LinearOperator, Subspace, as_operator
+from ..linops.operator import allowance
+from .dense import DenseEigh, DenseSVD
+from .golub_kahan import BlockGolubKahan
+from .gram import GramEigh
+from .lanczos import BlockLanczos
+from .results import EigenDecomposition, SingularValueDecomposition
+from .solver import EigenPairs, EigenSolver, Which
+from .svd_solver import SVDSolver
+from .template import positive_integer, tolerance
+from .watched import Watched
+
+_SMALL = 300  # rows up to which a dense matrix costs less than what surrounds a few products
+_DENSE_SHARE = 3  # BlockLanczos takes two to three products a pair: with k above n / 3 all columns are needed anyway
+_ROWS_A_PAIR = 3  # a row of a Gram matrix costs about half a product, a pair of BlockLanczos two products or more
+_MOST_ROWS = 10_000  # of a Gram matrix: 800 MB in float64
+_SPACE = 3  # vectors a pair that BlockLanczos keeps where it may
+
+
+def choose(
+    A: Any,
+    k: int,
+    *,
+    which: Which | str = "LM",
+    tol: float | None = None,
+    seed: int = 0,
+    start: bool = False,
+    memory_budget: int | None = None,
+) -> EigenSolver:
+    """The solver for the k leading eigenpairs of a symmetric A; the first rule that holds.
+
+    ===================================================================  ===========================================
+    where                                                                solver
+    ===================================================================  ===========================================
+    n <= 300, or k > n / 3, and n² numbers fit thrice into the budget    `DenseEigh`
+    A has a factor with m < n rows, m <= 3 k and m <= 10,000             `GramEigh`, exact
+    a basis of 3 k vectors fits into the budget                          `BlockLanczos`
+    else                                                                 `BlockLanczos` with ``max_basis``
+    ===================================================================  ===========================================
+
+    Sketches are not among them: for the same products `BlockLanczos` is more accurate on every spectrum of the
+    benchmark. They are for products that cannot wait for one another.
+
+    Args:
+        A: a symmetric operator, or what `as_operator` makes one of.
+        k: how many pairs.
+        which: the end of the spectrum.
+        tol: of residual norms, for solvers that take one.
+        seed: of random numbers.
+        start: whether a start is to be used, as `BlockLanczos` can.
+        memory_budget: bytes; by default a quarter of what is free.
+
+    Raises:
+        ValueError: no restart fits into the budget.
+
+    Cost: none, or one forward pass over the data where a factor is considered.
+    """
+    operator = as_operator(A)
+    n, budget = operator.shape[1], allowance(memory_budget, operator.device)
+    options: dict[str, Any] = {"k": k, "which": which, "seed": seed}
+    lanczos = BlockLanczos(**options, tol=tol)
+    if not start:
+        if (n <= _SMALL or _DENSE_SHARE * k > n) and 3 * _bytes(operator, n, n) <= budget:
+            return DenseEigh(**options)
+        rows = _rows_of_factor(operator)
+        if rows is not None and rows < n and rows <= min(_ROWS_A_PAIR * k, _MOST_ROWS):
+            return GramEigh(**options, memory_budget=memory_budget)
+    vectors = budget // _bytes(operator, n, 1) - k  # the result is another k
+    if vectors >= min(_SPACE * k, n):
+        return lanczos
+    least = lanczos.least_basis
+    if vectors < least:
+        raise ValueError(
+            f"memory_budget={budget} bytes hold {max(vectors, 0)} vectors of {operator} beside a result of {k}, and "
+            f"BlockLanczos needs {least}: allow {_bytes(operator, n, least + k)}, or ask for fewer pairs"
+        )
+    return attrs.evolve(lanczos, max_basis=vectors)
+
+
+def choose_svd(
+    A: Any, k: int, *, tol: float | None = None, seed: int = 0, start: bool = False, memory_budget: int | None = None
+) -> SVDSolver:
+    """The solver for the k leading singular triplets of an (m, n) A; the first rule that holds.
+
+    ===================================================================  ===========================================
+    where, with s = min(m, n)                                            solver
+    ===================================================================  ===========================================
+    s <= 300, or k > s / 3, and m n numbers fit thrice into the budget   `DenseSVD`
+    a basis of 3 k vectors of both sides fits into the budget            `BlockGolubKahan`
+    else                                                                 `BlockGolubKahan` with ``max_basis``
+    ===================================================================  ===========================================
+
+    Args:
+        A: an operator, or what `as_operator` makes one of.
+        k: how many triplets.
+        tol: of residual norms, for solvers that take one.
+        seed: of random numbers.
+        start: whether a start is to be used, as `BlockGolubKahan` can.
+        memory_budget: bytes; by default a quarter of what is free.
+
+    Raises:
+        ValueError: no restart fits into the budget.
+
+    Cost: none.
+    """
+    operator = as_operator(A)
+    (m, n), budget = operator.shape, allowance(memory_budget, operator.device)
+    size = min(m, n)
+    golub_kahan = BlockGolubKahan(k=k, seed=seed, tol=tol)
+    if not start and (size <= _SMALL or _DENSE_SHARE * k > size) and 3 * _bytes(operator, m, n) <= budget:
+        return DenseSVD(k=k, seed=seed)
+    vectors = budget // _bytes(operator, m + n, 1) - k
+    if vectors >= min(_SPACE * k, size):
+        return golub_kahan
+    least = golub_kahan.least_basis
+    if vectors < least:
+        raise ValueError(
+            f"memory_budget={budget} bytes hold {max(vectors, 0)} vectors of both sides of {operator} beside a result "
+            f"of {k}, and BlockGolubKahan needs {least}: allow {_bytes(operator, m + n, least + k)}, or ask for fewer"
+        )
+    return attrs.evolve(golub_kahan, max_basis=vectors)
+
+
+@attrs.frozen(kw_only=True)
+class Auto(EigenSolver):
+    """The k leading eigenpairs by the solver that `choose` names; the report's notes say which.
+
+    Args:
+        k: how many pairs.
+        tol: of residual norms, for solvers that take one.
+        memory_budget: bytes; by default a quarter of what is free.
+        which, seed, check_symmetry: see `EigenSolver`.
+
+    Raises:
+        ValueError: besides those of `EigenSolver`, no solver fits into the budget.
+
+    Source: the rules are drawn from ``benchmarks/solvers.py``.
+
+    Cost: that of the solver.
+    """
+
+    tol: float | None = attrs.field(default=None, validator=tolerance)
+    memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
+
+    uses_start = True
+
+    def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
+        solver = choose(
+            A.A,
+            self.k,
+            which=self.which,
+            tol=self.tol,
+            seed=self.seed,
+            start=start is not None,
+            memory_budget=self.memory_budget,
+        )
+        pairs = solver._solve(A, start)
+        return attrs.evolve(pairs, notes=(f"Chosen: {solver!r}.", *pairs.notes))
+
+
+def eigsh(
+    A: Any,
+    k: int = 6,
+    *,
+    which: Which | str = "LM",
+    tol: float | None = None,
+    start: Subspace | Tensor | None = None,
+    seed: int = 0,
+    memory_budget: int | None = None,
+    progress: bool = False,
+) -> EigenDecomposition:
+    """The k leading eigenpairs of a symmetric A, by the solver that `choose` names: ``Auto(...).solve(A)``.
+
+    Args:
+        A: a symmetric operator, or what `as_operator` makes one of.
+        k: how many pairs.
+        which: ``"LM"`` the largest |λ|, ``"LA"`` the largest λ, ``"SA"`` the smallest λ.
+        tol: of residual norms relative to the largest |λ|; by default 1e-5 in float32, 1e-9 in float64.
+        start: a guess of the eigenspace: a subspace, or an (n, b) tensor that spans one.
+        seed: of random numbers.
+        memory_budget: bytes; by default a quarter of what is free.
+        progress: whether to show a bar that counts products.
+
+    Raises:
+        TypeError, ValueError: see `EigenSolver.solve`.
+
+    Cost: that of the solver.
+    """
+    solver = Auto(k=k, which=which, tol=tol, seed=seed, memory_budget=memory_budget)
+    return solver.solve(A, start=start, progress=progress)
+
+
+def svds(
+    A: Any,
+    k: int = 6,
+    *,
+    tol: float | None = None,
+    start: Subspace | Tensor | None = None,
+    seed: int = 0,
+    memory_budget: int | None = None,
+    progress: bool = False,
+) -> SingularValueDecomposition:
+    """The k largest singular values of A and their vectors, by the solver that `choose_svd` names.
+
+    Args:
+        A: an (m, n) operator, or what `as_operator` makes one of.
+        k: how many triplets.
+        tol: of residual norms relative to the largest σ; by default 1e-5 in float32, 1e-9 in float64.
+        start: a guess of the right singular subspace: a subspace of Rⁿ, or an (n, b) tensor that spans one.
+        seed: of random numbers.
+        memory_budget: bytes; by default a quarter of what is free.
+        progress: whether to show a bar that counts products.
+
+    Raises:
+        TypeError, ValueError: see `SVDSolver.solve`.
+
+    Cost: that of the solver.
+    """
+    solver = choose_svd(A, k, tol=tol, seed=seed, start=start is not None, memory_budget=memory_budget)
+    return solver.solve(A, start=start, progress=progress)
+
+
+def _rows_of_factor(A: LinearOperator) -> int | None:
+    """Rows of the factor of A, if it has one."""
+    if not A.is_psd:
+        return None
+    try:
+        with torch.no_grad():
+            return A.factor().shape[0]
+    except (TypeError, ValueError):
+        return None
+
+
+def _bytes(A: LinearOperator, rows: int, columns: int) -> int:
+    return rows * columns * A.dtype.itemsize

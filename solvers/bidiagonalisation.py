@@ -1,0 +1,189 @@
+"""Block Krylov spaces of both sides of an operator with all their coefficients, which restart from their triplets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .basis import Basis
+from .sketches import Gaussian
+from .streams import stream
+from .tall import column_norms, combine, orthonormalise
+from .watched import Watched
+
+
+@attrs.frozen(eq=False)
+class RitzTriplets:
+    """Triplets (σ, U x, V y) of the spaces, the largest first: (j,) σ, (q, j) x, (p, j) y, (j,) residual norms."""
+
+    values: Tensor
+    left: Tensor
+    right: Tensor
+    residual_norms: Tensor
+
+    def are_closed(self, within: float) -> bool:
+        """Whether the spaces are invariant, as all their triplets are accurate."""
+        return bool((self.residual_norms <= within).all())
+
+
+class _Side:
+    """An orthonormal basis of the space of one side, of which the first ``dim`` columns have been multiplied.
+
+    Attributes:
+        waiting: the columns that have not, (n, w).
+        coefficients: of the products in the basis of the other side, block by block, each as long as that then was.
+    """
+
+    def __init__(self, A: Watched, n: int, seed: int, purpose: str) -> None:
+        self.n, self.dtype, self.device, self.seed, self.purpose = n, A.dtype, A.device, seed, purpose
+        self.basis = Basis(n, A.dtype, A.device)
+        self.waiting = torch.empty(0, n, dtype=A.dtype, device=A.device).mT
+        self.coefficients: list[Tensor] = []
+        self._drawn = 0  # random vectors so far
+
+    @property
+    def width(self) -> int:
+        return self.waiting.shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self.basis.size - self.width
+
+    def append(self, block: Tensor) -> None:
+        self.basis.append(block)
+        self.waiting = torch.cat([self.waiting.mT, block.mT]).mT
+
+    def draw(self, count: int) -> int:
+        """Append random vectors, as many as there is room for; returns how many."""
+        count, first = min(count, self.n - self.basis.size), self._drawn
+        if count <= 0:
+            return 0
+        self._drawn += count
+        fresh = Gaussian(
+            self.n, self._drawn, seed=self.seed, purpose=self.purpose, dtype=self.dtype, device=self.device
+        )
+        self.append(orthonormalise(fresh.columns(first, self._drawn), self.basis).Q)
+        return count
+
+    def matrix(self, rows: int) -> Tensor:
+        """All coefficients, (rows, dim)."""
+        return torch.cat([pad(block, (0, 0, 0, rows - len(block))) for block in self.coefficients], dim=1)
+
+    def reached(self, column: int) -> int:
+        """The first column whose product has a part along this ``column`` of the other side."""
+        return sum(block.shape[1] for block in self.coefficients if len(block) <= column)
+
+    def replace(self, C: Tensor, products: Tensor) -> None:
+        """Put the combinations with C, (dim, j), whose products are known, in the place of the multiplied columns."""
+        self.basis.replace(C)
+        self.basis.append(self.waiting)
+        self.coefficients = [products]
+
+
+class KrylovSpaces:
+    """Krylov spaces of both sides, that grow in step, with all coefficients of products in them: A V = U B, Aᵀ U = V D.
+
+    The columns of V that have not been multiplied are the block to multiply next; of U there are none.
+
+    Attributes:
+        started: whether they began with a start.
+        found: the leading singular values when random vectors last joined a block to show what it lacks; None if none
+            did.
+        drawn: how many they were, or joined the start.
+        steps: the products of AᵀA with each of these, from one restart to the next.
+    """
+
+    def __init__(self, A: Watched, block_size: int, seed: int, start: Tensor | None) -> None:
+        self.A, self.block_size = A, block_size
+        m, n = A.shape
+        self.left, self.right = _Side(A, m, seed, "left vectors"), _Side(A, n, seed, "right vectors")
+        self.started, self.steps = start is not None, [0]
+        self.found: Tensor | None = None
+        self._dropped = torch.zeros(0, 0, dtype=torch.float64)  # what Aᵀ maps out of the basis since restarts
+        self._norm = 0.0  # the longest product so far, a lower bound of ‖A‖
+        if start is not None:
+            half = (block_size + 1) // 2
+            if start.shape[1] > half:
+                mixing = stream(seed, "right mixing").standard_normal((start.shape[1], half))
+                start = combine(start, torch.from_numpy(mixing))
+            self.right.append(orthonormalise(start).Q)
+        self._fresh = self.drawn = self.right.draw(max(1, block_size - self.width))
+
+    @property
+    def width(self) -> int:
+        """Columns of the block to multiply next."""
+        return self.right.width
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether nothing is left to multiply: the space of one side is all of it."""
+        return self.width == 0
+
+    def multiply(self, limit: int) -> None:
+        """Multiply the block, up to ``limit`` columns of it, and by the transpose what is new in the product."""
+        width = min(limit, self.width)
+        rank = self._multiply(self.A._matmat, self.right, self.left, width)
+        self.steps[-1] += self.width == 0
+        self.left.draw(width - rank)
+        if self.left.width > 0:
+            self._multiply(self.A._rmatmat, self.left, self.right, self.left.width)
+        # Once left vectors span Rᵐ their products say all of A.
+        self._fresh = self.right.draw(self.block_size - self.width) if self.left.dim < self.left.n else 0
+
+    def extend(self, found: Tensor) -> None:
+        """Let at least one random vector join the block, unless some just have, to show what ``found`` lacks."""
+        if self._fresh == 0:
+            self._fresh = self.right.draw(max(1, self.block_size - self.width))
+        self.found, self.drawn, self.steps = found, self._fresh, [0]
+
+    def ritz_triplets(self) -> RitzTriplets:
+        """The triplets of the projection of A on the spaces, with residual norms.
+
+        Cost: the singular value decomposition of a (dim, dim) matrix, and no products.
+        """
+        B, D = self._projections()
+        left, values, right = torch.linalg.svd(B, full_matrices=False)
+        # A V y = U B y = σ U x, to rounding, so that all of the residual is that of the transpose.
+        residuals = D @ left
+        residuals[: self.right.dim] -= right.mT * values
+        dropped = self._dropped @ left[: self._dropped.shape[1]]
+        norms = torch.hypot(column_norms(residuals), column_norms(dropped)) / 2**0.5
+        # The bases and their products are rounded: no residual norm is known to be smaller than a rounding of ‖A‖.
+        rounding = (torch.finfo(self.A.dtype).eps * values[0]).expand(len(values))
+        return RitzTriplets(values, left, right.mT, torch.hypot(norms, rounding))
+
+    def restart(self, keep: int) -> None:
+        """Replace the bases by the vectors of the leading triplets, and the block that waits.
+
+        They remain Krylov spaces: they hold those of every right vector that is kept.
+
+        Cost: 2 (m + n) dim keep flops, and no products.
+        """
+        triplets, (_, D), p = self.ritz_triplets(), self._projections(), self.right.dim
+        X, Y = triplets.left[:, :keep], triplets.right[:, :keep]
+        top, bottom = D[:p] @ X, D[p:] @ X
+        projected = Y.mT @ top
+        # To rounding nothing is dropped, if the products with A and its transpose are adjoint to rounding.
+        earlier = self._dropped @ X[: self._dropped.shape[1]]
+        self._dropped = torch.linalg.qr(torch.cat([top - Y @ projected, earlier])).R
+        self.right.replace(Y, triplets.values[:keep].diag())
+        self.left.replace(X, torch.cat([projected, bottom]))
+        self.steps.append(0)
+
+    def _projections(self) -> tuple[Tensor, Tensor]:
+        """B, (q, p), and D, (p + width, q)."""
+        return self.right.matrix(self.left.basis.size), self.left.matrix(self.right.basis.size)
+
+    def _multiply(self, product: Callable[[Tensor], Tensor], side: _Side, other: _Side, width: int) -> int:
+        """Multiply ``width`` columns that wait, and append what is new in the product, of that rank, to the other."""
+        image = product(side.waiting[:, :width])
+        self._norm = max(self._norm, float(column_norms(image).max()))
+        step = orthonormalise(image, other.basis, scale=self._norm, first=other.reached(side.dim))
+        side.coefficients.append(torch.cat([step.C, step.R]))
+        side.waiting = side.waiting[:, width:]
+        other.append(step.Q)
+        return step.Q.shape[1]

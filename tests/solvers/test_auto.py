@@ -1,0 +1,134 @@
+"""Which solver is chosen, and the two verbs on top of the choice."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from solver_cases import quietly
+from solver_contract import SolverContract
+from torch import nn
+
+import eigenspan as es
+from eigenspan.linops import Declared, Dense, Diagonal, Structure
+from eigenspan.solvers import Auto, BlockGolubKahan, BlockLanczos, DenseEigh, DenseSVD, GramEigh, choose, choose_svd
+
+
+class TestAuto(SolverContract):
+    """Of the zoo all operators are small."""
+
+    uses_start = True
+
+    def make(self, k, which="LM", seed=0, **parameters):
+        return Auto(k=k, which=which, seed=seed, **parameters)
+
+    def accuracy(self, dtype):
+        """With a start it is BlockLanczos."""
+        return {torch.float64: 1e-9, torch.float32: 1e-5}[dtype]
+
+    def test_another_seed_another_sample(self):
+        """Dense operators are diagonalised, the same whatever the seed; larger ones are not."""
+        A = large(500)
+        first, second = (Auto(k=3, seed=seed).solve(A).eigenvectors.abs() for seed in (0, 1))
+        assert not torch.equal(first, second)
+
+
+def large(n):
+    return Diagonal(torch.logspace(0, -6, n, dtype=torch.float64))
+
+
+@pytest.fixture
+def ggn():
+    """A GGN of 883 parameters with 60 rows in its factor."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 20), nn.Tanh(), nn.Linear(20, 3))
+    return es.GGN(model, nn.CrossEntropyLoss(), (torch.randn(20, 40), torch.randint(3, (20,))))
+
+
+class TestChoice:
+    def test_small_or_many_pairs(self):
+        assert choose(large(300), 2) == DenseEigh(k=2)
+        assert choose(large(301), 2) == BlockLanczos(k=2)
+        assert choose(large(3000), 1001) == DenseEigh(k=1001)
+        assert choose(large(3000), 999) == BlockLanczos(k=999)
+
+    def test_few_rows_of_a_factor(self, ggn):
+        assert isinstance(choose(ggn, 20), GramEigh)
+        assert choose(ggn, 19) == BlockLanczos(k=19)
+        assert isinstance(choose(3.0 * ggn, 20), GramEigh)
+
+    def test_no_factor_where_the_loss_has_a_hessian_of_its_own(self, ggn):
+        assert choose(Declared(ggn + ggn, Structure.SYMMETRIC), 20) is not None
+        model = nn.Sequential(nn.Linear(40, 20), nn.Tanh(), nn.Linear(20, 3))
+        hessian = es.Hessian(model, nn.CrossEntropyLoss(), (torch.randn(20, 40), torch.randint(3, (20,))))
+        assert choose(hessian, 20) == BlockLanczos(k=20)
+
+    def test_a_start_is_used(self, ggn):
+        assert choose(ggn, 20, start=True) == BlockLanczos(k=20)
+        assert choose(large(100), 2, start=True) == BlockLanczos(k=2)
+
+    def test_what_the_memory_holds(self):
+        A = large(1000)
+        vectors = 8 * 1000
+        assert choose(A, 20, memory_budget=80 * vectors) == BlockLanczos(k=20)
+        assert choose(A, 20, memory_budget=79 * vectors) == BlockLanczos(k=20, max_basis=59)
+        assert choose(A, 20, memory_budget=55 * vectors) == BlockLanczos(k=20, max_basis=35)
+        with pytest.raises(ValueError, match=r"hold 34 vectors .* needs 35: allow 440000, or ask for fewer pairs"):
+            choose(A, 20, memory_budget=54 * vectors)
+        assert choose(A, 500, memory_budget=10 * 1000 * vectors) == DenseEigh(k=500)
+        assert choose(A, 400, memory_budget=1500 * vectors) == BlockLanczos(k=400)
+
+    def test_parameters_go_on(self):
+        solver = choose(large(1000), 4, which="SA", tol=1e-4, seed=7)
+        assert solver == BlockLanczos(k=4, which="SA", tol=1e-4, seed=7)
+
+    def test_of_singular_triplets(self):
+        A = Dense(torch.randn(400, 700))
+        assert choose_svd(A, 3) == BlockGolubKahan(k=3)
+        assert choose_svd(A, 134) == DenseSVD(k=134)
+        assert choose_svd(Dense(torch.randn(300, 700)), 3) == DenseSVD(k=3)
+        assert choose_svd(A, 30, memory_budget=4 * 1100 * 100).max_basis == 70
+        with pytest.raises(ValueError, match="hold 10 vectors of both sides"):
+            choose_svd(A, 30, memory_budget=4 * 1100 * 40)
+
+
+class TestVerbs:
+    def test_eigsh_beside_scipy(self, device):
+        A = large(500)
+        result = es.eigsh(Diagonal(A.diagonal.to(device)), k=5)
+        numpy.testing.assert_allclose(result.eigenvalues.cpu(), A.diagonal[:5], rtol=1e-8)
+        assert isinstance(result.report.solver, Auto)
+        assert "Chosen: BlockLanczos(k=5" in str(result.report)
+
+    def test_eigsh_of_few_rows_is_exact(self, ggn):
+        result = es.eigsh(ggn, k=40)
+        exact = DenseEigh(k=40).solve(ggn)
+        torch.testing.assert_close(result.eigenvalues, exact.eigenvalues, rtol=0, atol=1e-6)
+        assert "Chosen: GramEigh" in result.report.notes[0]
+
+    def test_eigsh_from_a_start(self):
+        leading, tail = torch.linspace(3, 2, 5), torch.linspace(-0.5, 0.5, 1995)
+        A = Diagonal(torch.cat([leading, tail]).double())
+        first = es.eigsh(A, k=5)
+        again = es.eigsh(A, k=5, start=first.subspace)
+        assert again.report.products < first.report.products
+
+    def test_eigsh_within_a_budget(self):
+        A = large(2000)
+        result = es.eigsh(A, k=10, memory_budget=8 * 2000 * 36, tol=1e-6)
+        torch.testing.assert_close(result.eigenvalues, A.diagonal[:10], rtol=1e-6, atol=0)
+        assert "max_basis=26" in result.report.notes[0]
+
+    def test_svds_beside_numpy(self, device):
+        matrix = torch.randn(400, 350, dtype=torch.float64).to(device)
+        result = es.svds(matrix, k=4)
+        expected = torch.linalg.svdvals(matrix)[:4]
+        torch.testing.assert_close(result.singular_values, expected, rtol=1e-8, atol=0)
+
+    def test_not_symmetric(self):
+        with pytest.raises(ValueError, match="nothing says that"):
+            es.eigsh(torch.randn(5, 5))
+
+    def test_more_than_there_are(self):
+        with pytest.raises(ValueError, match="choose k <= 5"):
+            quietly(Auto(k=6), large(5))
