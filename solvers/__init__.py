@@ -3,16 +3,25 @@
 from .auto import Auto, choose, choose_svd, eigsh, svds
 from .certificates import Certificate, certify
 from .dense import DenseEigh, DenseSVD
-from .density import SpectralDensity, eigenvalue_count, spectral_density
-from .diagonal import diagonal
-from .estimates import Bounds, Estimate, EstimateStatus
+from .estimators import (
+    Bounds,
+    Estimate,
+    EstimateStatus,
+    SpectralDensity,
+    diagonal,
+    eigenvalue_count,
+    frobenius_norm,
+    nuclear_norm,
+    spectral_density,
+    spectral_norm,
+    trace,
+)
 from .golub_kahan import BlockGolubKahan
 from .gram import GramEigh
 from .iteration import SubspaceIteration
 from .lanczos import BlockLanczos, Lanczos
 from .lobpcg import Lobpcg
 from .measurement import Measurement
-from .norms import frobenius_norm, nuclear_norm, spectral_norm
 from .nystrom import Nystrom
 from .report import ConvergenceWarning, SolveReport, Status
 from .results import EigenDecomposition, SingularValueDecomposition
@@ -24,7 +33,6 @@ from .sketched_svd import SketchedSVD
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SingularTriplets, SVDSolver
-from .trace import trace
 
 __all__ = [
     "SSRFT",

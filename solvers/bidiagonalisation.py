@@ -66,8 +66,9 @@ class _Side:
         fresh = Gaussian(
             self.n, self._drawn, seed=self.seed, purpose=self.purpose, dtype=self.dtype, device=self.device
         )
-        self.append(orthonormalise(fresh.columns(first, self._drawn), self.basis).Q)
-        return count
+        block = orthonormalise(fresh.columns(first, self._drawn), self.basis).Q
+        self.append(block)
+        return block.shape[1]
 
     def matrix(self, rows: int) -> Tensor:
         """All coefficients, (rows, dim)."""

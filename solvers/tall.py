@@ -85,10 +85,10 @@ class Orthonormalised:
 def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, first: int = 0) -> Orthonormalised:
     """An orthonormal basis of the span of X, (n, b), outside the span of an orthonormal basis B, with coefficients.
 
-    Each pass projects B out of the block and divides it by a triangular factor of its Gram matrix, in float64; passes are repeated, at least twice, until one of them had next to nothing to do. Where the Gram matrix is
-    not clearly positive definite the factor is that of a shifted one, which the next passes make good. Columns of very
-    different lengths and blocks of any scale between 1e-150 and 1e150, in single precision 1e-32 and 1e36, are treated
-    alike.
+    Each pass projects B out of the block and divides it by a triangular factor of its Gram matrix, in float64; passes
+    are repeated, at least twice, until one of them had next to nothing to do. Where the Gram matrix is not clearly
+    positive definite the factor is that of a shifted one, which the next passes make good. Columns of very different
+    lengths and blocks of any scale between 1e-150 and 1e150, in single precision 1e-32 and 1e36, are treated alike.
 
     The rank counts the singular values of R above ten roundings, in the dtype of X, of the longest column of X or of
     ``scale``; directions below are rounding errors and are left out.

@@ -63,6 +63,17 @@ def zoo(name: str, shape: str, dtype: torch.dtype, device: str) -> Problem:
     return problem(SPECTRA[name], SHAPES[shape], dtype, device)
 
 
+def spectrum(n: int, leading: list[float]) -> Tensor:
+    """A few separate singular values, and the rest spread over [0, 0.5]."""
+    return joined(leading, line(0.5, 0, n - len(leading)))
+
+
+@functools.cache
+def separate(device: str) -> Problem:
+    """An operator from R²⁰⁰ to R³⁰⁰ whose six leading singular values stand apart."""
+    return problem(spectrum(200, [3.0, 2.5, 2.0, 1.5, 1.2, 1.0]), (300, 200), device=device)
+
+
 def quietly(solver: SVDSolver, A: LinearOperator, **options) -> SingularValueDecomposition:
     """Solve without the warning, which is tested by itself."""
     with warnings.catch_warnings():

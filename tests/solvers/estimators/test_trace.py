@@ -13,8 +13,8 @@ from torch import Tensor
 
 from eigenspan.linops import Dense, Function, Hessian
 from eigenspan.solvers import Rademacher
-from eigenspan.solvers.range_sketch import Spherical
-from eigenspan.solvers.trace import trace
+from eigenspan.solvers.estimators.range_sketch import Spherical
+from eigenspan.solvers.estimators.trace import trace
 
 METHODS = ["hutchinson", "hutch++", "xtrace"]
 COST = {"hutchinson": 1, "hutch++": 3, "xtrace": 2}

@@ -11,7 +11,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from .report import ConvergenceWarning
+from ..report import ConvergenceWarning
 
 _ROUNDINGS = 10.0  # of the numbers that a value is summed from: no standard error is known to be smaller
 

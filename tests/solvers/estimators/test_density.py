@@ -13,8 +13,8 @@ from solver_cases import joined, line, problem, rounding
 from torch import Tensor
 
 from eigenspan.linops import Function, Structure
-from eigenspan.solvers.density import SpectralDensity, eigenvalue_count, spectral_density
-from eigenspan.solvers.range_sketch import Spherical
+from eigenspan.solvers.estimators.density import SpectralDensity, eigenvalue_count, spectral_density
+from eigenspan.solvers.estimators.range_sketch import Spherical
 
 N = 60
 INF = math.inf

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .basis import Basis
-from .tall import column_major, column_norms
-from .watched import Watched
+from ..basis import Basis
+from ..tall import column_major, column_norms
+from ..watched import Watched
 
 _ROUNDING = 100.0  # roundings of the longest product below which what is new in a product is none
 _DISTANCE = 1e-8  # of the largest node: how far a node may be put from where it was wanted

@@ -12,9 +12,9 @@ from solver_cases import joined, line, problem, rounding
 from torch import Tensor
 
 from eigenspan.linops import Dense
-from eigenspan.solvers.estimates import EstimateStatus
-from eigenspan.solvers.norms import frobenius_norm, nuclear_norm, spectral_norm
-from eigenspan.solvers.range_sketch import Spherical
+from eigenspan.solvers.estimators.estimates import EstimateStatus
+from eigenspan.solvers.estimators.norms import frobenius_norm, nuclear_norm, spectral_norm
+from eigenspan.solvers.estimators.range_sketch import Spherical
 
 M = 25
 

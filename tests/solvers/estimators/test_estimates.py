@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import t
 
-from eigenspan.solvers.estimates import (
+from eigenspan.solvers.estimators.estimates import (
     Bounds,
     Estimate,
     EstimateStatus,

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .basis import Basis
-from .sketches import Gaussian, Sketch
-from .tall import column_norms, orthonormalise
+from ..basis import Basis
+from ..sketches import Gaussian, Sketch
+from ..tall import column_norms, orthonormalise
 
 _DEPENDENT = 1e-8  # how far below 1 the leverage of a column that others make up is, at least
 

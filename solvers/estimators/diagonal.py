@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sketches import Rademacher
+from ..tall import column_norms
+from ..watched import Watched
 from .estimates import Estimate, Sample, freedom_of_mean
 from .range_sketch import RangeSketch, blocks
 from .sampling import Sampler, Sampling, choice, operand
-from .sketches import Rademacher
-from .tall import column_norms
-from .watched import Watched
 
 _ROWS = 1 << 16  # rows at a time: bounds the float64 copies
 _SPARE = 20  # vectors of random signs beyond n that span Rⁿ but for about one time in a million

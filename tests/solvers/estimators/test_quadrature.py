@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eigenspan.linops import Dense, Function, Structure
-from eigenspan.solvers.quadrature import JacobiMatrix, lanczos_runs
+from eigenspan.solvers.estimators.quadrature import JacobiMatrix, lanczos_runs
 from eigenspan.solvers.watched import Watched
 
 N, M = 40, 25

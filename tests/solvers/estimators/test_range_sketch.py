@@ -9,7 +9,7 @@ import torch
 from solver_cases import rounding
 
 from eigenspan.solvers import Rademacher
-from eigenspan.solvers.range_sketch import RangeSketch, Spherical, blocks, column_dots, in_blocks
+from eigenspan.solvers.estimators.range_sketch import RangeSketch, Spherical, blocks, column_dots, in_blocks
 
 M, N, S = 50, 30, 9
 

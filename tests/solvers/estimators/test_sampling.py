@@ -9,8 +9,8 @@ import torch
 from scipy.stats import t
 
 from eigenspan.linops import Dense, Function, Identity
-from eigenspan.solvers.estimates import EstimateStatus, Sample
-from eigenspan.solvers.sampling import Sampler, Sampling, operand
+from eigenspan.solvers.estimators.estimates import EstimateStatus, Sample
+from eigenspan.solvers.estimators.sampling import Sampler, Sampling, operand
 
 
 class Fixed(Sampler):
@@ -29,7 +29,7 @@ class Fixed(Sampler):
 def run(sampler, **options):
     options = {"max_products": 1000, "confidence": 0.95, "seed": 0, **options}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eigenspan.solvers.sampling.warn_unless_reached", lambda *_, **__: None)
+        patch.setattr("eigenspan.solvers.estimators.sampling.warn_unless_reached", lambda *_, **__: None)
         return Sampling(**options).run(Identity(3, torch.float64), lambda _: sampler, "test")
 
 

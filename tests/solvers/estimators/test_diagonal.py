@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eigenspan.linops import Dense
 from eigenspan.solvers import Rademacher
-from eigenspan.solvers.diagonal import diagonal
+from eigenspan.solvers.estimators.diagonal import diagonal
 
 METHODS = ["hutchinson", "xdiag"]
 COST = {"hutchinson": 1, "xdiag": 2}

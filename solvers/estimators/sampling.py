@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..linops import LinearOperator, as_operator
+from ...linops import LinearOperator, as_operator
+from ..template import positive_integer
+from ..watched import Watched
 from .estimates import Estimate, EstimateStatus, Sample, warn_unless_reached
-from .template import positive_integer
-from .watched import Watched
 
 _GROWTH = 1.5  # of the number of samples from one look at them to the next
 _FIRST_SAMPLES, _FIRST_PRODUCTS = 10, 20  # before the first look, at least
