@@ -35,8 +35,8 @@ class Certificate:
         intervals: (k, 2), certain: k eigenvalues of A, counted with multiplicity, match the values one to one, each
             within its interval.
         sharp_intervals: (k, 2), by the premise: smaller intervals of the same eigenvalues, of the order of the squared
-            residual norm over the gap. They hold for Rayleigh quotients θ = vᵀ A v, which solvers give that do not
-            sketch; those of a sketch stay as they are.
+            residual norm over the gap. They hold for Rayleigh-Ritz pairs, Vᵀ A V = Θ, which solvers give that do not
+            sketch; intervals of a sketch stay as they are.
         leads: (k,) boolean, by the premise: entry j - 1 says that the first j of these eigenvalues are the leading ones
             of A, apart from all others.
         sine_norms: (k,), by the premise: entry j - 1 bounds √(Σ sin²) of the angles between the span of the first j

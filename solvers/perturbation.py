@@ -77,7 +77,7 @@ class ResidualBounds:
             bound = raised
 
     def sharp_intervals(self, bound: float, rounding: float) -> Tensor:
-        """Intervals for Rayleigh quotients, (k, 2), if no other eigenvalue than the k has a key above ``bound``.
+        """Intervals for Rayleigh-Ritz pairs, Vᵀ A V = Θ, (k, 2), if no other eigenvalue has a key above ``bound``.
 
         Where all others are below a or above b a cluster is off by at most ρ_C² / (min θ - a) upwards and by
         ρ_C² / (b - max θ) downwards. Of one value that is the bound of Kato and Temple, of more it follows from

@@ -76,8 +76,9 @@ def _root_by_samples(risk: Risk, outputs: Outputs, points: Tensors) -> Root:
             f"{risk.loss.function!r} is declared convex, but its Hessian has an eigenvalue {float(values.min()):.1e} "
             "below zero: there is no factor"
         )
-    # What is negative beyond that is rounding.
-    roots = ((vectors * values.clamp(min=0).sqrt()[:, None]) @ vectors.mT).to(points[0])
+    # The root of a rounding error is far above one, and differs each time.
+    errors = 10 * entries * risk.rounding * values.abs().amax(1, keepdim=True) if entries else values
+    roots = ((vectors * torch.where(values > errors, values, 0).sqrt()[:, None]) @ vectors.mT).to(points[0])
 
     def product(tangents: Tensors, batched: bool) -> Tensors:
         blocked = by_sample(tangents if batched else tuple(tangent[None] for tangent in tangents))

@@ -24,7 +24,7 @@ class NoLayersError(Exception):
 
 
 class SampleGraph:
-    """The rows of one sample, by a graph in which the weights of linear layers are constants.
+    """The rows of one sample, by a graph that notes the inputs and outputs of linear layers.
 
     Args:
         build: makes the outputs and the root of the sample.
@@ -44,11 +44,10 @@ class SampleGraph:
         self, build: Callable[[], tuple[Tensors, Root]], leaves: dict[str, Tensor], layers: Collection[str]
     ) -> None:
         self._leaves = leaves
-        self._recorder = _Recorder({id(leaves[name]): name for name in layers})
-        with self._recorder:
+        recorder = _Recorder({id(leaves[name]): name for name in layers})
+        with recorder:
             self._outputs, self._root = build()
-        self._recorder.recording = False
-        calls = self._recorder.calls
+        calls = recorder.calls
         self._images = {name: [call.output for call in calls if call.name == name] for name in layers}
         self.rows = sum(shape.numel() for shape in self._root.shapes)
         self.inputs = {}
@@ -56,7 +55,7 @@ class SampleGraph:
             width = leaves[name].shape[1]
             flat = [call.input.reshape(call.input.numel() // width, width) for call in calls if call.name == name]
             self.inputs[name] = torch.cat(flat) if flat else leaves[name].new_zeros(0, width)
-        found = _reached(self._outputs)
+        found = _reached(self._outputs, {call.weight for call in calls})
         unfit = {name for name, inputs in self.inputs.items() if len(inputs) ** 2 > inputs.shape[1]}
         unfit |= {name for name in layers if id(leaves[name]) in found}
         if unfit:
@@ -69,9 +68,11 @@ class SampleGraph:
         unit[:, rows].fill_diagonal_(1)
         images = [image for name in layers for image in self._images[name]]
         targets = (*(self._leaves[name] for name in names), *images)
-        with self._recorder:  # what activation checkpointing computes anew is the same
-            found = self._pulled(by_tensor(unit, self._root.shapes), targets) if targets else ()
-        gradients = tuple(part.flatten(1) for part in found[: len(names)])
+        found = self._pulled(by_tensor(unit, self._root.shapes), targets) if targets else ()
+        gradients = tuple(
+            part.reshape(len(unit), self._leaves[name].numel())
+            for part, name in zip(found[: len(names)], names, strict=True)
+        )
         slopes = []
         following = iter(found[len(names) :])
         for name in layers:
@@ -96,23 +97,24 @@ class SampleGraph:
 
 @attrs.frozen
 class _Call:
-    """One use of a weight in a linear layer."""
+    """One use of a weight in a linear layer, with the node by which the weight enters."""
 
     name: str
     input: Tensor
     output: Tensor
+    weight: Any
 
 
 class _Recorder(TorchFunctionMode):
-    """Within it, linear layers with certain weights take them as constants, and their inputs and outputs are noted.
+    """Within it, the linear layers with certain weights are noted; these enter them through nodes of their own.
 
-    So whatever is left of the graph's dependence on these weights comes from other uses.
+    What is saved for the reverse pass is what it would be without: activation checkpointing, which computes it anew
+    outside of modes, compares the two.
     """
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
         self._names = names
-        self.recording = True
         self.calls: list[_Call] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -124,11 +126,9 @@ class _Recorder(TorchFunctionMode):
         name = self._names.get(id(weight))
         if name is None or not _plain(input):
             return functional.linear(input, weight, bias)
-        output = functional.linear(input, weight.detach(), bias)
-        if not output.requires_grad:
-            output.requires_grad_()
-        if self.recording:
-            self.calls.append(_Call(name, input.detach(), output))
+        view = weight.view_as(weight)
+        output = functional.linear(input, view, bias)
+        self.calls.append(_Call(name, input.detach(), output, view.grad_fn))
         return output.clone()  # what follows may work in place
 
 
@@ -138,10 +138,10 @@ def _plain(tensor: Tensor) -> bool:
     return torch.is_grad_enabled() and not wrapped and not torch.is_autocast_enabled(tensor.device.type)
 
 
-def _reached(outputs: Tensors) -> set[int]:
-    """The ids of the leaves that the outputs depend on."""
+def _reached(outputs: Tensors, excluded: set[Any]) -> set[int]:
+    """The ids of the leaves that the outputs depend on, other than through the excluded nodes."""
     waiting: list[Any] = [output.grad_fn for output in outputs]
-    seen: set[Any] = set()
+    seen = set(excluded)
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:

@@ -136,6 +136,11 @@ class TestPremise:
         assert certificate.beyond == pytest.approx(3)
         assert certificate.leads.tolist() == [True, True, False]
 
+    def test_the_last_one_found_may_lead_by_its_radius(self, device):
+        result = TiltedEigh(k=3, noise=1e-2).solve(zoo("slow decay", F64, device).operator)
+        certificate = certify(result)
+        assert certificate.beyond == pytest.approx(float((certificate.values + certificate.radii).min()))
+
     def test_finds_out_what_a_solver_missed(self, device):
         """The result holds the second pair, not the first: it is not shown to lead."""
         A = diagonal(3, 5, 0.1, 0.1, device=device)
@@ -276,7 +281,9 @@ class TestSingularValues:
             U, V = exact.left_vectors, exact.right_vectors
             right, left = (matrix @ V - U * values).norm(dim=0), (matrix.mT @ U - V * values).norm(dim=0)
             result = attrs.evolve(exact, singular_values=values, residual_norms=torch.hypot(right, left) / 2**0.5)
-            assert matching(certify(result).intervals, torch.linalg.svdvals(matrix)) is not None
+            intervals = certify(result).intervals
+            assert bool((intervals >= 0).all())
+            assert matching(intervals, torch.linalg.svdvals(matrix)) is not None
 
     def test_one_side_may_bear_all_of_the_residual(self):
         """If A v = σ u exactly, Aᵀ u is off by √2 times the residual norm."""

@@ -51,7 +51,7 @@ def test_twice_as_many_vectors_as_triplets_cost_few_products_more(device):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_residual_norms_stay_true_for_hundreds_of_restarts(dtype, device):
     truth = problem(torch.linspace(1, 0, 100, dtype=torch.float64), (100, 120), dtype, device)
-    solver = BlockGolubKahan(k=2, block_size=1, max_basis=5, tol=2e-6)
+    solver = BlockGolubKahan(k=2, block_size=1, max_basis=5, tol=1e-5)
     result = solver.solve(truth.operator)
     assert result.report.status is Status.CONVERGED
     assert result.report.products > 300
@@ -75,3 +75,10 @@ def test_products_that_are_not_quite_adjoint_show_in_the_residual_norms(separate
     residuals = torch.hypot(right.norm(dim=0), left.norm(dim=0)) / 2**0.5
     assert float(residuals.min()) > 1e-2 * size
     torch.testing.assert_close(result.residual_norms, residuals, rtol=0.2 if max_basis else 1e-6, atol=0)
+
+
+def test_basis_too_small_to_restart():
+    with pytest.raises(ValueError, match=r"max_basis=11 is too small .* k=6 .* blocks of 2: choose at least 12"):
+        BlockGolubKahan(k=6, block_size=2, max_basis=11)
+    assert BlockGolubKahan(k=6, block_size=2).least_basis == 12
+    assert BlockGolubKahan(k=200).least_basis == 230

@@ -56,12 +56,23 @@ class TestNormOutside:
         assert 1 <= seen.norm_outside(0.999) < 5
         torch.testing.assert_close(seen.outside.diagonal().sqrt(), seen.errors)
 
-    def test_is_not_below_the_errors_of_products(self, device):
-        """Of an operator of rank one, whose products leave rounding errors outside, if anything."""
+    @pytest.mark.parametrize("s", [1, 10])
+    def test_is_not_below_the_errors_of_products(self, s, device):
+        """Of operators of rank one: whose products leave rounding errors outside, or nothing at all."""
         for dtype in (torch.float32, F64):
             truth = problem(torch.tensor([1.0] + [0.0] * 59), dtype, device)
-            for bound in bounds(truth.operator, 10, 0.99, 5):
-                assert torch.finfo(dtype).eps < bound < 10 * rounding(dtype)
+            for A in (truth.operator, es.Diagonal(truth.eigenvalues.to(device, dtype))):
+                assert all(torch.finfo(dtype).eps < bound < 100 * rounding(dtype) for bound in bounds(A, s, 0.9, 5))
+
+    @pytest.mark.parametrize("g", [(1.0, 1.0), (3.0, -0.1), (1.0, 2.0, -2.0, 1.0, 0.5)])
+    def test_each_of_two_has_half_of_the_doubt(self, g):
+        """As of one direction, with the products g of a unit vector and the test vectors."""
+        g, confidence = torch.tensor(g, dtype=F64), 0.9
+        s, half, zeros = len(g), len(g) // 2, torch.zeros(len(g), dtype=F64)
+        seen = Probe(zeros, zeros, zeros, torch.outer(g, g), zeros, zeros)
+        longest = float(g.abs().max()) / scipy.stats.halfnorm.ppf(0.05 ** (1 / s))
+        product = float(g[:half].norm() * g[half:].norm()) / _product_quantile(half, s - half, 1 - 0.95)
+        assert seen.norm_outside(confidence) == pytest.approx(min(longest, product**0.5), rel=1e-9)
 
     @pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
     def test_scale_only_scales(self, scale, device):

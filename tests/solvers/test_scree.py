@@ -68,6 +68,17 @@ class TestInterval:
                 frequency = float(seen(means, x).double().mean(dim=0).max())
                 assert frequency <= bound + 5 * (bound / trials) ** 0.5 + 1e-4
 
+    @pytest.mark.parametrize("confidence", [0.01, 0.5, 0.99])
+    @pytest.mark.parametrize("s", [1, 2, 10])
+    def test_quantiles_hold_for_equal_weights(self, s, confidence, device):
+        """Near the mean two equal weights are worse than one."""
+        result, A, _ = case("flat", device)
+        curve = scree(result, A, test_vectors=s, confidence=confidence)
+        most, least = ((curve.error / limit) ** 2 for limit in curve.interval)
+        for m in range(1, 30):
+            assert scipy.stats.chi2.sf(m * s * most, m * s) <= (1 - confidence) / 2 + 1e-9
+            assert scipy.stats.chi2.cdf(m * s * least, m * s) <= (1 - confidence) / 2 + 1e-9
+
     def test_more_vectors_of_a_seed_begin_with_the_fewer(self, device):
         A = es.Diagonal(torch.ones(50, dtype=F64, device=device))
         result = DenseEigh(k=1).solve(A)
@@ -82,6 +93,9 @@ class TestInterval:
             curve = scree(DenseEigh(k=60).solve(A), A)
             assert 0 < curve.interval[1] < 500 * torch.finfo(dtype).eps
             assert curve.interval[0] == 0
+            # Nor is one of none certain beyond rounding.
+            exact = es.Diagonal(torch.tensor([2.0, 0], dtype=dtype, device=device))
+            assert scree(DenseEigh(k=1).solve(exact), exact).interval[1] > torch.finfo(dtype).eps
 
 
 class TestCurves:

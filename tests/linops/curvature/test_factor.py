@@ -1,178 +1,334 @@
-"""Factors of Gauss-Newton and Fisher matrices: BᵀB is the matrix, and B Bᵀ is what the layers tell of it."""
+"""Factors of GGN and Fisher matrices: BᵀB is the matrix, and B a root of the loss's Hessian times the Jacobian."""
 
-from __future__ import annotations
-
+import curvature_cases as cases
 import pytest
 import torch
-from curvature_cases import SequenceModel, classes, dense_ggn, generator, mlp
+from operator_contract import Case, OperatorContract
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import eigenspan as es
+from eigenspan.linops import Dense, Diagonal, Structure
 
-F64 = torch.float64
-
-
-class Positions(nn.Module):
-    """A linear layer over positions, few or many beside its inputs, a norm, and logits per sample."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.inner, self.norm, self.head = nn.Linear(4, width), nn.LayerNorm(width), nn.Linear(width, 3)
-
-    def forward(self, X):
-        return self.head(torch.tanh(self.norm(self.inner(X))).mean(1))
+# float64: two ways to sum a few hundred products of numbers of order one.
+TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
+SAMPLES = 11
+CROSS_ENTROPY = nn.CrossEntropyLoss()
+WEIGHT = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+ENGINES = ("linearised", "retained", "forward")
 
 
-class Tied(nn.Module):
-    """A weight in two layers, and one as an embedding and a head."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
-        self.second.weight = self.first.weight
-        self.head = nn.Linear(6, 3, bias=False)
-
-    def forward(self, X):
-        return self.head(torch.tanh(self.second(torch.tanh(self.first(X)))))
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, **TOLERANCE)
 
 
-def images(samples=7):
-    return torch.randn(samples, 2, 6, 6, generator=generator(3), dtype=F64), torch.arange(samples) % 3
+def entropy_rows(model, X):
+    """√(1/N) (diag √p - √p pᵀ) J, sample after sample, for the mean cross-entropy."""
+    p = model(X).detach().softmax(1)
+    J = cases.dense_jacobian(model, X).view(*p.shape, -1)
+    roots = torch.diag_embed(p.sqrt()) - p.sqrt()[:, :, None] * p[:, None]
+    return (roots @ J).flatten(0, 1) / len(X) ** 0.5
 
 
-def sequences(samples, positions):
-    X = torch.randn(samples, positions, 4, generator=generator(4), dtype=F64)
-    return X, torch.arange(samples) % 3
+class TestContract(OperatorContract):
+    """Of the GGN of an MLP of 23 parameters at 4 samples with 3 outputs each."""
+
+    def make(self, dtype, device):
+        X, y = cases.classes(4)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 2), nn.Tanh(), nn.Linear(2, 3)).double()
+        twin = entropy_rows(model, X)
+        batch = X.to(device, dtype), y.to(device)
+        G = es.GGN(model.to(device, dtype), CROSS_ENTROPY, batch, chunk_size=2, micro_batch_size=3)
+        return Case(G.factor(), twin.to(device))
 
 
-def case(name):
-    torch.manual_seed(0)
-    if name == "mlp":
-        return mlp(), classes()
-    if name == "conv":
-        model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 3))
-        return model.to(F64), images()
-    if name == "tied":
-        return Tied().to(F64), classes()
-    if name == "few positions":
-        return Positions(5).to(F64), sequences(6, 2)
-    if name == "many positions":
-        return Positions(5).to(F64), sequences(6, 9)
-    tokens = torch.randint(0, 11, (4, 6), generator=generator(5))
-    return SequenceModel(nn.Linear(8, 8)).to(F64), (tokens[:, :5], tokens[:, 1:])
+class TestContractWithRowsAtHand(TestContract):
+    """The same, once its rows have been found."""
+
+    def make(self, dtype, device):
+        case = super().make(dtype, device)
+        case.operator.row_gram()
+        return case
 
 
-CASES = ("mlp", "conv", "tied", "few positions", "many positions", "sequence")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_follow_the_data_however_they_are_cut(engine):
+    X, y = cases.classes(SAMPLES)
+    expected = entropy_rows(cases.mlp(), X)
+    for sizes, micro_batch_size in (([SAMPLES], None), ([2, 9], None), ([1, 4, 6], 2)):
+        data = list(zip(X.split(sizes), y.split(sizes), strict=True))
+        B = es.GGN(cases.mlp(), CROSS_ENTROPY, data, engine=engine, micro_batch_size=micro_batch_size).factor()
+        assert B.shape == (3 * SAMPLES, 53)
+        assert B.plan().engine == engine
+        assert_close(B.to_dense(), expected)
+        assert_close(B.T.to_dense(), expected.mT)
+        assert_close(B.row_gram(), expected @ expected.mT)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_of_a_ggn(name, device):
-    model, (inputs, targets) = case(name)
-    loss = nn.CrossEntropyLoss()
-    A = es.GGN(model.to(device), loss, (inputs.to(device), targets.to(device)))
-    B = A.factor()
-    expected = dense_ggn(model, loss, (inputs.to(device), targets.to(device)))
-    dense = B.to_dense()
-    torch.testing.assert_close(dense.mT @ dense, expected, rtol=0, atol=1e-13)
-    torch.testing.assert_close(B.T.to_dense(), dense.mT, rtol=0, atol=1e-14)
-    torch.testing.assert_close(B.row_gram(), dense @ dense.mT, rtol=0, atol=1e-13)
-    # Products with the rows that are kept from then on.
-    torch.testing.assert_close(B.to_dense(), dense, rtol=0, atol=1e-14)
-    torch.testing.assert_close(B.T.to_dense(), dense.mT, rtol=0, atol=1e-14)
+LOSSES = {
+    "cross-entropy": CROSS_ENTROPY,
+    "class weights": nn.CrossEntropyLoss(WEIGHT),
+    "smoothed": nn.CrossEntropyLoss(WEIGHT, label_smoothing=0.2),
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "squares": nn.MSELoss(),
+    "sum of squares": nn.MSELoss(reduction="sum"),
+    "bce": nn.BCEWithLogitsLoss(),
+    "bce with weights": nn.BCEWithLogitsLoss(WEIGHT, pos_weight=3 * WEIGHT),
+    "huber": nn.HuberLoss(),
+    "log-softmax": es.Loss(lambda output, target: nn.functional.nll_loss(output.log_softmax(1), target), convex=True),
+    "norms": es.Loss(lambda output, target: (output.square().sum(1) + 1).sqrt().mean(), convex=True),
+    "flat": es.Loss(lambda output, target: output.sum(1).mean(), convex=True),
+}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_does_not_depend_on_batches_or_memory(name):
-    model, (inputs, targets) = case(name)
-    batches = [(inputs[:1], targets[:1]), (inputs[1:3], targets[1:3]), (inputs[3:], targets[3:])]
-    whole = es.GGN(model, nn.CrossEntropyLoss(), (inputs, targets)).factor().row_gram()
-    n = sum(parameter.numel() for parameter in model.parameters())
-    for budget in (None, 8 * n * 7):
-        cut = es.GGN(model, nn.CrossEntropyLoss(), batches).factor().row_gram(budget)
-        torch.testing.assert_close(cut, whole, rtol=0, atol=1e-14)
+def data_for(loss, ignored=()):
+    X, y = cases.classes(SAMPLES)
+    y[list(ignored)] = -100
+    if isinstance(loss, nn.CrossEntropyLoss | es.Loss):
+        return X, y
+    return X, nn.functional.one_hot(y, 3).double()
 
 
-@pytest.mark.parametrize("parameters", ["0.*", "2.*", "*.bias"])
-def test_of_selected_parameters(parameters):
-    model, batch = case("mlp")
-    B = es.GGN(model, nn.CrossEntropyLoss(), batch, parameters=parameters).factor()
-    dense = B.to_dense()
-    assert dense.shape[1] < 53
-    torch.testing.assert_close(B.row_gram(), dense @ dense.mT, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("name", LOSSES)
+def test_its_square_is_the_ggn(name):
+    """In closed form, or from the Hessian of each sample by autograd."""
+    loss = LOSSES[name]
+    X, target = data_for(loss)
+    expected = cases.reference_ggn(cases.mlp(), getattr(loss, "function", loss), (X, target))
+    for sizes, micro_batch_size in (([SAMPLES], None), ([3, 8], None), ([1, 4, 6], 2)):
+        data = list(zip(X.split(sizes), target.split(sizes), strict=True))
+        G = es.GGN(cases.mlp(), loss, data, micro_batch_size=micro_batch_size)
+        B = G.factor()
+        rows = B.to_dense()
+        assert_close(rows.mT @ rows, expected)
+        assert_close(B.row_gram(), rows @ rows.mT)
+        assert (B.T @ B).structure == Structure.PSD
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5], dtype=F64)),
-        nn.CrossEntropyLoss(ignore_index=1, label_smoothing=0.1),
-        nn.CrossEntropyLoss(reduction="sum"),
-    ],
-    ids=["weights", "ignored and smoothed", "sum"],
-)
-def test_of_losses(loss):
-    model, batch = case("mlp")
-    dense = es.GGN(model, loss, batch).factor().to_dense()
-    torch.testing.assert_close(dense.mT @ dense, dense_ggn(model, loss, batch), rtol=0, atol=1e-13)
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_ignored_targets_give_rows_of_zeros(weight):
+    loss = nn.CrossEntropyLoss(weight)
+    X, y = data_for(loss, [1, 5, 6])
+    expected = cases.reference_ggn(cases.mlp(), loss, (X, y))
+    for sizes in ([SAMPLES], [6, 5], [1, 1, 9]):
+        B = es.GGN(cases.mlp(), loss, list(zip(X.split(sizes), y.split(sizes), strict=True))).factor()
+        rows = B.to_dense()
+        assert_close(rows.mT @ rows, expected)
+        assert_close(B.row_gram(), rows @ rows.mT)
+        assert float(rows.view(SAMPLES, 3, -1)[[1, 5, 6]].abs().max()) == 0
 
 
-@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.BCEWithLogitsLoss(), nn.HuberLoss()], ids=lambda loss: str(loss))
-def test_of_regression(loss):
-    model, (inputs, _) = case("mlp")
-    targets = torch.rand(len(inputs), 3, generator=generator(6), dtype=F64)
-    dense = es.GGN(model, loss, (inputs, targets)).factor().to_dense()
-    expected = dense_ggn(model, loss, (inputs, targets))
-    torch.testing.assert_close(dense.mT @ dense, expected, rtol=0, atol=1e-13)
+@pytest.mark.parametrize("name", cases.tiny_zoo())
+@pytest.mark.parametrize("kind", [es.GGN, es.EmpiricalFisher, es.MonteCarloFisher])
+def test_layers_that_need_care(name, kind):
+    """Attention, recurrence, tied and unused parameters, rows of padding; uneven batches."""
+    model, (X, y) = cases.tiny_zoo()[name]
+    for data in ((X, y), [(X[:1], y[:1]), (X[1:], y[1:])]):
+        A = kind(model, CROSS_ENTROPY, data, engine="retained", micro_batch_size=3)
+        B = A.factor()
+        rows = B.to_dense()
+        assert_close(rows.mT @ rows, A.to_dense())
+        assert_close(B.T.to_dense(), rows.mT)
+        assert_close(B.row_gram(), rows @ rows.mT)
 
 
-def test_of_an_empirical_fisher():
-    """A row for each sample."""
-    model, (inputs, targets) = case("mlp")
-    A = es.EmpiricalFisher(model, nn.CrossEntropyLoss(), (inputs, targets))
-    B = A.factor()
-    assert B.shape == (11, 53)
-    dense = B.to_dense()
-    torch.testing.assert_close(dense.mT @ dense, A.to_dense(), rtol=0, atol=1e-14)
-    torch.testing.assert_close(B.row_gram(), dense @ dense.mT, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("name", ["transformer", "convolution"])
+def test_its_square_is_the_reference_of_single_gradients(name):
+    model, (X, y) = cases.tiny_zoo()[name]
+    weights = torch.ones(len(X), dtype=torch.float64)
+    rows = es.EmpiricalFisher(model, CROSS_ENTROPY, (X, y)).factor().to_dense()
+    assert len(rows) == len(X)
+    assert_close(rows.mT @ rows, cases.reference_fisher(model, CROSS_ENTROPY, (X, y), weights))
 
 
-def test_of_a_monte_carlo_fisher():
-    """A row for each draw."""
-    model, (inputs, targets) = case("mlp")
-    A = es.MonteCarloFisher(model, nn.CrossEntropyLoss(), (inputs, targets), draws=3)
-    B = A.factor()
-    assert B.shape == (33, 53)
-    dense = B.to_dense()
-    torch.testing.assert_close(dense.mT @ dense, A.to_dense(), rtol=0, atol=1e-14)
-    torch.testing.assert_close(B.row_gram(), dense @ dense.mT, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("ignored", [[], [0, 5, 6]])
+def test_rows_of_a_fisher_matrix_are_gradients(ignored):
+    """√w_i ∇ℓ_iᵀ of the samples that weigh something, up to a sign."""
+    loss = nn.CrossEntropyLoss(WEIGHT)
+    X, y = data_for(loss, ignored)
+    kept = [i for i in range(SAMPLES) if i not in ignored]
+    weights = WEIGHT[y[kept]] / WEIGHT[y[kept]].sum()
+    gradients = [
+        cases.rows_of([loss(model(X[i : i + 1]), y[i : i + 1])], list(model.parameters()))[0]
+        for model in [cases.mlp()]
+        for i in kept
+    ]
+    for sizes in ([SAMPLES], [6, 5]):
+        B = es.EmpiricalFisher(cases.mlp(), loss, list(zip(X.split(sizes), y.split(sizes), strict=True))).factor()
+        assert_close(B.to_dense(), weights.sqrt()[:, None] * torch.stack(gradients))
+        assert_close(B.row_gram(), B.to_dense() @ B.to_dense().mT)
 
 
-def test_the_model_is_not_touched():
-    model, batch = case("conv")
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    es.GGN(model, nn.CrossEntropyLoss(), batch).factor().row_gram()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+@pytest.mark.parametrize("name", ["cross-entropy", "squares", "bce"])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_a_monte_carlo_fisher_has_a_row_for_each_draw(name, draws):
+    X, target = data_for(LOSSES[name])
+    F = es.MonteCarloFisher(cases.mlp(), LOSSES[name], (X, target), draws=draws)
+    B = F.factor()
+    assert B.shape == (SAMPLES * draws, 53)
+    rows = B.to_dense()
+    assert_close(rows.mT @ rows, F.to_dense())
+    # A row belongs to its sample alone.
+    cut = es.MonteCarloFisher(cases.mlp(), LOSSES[name], (X[:4], target[:4]), draws=draws).factor().to_dense()
+    assert_close(cut, rows[: 4 * draws] * (SAMPLES / 4) ** 0.5)
 
 
-def test_a_hessian_has_none():
-    model, batch = case("mlp")
-    with pytest.raises(TypeError, match="no factor B with A = Bᵀ B is known of <Hessian"):
-        es.Hessian(model, nn.CrossEntropyLoss(), batch).factor()
+def test_outputs_may_be_several_tensors():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = cases.mlp()
+
+        def forward(self, X):
+            return self.net(X), torch.stack([self.net(-X), self.net(2 * X)], 1)
+
+    def loss(output, target):
+        return (output[0].square().sum(1) + (output[1].square().sum((1, 2)) + 1).sqrt()).mean()
+
+    G = es.GGN(Twice(), es.Loss(loss, convex=True), cases.classes(SAMPLES))
+    B = G.factor()
+    assert B.shape == (9 * SAMPLES, 53)
+    rows = B.to_dense()
+    assert_close(rows.mT @ rows, G.to_dense())
+    assert_close(B.row_gram(), rows @ rows.mT)
+
+
+def test_a_selection_of_parameters_is_one_of_columns():
+    full = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(SAMPLES)).factor()
+    for pattern in ("2.*", "*.bias", "0.weight"):
+        part = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(SAMPLES), parameters=pattern).factor()
+        expected = full.to_dense()[:, full.parameters.indices(pattern)]
+        assert_close(part.to_dense(), expected)
+        assert_close(part.row_gram(), expected @ expected.mT)
+
+
+class TestWhereThereIsNone:
+    def test_operators_that_are_no_products(self):
+        for A in (Dense(torch.eye(3), Structure.PSD), Diagonal(torch.ones(3)), -(Dense(torch.eye(3)).T @ _two())):
+            with pytest.raises(TypeError, match=r"no factor B .* is known of <"):
+                A.factor()
+
+    def test_a_hessian(self):
+        with pytest.raises(TypeError, match="no factor B .* <Hessian"):
+            es.Hessian(cases.mlp(), CROSS_ENTROPY, cases.classes()).factor()
+
+    def test_a_loss_that_is_not_known_to_be_convex(self):
+        G = es.GGN(cases.mlp(), lambda output, target: output.square().mean(), cases.classes())
+        with pytest.raises(TypeError, match="not known to be convex.*convex=True"):
+            G.factor()
+
+    def test_a_loss_that_is_not_convex_although_it_says_so(self):
+        G = es.GGN(cases.mlp(), es.Loss(lambda output, target: output.cos().mean(), convex=True), cases.classes())
+        with pytest.raises(TypeError, match="below zero"):
+            G.factor()
+
+    def test_a_loss_that_couples_samples(self):
+        def loss(output, target):
+            return output.square().mean() + output.mean(0).square().sum()
+
+        G = es.GGN(cases.mlp(), es.Loss(loss, convex=True), cases.classes())
+        with pytest.raises(TypeError, match="couples the outputs of different samples"):
+            G.factor()
+
+    def test_outputs_without_the_dimension_of_samples(self):
+        X, y = torch.randn(8, 5, 2, generator=cases.generator(), dtype=torch.float64), torch.arange(40) % 3
+        G = es.GGN(nn.Sequential(nn.Linear(2, 3), nn.Flatten(0, 1)).double(), CROSS_ENTROPY, (X, y))
+        with pytest.raises(ValueError, match="first dimension is that of the samples"):
+            G.factor()
+
+    def test_samples_that_weigh_less_than_nothing(self):
+        X, y = cases.classes(SAMPLES)
+        loss = nn.CrossEntropyLoss(torch.tensor([1.0, 1.0, -0.1], dtype=torch.float64), reduction="sum")
+        with pytest.raises(TypeError, match="not known to be convex"):
+            es.GGN(cases.mlp(), loss, (X, y)).factor()
+
+    def test_data_that_are_shuffled_and_not_kept(self, monkeypatch):
+        loader = DataLoader(TensorDataset(*cases.classes(SAMPLES)), batch_size=4, shuffle=True)
+        G = es.GGN(cases.mlp(), CROSS_ENTROPY, loader)
+        B = G.factor()  # in the order in which memory holds them
+        assert_close(B.row_gram(), B.to_dense() @ B.to_dense().mT)
+        monkeypatch.setattr("eigenspan.linops.curvature.data.free_memory", lambda device: 0)
+        with pytest.raises(ValueError, match="shuffles anew"):
+            es.GGN(cases.mlp(), CROSS_ENTROPY, loader).factor()
+
+
+def _two():
+    return Dense(2 * torch.eye(3))
 
 
 class TestAlgebra:
-    def test_of_products_sums_and_multiples(self):
-        X, Y = (es.as_operator(torch.randn(rows, 6, dtype=F64)) for rows in (4, 3))
-        for A in (X.T @ X, X.T @ X + Y.T @ Y, 2.5 * (X.T @ X)):
-            B = A.factor()
-            torch.testing.assert_close((B.T @ B).to_dense(), A.to_dense(), rtol=0, atol=1e-13)
-            torch.testing.assert_close(B.row_gram(), (B @ B.T).to_dense(), rtol=0, atol=1e-13)
+    """Factors of what is built of operators that have one."""
 
-    @pytest.mark.parametrize("rows", [2, 3, 5, 100])
-    def test_row_gram_within_a_budget(self, rows):
-        X = es.as_operator(torch.randn(7, 6, dtype=F64))
-        torch.testing.assert_close(X.row_gram(8 * 6 * rows), (X @ X.T).to_dense(), rtol=0, atol=1e-13)
-        with pytest.raises(ValueError, match="do not hold two rows"):
-            X.row_gram(8 * 6)
+    @pytest.fixture
+    def B(self):  # noqa: N802
+        return Dense(torch.randn(4, 6, generator=cases.generator(), dtype=torch.float64))
+
+    @pytest.fixture
+    def C(self):  # noqa: N802
+        return Dense(torch.randn(6, 5, generator=cases.generator(1), dtype=torch.float64))
+
+    def test_all_of_it(self, B, C):
+        mask = es.MaskSubspace.random(6, 3, seed=1, dtype=torch.float64)
+        for A in (
+            B.T @ B,
+            C.T @ B.T @ B @ C,
+            C.T @ (B.T @ B) @ C,
+            (B.T @ B).congruence(C),
+            3.0 * (B.T @ B),
+            (B.T @ B) / 7,
+            0 * (B.T @ B),
+            B.T @ B + 2 * (C @ C.T),
+            B @ B.T,
+            (B.T @ B).masked(mask),
+            (B.T @ B).restricted(mask),
+            (B.T @ B).deflated(mask),
+        ):
+            F, expected = A.factor(), A.to_dense()
+            assert_close((F.T @ F).to_dense(), expected)
+            assert_close(F.row_gram(), F.to_dense() @ F.to_dense().mT)
+
+    def test_a_factor_is_the_one_that_was_given(self, B):
+        assert (B.T @ B).factor() is B
+
+    def test_of_curvature(self):
+        G = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4))
+        F = es.EmpiricalFisher(cases.mlp(), CROSS_ENTROPY, cases.classes(4))
+        A = (0.5 * G + F).masked(es.MaskSubspace.random(53, 20, dtype=torch.float64))
+        B = A.factor()
+        assert B.shape == (16, 53)
+        rows = B.to_dense()
+        assert_close(rows.mT @ rows, A.to_dense())
+        assert_close(B.row_gram(), rows @ rows.mT)
+
+    def test_negative_multiples_have_none(self, B):
+        with pytest.raises(TypeError, match="no factor B"):
+            (-2 * (B.T @ B)).factor()
+
+
+class TestPoint:
+    @pytest.mark.parametrize("found", [False, True])
+    def test_training_on_does_not_change_it(self, found):
+        model, batch = cases.mlp(), cases.classes(SAMPLES)
+        G = es.GGN(model, CROSS_ENTROPY, batch)
+        B = G.factor()
+        if found:
+            B.row_gram()
+        before = B.to_dense()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2)
+        assert_close(B.to_dense(), before)
+        B.release()
+        assert_close(B.to_dense(), before)
+        assert_close(B.row_gram(), before @ before.mT)
+        assert_close(G.factor().to_dense(), before)
+
+    def test_it_shares_the_point_and_not_what_is_kept(self):
+        G = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(SAMPLES))
+        B = G.factor()
+        v = torch.ones(53, dtype=torch.float64)
+        image = G @ v
+        assert_close(B.T @ (B @ v), image)
+        assert_close(G @ v, image)
+        assert B.parameters is G.parameters
