@@ -210,12 +210,12 @@ class TestWhereThereIsNone:
                 A.factor()
 
     def test_a_hessian(self):
-        with pytest.raises(TypeError, match="no factor B .* <Hessian"):
+        with pytest.raises(TypeError, match=r"no factor B .* <Hessian"):
             es.Hessian(cases.mlp(), CROSS_ENTROPY, cases.classes()).factor()
 
     def test_a_loss_that_is_not_known_to_be_convex(self):
         G = es.GGN(cases.mlp(), lambda output, target: output.square().mean(), cases.classes())
-        with pytest.raises(TypeError, match="not known to be convex.*convex=True"):
+        with pytest.raises(TypeError, match=r"not known to be convex.*convex=True"):
             G.factor()
 
     def test_a_loss_that_is_not_convex_although_it_says_so(self):

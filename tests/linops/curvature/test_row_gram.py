@@ -1,4 +1,4 @@
-"""Inner products of rows of factors: by inputs and slopes of linear layers, by explicit rows, within a memory budget."""
+"""Inner products of rows of factors: by inputs and slopes of linear layers, by explicit rows, within a budget."""
 
 import curvature_cases as cases
 import pytest
