@@ -135,8 +135,9 @@ def certify(
     the distance of θᵢ to all eigenvalues but the j that lead: after Davis & Kahan, vector by vector.
 
     To each residual norm ten roundings of ‖A‖ are added, and what VᵀV is away from the identity. ‖A‖ is taken from the
-    values and the test vectors. Of singular triplets all holds with ρ = √2 times the residual norm, which bounds
-    ‖A v - σ u‖ and ‖Aᵀ u - σ v‖, and for the angles of both sides.
+    values and, with A, from the test vectors: without, it may be taken too small for `Which.LA` and `Which.SA`. Of
+    singular triplets all holds with ρ = √2 times the residual norm, which bounds ‖A v - σ u‖ and ‖Aᵀ u - σ v‖, and for
+    the angles of both sides.
 
     Args:
         result: eigenpairs or singular triplets with residual norms.
