@@ -18,7 +18,7 @@ from eigenspan.solvers.golub_kahan import BlockGolubKahan
 
 
 @attrs.frozen(kw_only=True)
-class ThroughNumpy(SVDSolver):
+class SVDThroughNumpy(SVDSolver):
     """All that a user writes."""
 
     def _solve(self, A, start):
@@ -33,7 +33,7 @@ class TestSolverOfAUser(SVDContract):
     random = False
 
     def make(self, k, seed=0, **parameters):
-        return ThroughNumpy(k=k, seed=seed, **parameters)
+        return SVDThroughNumpy(k=k, seed=seed, **parameters)
 
 
 def test_solver_of_a_user_may_take_a_start():
@@ -131,7 +131,7 @@ class TestTemplate:
         assert result.right_vectors.mT.is_contiguous()
 
     def test_values_in_float64_come_back_in_the_dtype_of_the_operator(self):
-        result = ThroughNumpy(k=2).solve(Dense(torch.arange(6.0).reshape(2, 3)))
+        result = SVDThroughNumpy(k=2).solve(Dense(torch.arange(6.0).reshape(2, 3)))
         for name in ("left_vectors", "singular_values", "right_vectors", "residual_norms"):
             assert getattr(result, name).dtype == torch.float32
 

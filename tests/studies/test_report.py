@@ -179,7 +179,7 @@ def test_what_was_run_and_how_to_cite(results, source):
     for value in results["environment"].values():
         assert value in words
     assert "random points" in words
-    assert "BlockLanczos(k=6, which=LM" in words
+    assert "BlockLanczos(k=6, seed=0, which=LM" in words
     assert "arXiv 2504.14701" in words
     assert "at least 1.000000 at every k" in words
 
