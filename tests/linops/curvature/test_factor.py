@@ -16,6 +16,7 @@ SAMPLES = 11
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 WEIGHT = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
 ENGINES = ("linearised", "retained", "forward")
+UNTIMED = {"engine": "retained", "chunk_size": 8}
 
 
 def assert_close(actual, expected):
@@ -98,7 +99,7 @@ def test_its_square_is_the_ggn(name):
     expected = cases.reference_ggn(cases.mlp(), getattr(loss, "function", loss), (X, target))
     for sizes, micro_batch_size in (([SAMPLES], None), ([3, 8], None), ([1, 4, 6], 2)):
         data = list(zip(X.split(sizes), target.split(sizes), strict=True))
-        G = es.GGN(cases.mlp(), loss, data, micro_batch_size=micro_batch_size)
+        G = es.GGN(cases.mlp(), loss, data, micro_batch_size=micro_batch_size, **UNTIMED)
         B = G.factor()
         rows = B.to_dense()
         assert_close(rows.mT @ rows, expected)
@@ -112,7 +113,8 @@ def test_ignored_targets_give_rows_of_zeros(weight):
     X, y = data_for(loss, [1, 5, 6])
     expected = cases.reference_ggn(cases.mlp(), loss, (X, y))
     for sizes in ([SAMPLES], [6, 5], [1, 1, 9]):
-        B = es.GGN(cases.mlp(), loss, list(zip(X.split(sizes), y.split(sizes), strict=True))).factor()
+        data = list(zip(X.split(sizes), y.split(sizes), strict=True))
+        B = es.GGN(cases.mlp(), loss, data, **UNTIMED).factor()
         rows = B.to_dense()
         assert_close(rows.mT @ rows, expected)
         assert_close(B.row_gram(), rows @ rows.mT)
@@ -124,7 +126,7 @@ def test_ignored_targets_give_rows_of_zeros(weight):
 def test_layers_that_need_care(name, kind):
     """Attention, recurrence, tied and unused parameters, rows of padding; uneven batches."""
     model, (X, y) = cases.tiny_zoo()[name]
-    A = kind(model, CROSS_ENTROPY, [(X[:1], y[:1]), (X[1:], y[1:])], engine="retained", micro_batch_size=3)
+    A = kind(model, CROSS_ENTROPY, [(X[:1], y[:1]), (X[1:], y[1:])], micro_batch_size=3, **UNTIMED)
     B = A.factor()
     rows = B.to_dense()
     assert_close(rows.mT @ rows, A.to_dense())
@@ -136,7 +138,7 @@ def test_layers_that_need_care(name, kind):
 def test_its_square_is_the_reference_of_single_gradients(name):
     model, (X, y) = cases.tiny_zoo()[name]
     weights = torch.ones(len(X), dtype=torch.float64)
-    rows = es.EmpiricalFisher(model, CROSS_ENTROPY, (X, y)).factor().to_dense()
+    rows = es.EmpiricalFisher(model, CROSS_ENTROPY, (X, y), **UNTIMED).factor().to_dense()
     assert len(rows) == len(X)
     assert_close(rows.mT @ rows, cases.reference_fisher(model, CROSS_ENTROPY, (X, y), weights))
 
@@ -154,7 +156,8 @@ def test_rows_of_a_fisher_matrix_are_gradients(ignored):
         for i in kept
     ]
     for sizes in ([SAMPLES], [6, 5]):
-        B = es.EmpiricalFisher(cases.mlp(), loss, list(zip(X.split(sizes), y.split(sizes), strict=True))).factor()
+        data = list(zip(X.split(sizes), y.split(sizes), strict=True))
+        B = es.EmpiricalFisher(cases.mlp(), loss, data, **UNTIMED).factor()
         assert_close(B.to_dense(), weights.sqrt()[:, None] * torch.stack(gradients))
         assert_close(B.row_gram(), B.to_dense() @ B.to_dense().mT)
 
@@ -163,13 +166,15 @@ def test_rows_of_a_fisher_matrix_are_gradients(ignored):
 @pytest.mark.parametrize("draws", [1, 3])
 def test_a_monte_carlo_fisher_has_a_row_for_each_draw(name, draws):
     X, target = data_for(LOSSES[name])
-    F = es.MonteCarloFisher(cases.mlp(), LOSSES[name], (X, target), draws=draws)
+    F = es.MonteCarloFisher(cases.mlp(), LOSSES[name], (X, target), draws=draws, **UNTIMED)
     B = F.factor()
     assert B.shape == (SAMPLES * draws, 53)
     rows = B.to_dense()
     assert_close(rows.mT @ rows, F.to_dense())
     # A row belongs to its sample alone.
-    cut = es.MonteCarloFisher(cases.mlp(), LOSSES[name], (X[:4], target[:4]), draws=draws).factor().to_dense()
+    cut = (
+        es.MonteCarloFisher(cases.mlp(), LOSSES[name], (X[:4], target[:4]), draws=draws, **UNTIMED).factor().to_dense()
+    )
     assert_close(cut, rows[: 4 * draws] * (SAMPLES / 4) ** 0.5)
 
 
@@ -185,7 +190,7 @@ def test_outputs_may_be_several_tensors():
     def loss(output, target):
         return (output[0].square().sum(1) + (output[1].square().sum((1, 2)) + 1).sqrt()).mean()
 
-    G = es.GGN(Twice(), es.Loss(loss, convex=True), cases.classes(SAMPLES))
+    G = es.GGN(Twice(), es.Loss(loss, convex=True), cases.classes(SAMPLES), **UNTIMED)
     B = G.factor()
     assert B.shape == (9 * SAMPLES, 53)
     rows = B.to_dense()
@@ -194,9 +199,9 @@ def test_outputs_may_be_several_tensors():
 
 
 def test_a_selection_of_parameters_is_one_of_columns():
-    full = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(SAMPLES)).factor()
+    full = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(SAMPLES), **UNTIMED).factor()
     for pattern in ("2.*", "*.bias", "0.weight"):
-        part = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(SAMPLES), parameters=pattern).factor()
+        part = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(SAMPLES), parameters=pattern, **UNTIMED).factor()
         expected = full.to_dense()[:, full.parameters.indices(pattern)]
         assert_close(part.to_dense(), expected)
         assert_close(part.row_gram(), expected @ expected.mT)
@@ -291,8 +296,8 @@ class TestAlgebra:
         assert (B.T @ B).factor() is B
 
     def test_of_curvature(self):
-        G = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4))
-        F = es.EmpiricalFisher(cases.mlp(), CROSS_ENTROPY, cases.classes(4))
+        G = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4), **UNTIMED)
+        F = es.EmpiricalFisher(cases.mlp(), CROSS_ENTROPY, cases.classes(4), **UNTIMED)
         A = (0.5 * G + F).masked(es.MaskSubspace.random(53, 20, dtype=torch.float64))
         B = A.factor()
         assert B.shape == (16, 53)
@@ -309,7 +314,7 @@ class TestPoint:
     @pytest.mark.parametrize("found", [False, True])
     def test_training_on_does_not_change_it(self, found):
         model, batch = cases.mlp(), cases.classes(SAMPLES)
-        G = es.GGN(model, CROSS_ENTROPY, batch)
+        G = es.GGN(model, CROSS_ENTROPY, batch, **UNTIMED)
         B = G.factor()
         if found:
             B.row_gram()

@@ -14,6 +14,7 @@ from eigenspan.linops.row_gram import row_products
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 # float64: two ways to sum a few hundred products of numbers of order one.
+UNTIMED = {"engine": "retained", "chunk_size": 8}
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -65,11 +66,11 @@ def tokens(samples=4, length=3):
 @pytest.mark.parametrize("kind", [es.GGN, es.EmpiricalFisher, es.MonteCarloFisher])
 def test_positions_of_a_sequence(kind):
     """Three of them, whose square is at most the columns of all weights."""
-    assert_row_gram(kind(Positions(), CROSS_ENTROPY, tuple(tokens()), engine="retained"), layers=4)
+    assert_row_gram(kind(Positions(), CROSS_ENTROPY, tuple(tokens()), **UNTIMED), layers=4)
 
 
 def test_positions_of_a_jacobian():
-    J = es.Jacobian(Positions(), tuple(tokens()), engine="retained")
+    J = es.Jacobian(Positions(), tuple(tokens()), **UNTIMED)
     rows = cases.dense_jacobian(Positions(), next(tokens())).view(4, 15, -1).flatten(0, 1)
     assert_close(J.row_gram(), rows @ rows.mT)
     assert len(J._rows_at_hand._layers) == 4
@@ -78,14 +79,14 @@ def test_positions_of_a_jacobian():
 def test_many_positions_have_explicit_rows():
     """Where inner products of positions would take more than those of gradients."""
     batch = tuple(tokens(length=4))
-    assert_row_gram(es.GGN(Positions(tokens=4), CROSS_ENTROPY, batch, engine="retained"), layers=0)
+    assert_row_gram(es.GGN(Positions(tokens=4), CROSS_ENTROPY, batch, **UNTIMED), layers=0)
 
 
 def test_sequences_of_several_lengths():
     """Samples of fewer rows and positions than others."""
     data = [tuple(tokens(2, 2)), tuple(tokens(3, 3)), tuple(tokens(1, 1))]
-    assert_row_gram(es.GGN(Positions(), CROSS_ENTROPY, data, engine="retained"), layers=4)
-    assert_row_gram(es.EmpiricalFisher(Positions(), CROSS_ENTROPY, data, engine="retained"), layers=4)
+    assert_row_gram(es.GGN(Positions(), CROSS_ENTROPY, data, **UNTIMED), layers=4)
+    assert_row_gram(es.EmpiricalFisher(Positions(), CROSS_ENTROPY, data, **UNTIMED), layers=4)
 
 
 class Shared(nn.Module):
@@ -103,11 +104,11 @@ class Shared(nn.Module):
 
 def test_weights_of_several_layers():
     """Both of the weights are used twice, which is as good as at two positions."""
-    assert_row_gram(es.GGN(Shared(otherwise=False), CROSS_ENTROPY, cases.classes()), layers=2)
+    assert_row_gram(es.GGN(Shared(otherwise=False), CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=2)
 
 
 def test_weights_that_are_used_otherwise_too():
-    assert_row_gram(es.GGN(Shared(otherwise=True), CROSS_ENTROPY, cases.classes()), layers=1)
+    assert_row_gram(es.GGN(Shared(otherwise=True), CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=1)
 
 
 def test_weights_that_are_used_otherwise_in_a_later_sample_only():
@@ -119,7 +120,7 @@ def test_weights_that_are_used_otherwise_in_a_later_sample_only():
     X, y = cases.classes()
     X[7, 0] = 10.0
     data = [(X[i : i + 1], y[i : i + 1]) for i in range(len(X))]
-    assert_row_gram(es.GGN(Late(False), CROSS_ENTROPY, data, engine="retained"), layers=1)
+    assert_row_gram(es.GGN(Late(False), CROSS_ENTROPY, data, **UNTIMED), layers=1)
 
 
 class Hooked(nn.Module):
@@ -142,12 +143,12 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_parametrised_and_hooked_layers(name):
     change, layers = CHANGES[name]
-    assert_row_gram(es.GGN(Hooked(change), CROSS_ENTROPY, cases.classes()), layers=layers)
+    assert_row_gram(es.GGN(Hooked(change), CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=layers)
 
 
 def test_layers_whose_outputs_change_in_place():
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 3), cases.Applied(lambda X: X.mul_(2)))
-    assert_row_gram(es.GGN(model.double(), CROSS_ENTROPY, cases.classes()), layers=2)
+    assert_row_gram(es.GGN(model.double(), CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=2)
 
 
 def test_layers_that_are_computed_anew_in_the_reverse_pass():
@@ -159,7 +160,7 @@ def test_layers_that_are_computed_anew_in_the_reverse_pass():
         def forward(self, X):
             return self.net[2](checkpoint(self.net[:2], X, use_reentrant=False))
 
-    assert_row_gram(es.GGN(Checkpointed(), CROSS_ENTROPY, cases.classes()), layers=2)
+    assert_row_gram(es.GGN(Checkpointed(), CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=2)
 
 
 def test_layers_within_a_vectorised_function():
@@ -171,13 +172,13 @@ def test_layers_within_a_vectorised_function():
         def forward(self, X):
             return torch.func.vmap(self.net)(X)
 
-    assert_row_gram(es.GGN(Mapped(), CROSS_ENTROPY, cases.classes()), layers=0)
+    assert_row_gram(es.GGN(Mapped(), CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=0)
 
 
 def test_a_function_that_cannot_be_vectorised():
     model = cases.mlp()
     model[1] = nn.Sequential(nn.Tanh(), cases.Applied(cases.Reading.apply))
-    assert_row_gram(es.GGN(model, CROSS_ENTROPY, cases.classes()), layers=2)
+    assert_row_gram(es.GGN(model, CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=2)
 
 
 def test_autocast_is_that_of_the_operator():
@@ -222,7 +223,7 @@ def test_a_parameter_without_dimensions():
         def forward(self, X):
             return self.scale * self.net(X)
 
-    assert_row_gram(es.GGN(Scaled(), CROSS_ENTROPY, cases.classes()), layers=2, budgets=(None, 500))
+    assert_row_gram(es.GGN(Scaled(), CROSS_ENTROPY, cases.classes(), **UNTIMED), layers=2, budgets=(None, 500))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -245,7 +246,10 @@ class TestMemoryBudget:
     def test_any_budget_gives_the_same(self):
         """Of 16 rows of 8 bytes, with 177 columns: all at once, in several groups, and a column at a time."""
         model, batch = cases.tiny_zoo()["convolution"]
-        for A in (es.GGN(model, CROSS_ENTROPY, batch), es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4))):
+        for A in (
+            es.GGN(model, CROSS_ENTROPY, batch, **UNTIMED),
+            es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4), **UNTIMED),
+        ):
             assert_row_gram(A, budgets=(None, 100_000, 3000, 1000, 300))
 
     def test_positions_and_selections(self):
@@ -258,7 +262,7 @@ class TestMemoryBudget:
         model = nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 3)).double()
         model.register_forward_hook(lambda module, args, output: seen.append(len(output)))
         X = torch.randn(4, 300, generator=cases.generator(), dtype=torch.float64)
-        B = es.GGN(model, CROSS_ENTROPY, (X, torch.arange(4) % 3), engine="retained").factor()
+        B = es.GGN(model, CROSS_ENTROPY, (X, torch.arange(4) % 3), **UNTIMED).factor()
         seen.clear()
         gram = B.row_gram(300_000)
         assert seen.count(1) == 4 + 1  # the first one tells how much room they take
@@ -271,7 +275,7 @@ class TestMemoryBudget:
         seen = []
         model = cases.mlp()
         model.register_forward_hook(lambda module, args, output: seen.append(len(output)))
-        B = es.GGN(model, CROSS_ENTROPY, cases.classes(4), engine="retained").factor()
+        B = es.GGN(model, CROSS_ENTROPY, cases.classes(4), **UNTIMED).factor()
         B.row_gram()
         seen.clear()
         B @ torch.ones(53, dtype=torch.float64), B.T @ torch.ones(12, dtype=torch.float64)
@@ -286,14 +290,14 @@ class TestMemoryBudget:
         assert seen
 
     def test_less_than_a_column(self):
-        B = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4)).factor()
+        B = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4), **UNTIMED).factor()
         with pytest.raises(ValueError, match=r"do not hold a column of 12 rows: allow at least 121"):
             B.row_gram(119)
         assert_close(B.row_gram(121), B.to_dense() @ B.to_dense().mT)
 
     @pytest.mark.parametrize("budget", [0, -1, 1.5, True])
     def test_no_budget(self, budget):
-        B = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4)).factor()
+        B = es.GGN(cases.mlp(), CROSS_ENTROPY, cases.classes(4), **UNTIMED).factor()
         for operator in (B, Dense(torch.ones(3, 4))):
             with pytest.raises(ValueError, match="memory_budget is None or an integer >= 1"):
                 operator.row_gram(budget)
@@ -301,7 +305,7 @@ class TestMemoryBudget:
 
 def test_the_model_is_not_touched():
     model, batch = Positions(), tuple(tokens())
-    B = es.GGN(model, CROSS_ENTROPY, batch).factor()
+    B = es.GGN(model, CROSS_ENTROPY, batch, **UNTIMED).factor()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     originals = [id(parameter) for parameter in model.parameters()]
     random = torch.get_rng_state()
@@ -318,7 +322,7 @@ def test_the_model_is_not_touched():
 
 def test_it_is_of_the_point():
     model, batch = cases.mlp(), cases.classes()
-    B = es.GGN(model, CROSS_ENTROPY, batch).factor()
+    B = es.GGN(model, CROSS_ENTROPY, batch, **UNTIMED).factor()
     expected = B.row_gram()
     with torch.no_grad():
         for parameter in model.parameters():
