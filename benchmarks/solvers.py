@@ -126,7 +126,6 @@ def fixed_products(H: es.Hessian, exact: es.EigenDecomposition, spectrum: Tensor
     checks = []
     for solver, limit in (
         (es.BlockLanczos(k=355, max_products=710, tol=2e-6), 1.15),
-        (es.SubspaceIteration(k=355, oversampling=0, max_products=710), None),
         (es.SketchedEigh(outer=355, inner=710, measure_residuals=False), None),
         (es.SketchedEigh(outer=355, inner=710, measure_residuals=False, basis="first", core="two-sided"), None),
         (es.SketchedEigh(outer=355, two_pass=True, measure_residuals=False), None),
