@@ -7,8 +7,22 @@ from collections.abc import Iterator
 
 import torch
 
+from .basic import require_count
+
 SHARE_OF_FREE_MEMORY = 0.25
 """What is taken of it where the user does not say."""
+
+
+def allowance(memory_budget: int | None, device: torch.device) -> int:
+    """Bytes that the user allows, or a quarter of what is free.
+
+    Raises:
+        ValueError: a budget below one.
+    """
+    if memory_budget is None:
+        return int(SHARE_OF_FREE_MEMORY * free_memory(device))
+    require_count("memory_budget is None or", memory_budget)
+    return memory_budget
 
 
 def free_memory(device: torch.device) -> int:

@@ -265,17 +265,6 @@ class LinearOperator(abc.ABC):
         return f"<{type(self).__name__} {self.shape[0]}x{self.shape[1]} {dtype} {self.device}{known}>"
 
 
-def allowance(memory_budget: int | None, device: torch.device) -> int:
-    """Bytes that the user allows, or a quarter of what is free."""
-    from .basic import require_count
-    from .curvature.memory import SHARE_OF_FREE_MEMORY, free_memory
-
-    if memory_budget is None:
-        return int(SHARE_OF_FREE_MEMORY * free_memory(device))
-    require_count("memory_budget is None or", memory_budget)
-    return memory_budget
-
-
 def _outside_inference_mode(product: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
     """Autograd, by which some products are computed, sees neither what is done in that mode nor its tensors."""
     with torch.inference_mode(False), torch.no_grad():

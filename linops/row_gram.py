@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operator import LinearOperator, allowance
+from .memory import allowance
+from .operator import LinearOperator
 
 _FEW_ROWS = 256
 _ENTRIES = 1 << 22  # converted to float64 at a time

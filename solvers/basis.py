@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .tall import combine, gram
+from .sketches import Gaussian
+from .streams import stream
+from .tall import combine, gram, orthonormalise
 
 _NARROWEST, _WIDEST = 16, 256  # columns of a store; wider ones gain nothing in matrix products
 _ROWS = 1 << 14  # rows combined at a time where vectors are replaced in their place
@@ -86,3 +88,35 @@ class Basis:
             if low < high:
                 yield slice(low - start, high - start), store[:, low - first : high - first]
             first += store.shape[1]
+
+
+def random_directions(basis: Basis, first: int, last: int, seed: int, purpose: str) -> Tensor:
+    """Columns ``first`` … ``last``-1 of a normal test matrix, without what ``basis`` holds of them, orthonormal.
+
+    Cost: that of `orthonormalise`.
+    """
+    random = Gaussian(basis.n, last, seed=seed, purpose=purpose, dtype=basis.dtype, device=basis.device)
+    return orthonormalise(random.columns(first, last), basis).Q
+
+
+def completed(Q: Tensor, first: int, last: int, seed: int, purpose: str) -> Tensor:
+    """An orthonormal Q with the random columns ``first`` … ``last``-1 added, orthonormal to it.
+
+    Cost: 4 n b (k + b) flops for b columns beside k.
+    """
+    if first == last:
+        return Q
+    basis = Basis(Q.shape[0], Q.dtype, Q.device)
+    basis.append(Q)
+    return torch.cat([Q.mT, random_directions(basis, first, last, seed, purpose).mT]).mT
+
+
+def narrowed(start: Tensor, width: int, seed: int, purpose: str) -> Tensor:
+    """An orthonormal basis of what ``start`` spans, or of ``width`` random combinations of its columns if it has more.
+
+    Cost: that of `orthonormalise`.
+    """
+    if start.shape[1] > width:
+        mixing = stream(seed, purpose).standard_normal((start.shape[1], width))
+        start = combine(start, torch.from_numpy(mixing))
+    return orthonormalise(start).Q

@@ -7,12 +7,10 @@ from collections.abc import Callable
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from .basis import Basis
-from .sketches import Gaussian
-from .streams import stream
-from .tall import column_norms, combine, orthonormalise
+from .basis import narrowed
+from .krylov import MultipliedBasis
+from .tall import column_norms
 from .watched import Watched
 
 
@@ -28,61 +26,6 @@ class RitzTriplets:
     def are_closed(self, within: float) -> bool:
         """Whether the spaces are invariant, as all their triplets are accurate."""
         return bool((self.residual_norms <= within).all())
-
-
-class _Side:
-    """An orthonormal basis of the space of one side, of which the first ``dim`` columns have been multiplied.
-
-    Attributes:
-        waiting: the columns that have not, (n, w).
-        coefficients: of the products in the basis of the other side, block by block, each as long as that then was.
-    """
-
-    def __init__(self, A: Watched, n: int, seed: int, purpose: str) -> None:
-        self.n, self.dtype, self.device, self.seed, self.purpose = n, A.dtype, A.device, seed, purpose
-        self.basis = Basis(n, A.dtype, A.device)
-        self.waiting = torch.empty(0, n, dtype=A.dtype, device=A.device).mT
-        self.coefficients: list[Tensor] = []
-        self._drawn = 0  # random vectors so far
-
-    @property
-    def width(self) -> int:
-        return self.waiting.shape[1]
-
-    @property
-    def dim(self) -> int:
-        return self.basis.size - self.width
-
-    def append(self, block: Tensor) -> None:
-        self.basis.append(block)
-        self.waiting = torch.cat([self.waiting.mT, block.mT]).mT
-
-    def draw(self, count: int) -> int:
-        """Append random vectors, as many as there is room for; returns how many."""
-        count, first = min(count, self.n - self.basis.size), self._drawn
-        if count <= 0:
-            return 0
-        self._drawn += count
-        fresh = Gaussian(
-            self.n, self._drawn, seed=self.seed, purpose=self.purpose, dtype=self.dtype, device=self.device
-        )
-        block = orthonormalise(fresh.columns(first, self._drawn), self.basis).Q
-        self.append(block)
-        return block.shape[1]
-
-    def matrix(self, rows: int) -> Tensor:
-        """All coefficients, (rows, dim)."""
-        return torch.cat([pad(block, (0, 0, 0, rows - len(block))) for block in self.coefficients], dim=1)
-
-    def reached(self, column: int) -> int:
-        """The first column whose product has a part along this ``column`` of the other side."""
-        return sum(block.shape[1] for block in self.coefficients if len(block) <= column)
-
-    def replace(self, C: Tensor, products: Tensor) -> None:
-        """Put the combinations with C, (dim, j), whose products are known, in the place of the multiplied columns."""
-        self.basis.replace(C)
-        self.basis.append(self.waiting)
-        self.coefficients = [products]
 
 
 class KrylovSpaces:
@@ -101,17 +44,14 @@ class KrylovSpaces:
     def __init__(self, A: Watched, block_size: int, seed: int, start: Tensor | None) -> None:
         self.A, self.block_size = A, block_size
         m, n = A.shape
-        self.left, self.right = _Side(A, m, seed, "left vectors"), _Side(A, n, seed, "right vectors")
+        self.left = MultipliedBasis(A, m, seed, "left vectors")
+        self.right = MultipliedBasis(A, n, seed, "right vectors")
         self.started, self.steps = start is not None, [0]
         self.found: Tensor | None = None
         self._dropped = torch.zeros(0, 0, dtype=torch.float64)  # what Aᵀ maps out of the basis since restarts
         self._norm = 0.0  # the longest product so far, a lower bound of ‖A‖
         if start is not None:
-            half = (block_size + 1) // 2
-            if start.shape[1] > half:
-                mixing = stream(seed, "right mixing").standard_normal((start.shape[1], half))
-                start = combine(start, torch.from_numpy(mixing))
-            self.right.append(orthonormalise(start).Q)
+            self.right.append(narrowed(start, (block_size + 1) // 2, seed, "right mixing"))
         self._fresh = self.drawn = self.right.draw(max(1, block_size - self.width))
 
     @property
@@ -179,12 +119,10 @@ class KrylovSpaces:
         """B, (q, p), and D, (p + width, q)."""
         return self.right.matrix(self.left.basis.size), self.left.matrix(self.right.basis.size)
 
-    def _multiply(self, product: Callable[[Tensor], Tensor], side: _Side, other: _Side, width: int) -> int:
+    def _multiply(
+        self, product: Callable[[Tensor], Tensor], side: MultipliedBasis, other: MultipliedBasis, width: int
+    ) -> int:
         """Multiply ``width`` columns that wait, and append what is new in the product, of that rank, to the other."""
         image = product(side.waiting[:, :width])
         self._norm = max(self._norm, float(column_norms(image).max()))
-        step = orthonormalise(image, other.basis, scale=self._norm, first=other.reached(side.dim))
-        side.coefficients.append(torch.cat([step.C, step.R]))
-        side.waiting = side.waiting[:, width:]
-        other.append(step.Q)
-        return step.Q.shape[1]
+        return side.take(image, other, self._norm).Q.shape[1]

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
 from torch import Tensor
 
 from .bidiagonalisation import KrylovSpaces, RitzTriplets
-from .krylov import evidence
+from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
 from .svd_solver import SingularTriplets, SVDSolver
-from .template import positive_integer, tolerance, tolerance_for
+from .template import tolerance_for
 from .watched import Watched
-
-_GROWTH = 0.04  # of the spaces between two looks at them, at least, so that these cost little beside the products
-_PRODUCTS_A_TRIPLET = 3  # that triplets which are still missing take, or more
-_DOUBT = 0.01  # the probability that random vectors have not shown a triplet that leads
-_CLUSTER = 1e-4  # relative distance of neighbours that Krylov spaces of usual length do not tell apart
-_NARROWEST, _TRIPLETS_PER_COLUMN = 5, 20
 
 
 @attrs.frozen(kw_only=True)
-class BlockGolubKahan(SVDSolver):
+class BlockGolubKahan(BlockKrylov, SVDSolver):
     """The k largest singular triplets from block Krylov spaces of both sides, by Golub-Kahan bidiagonalisation.
 
     Orthonormal bases V of Rⁿ and U of Rᵐ grow in turn: U by the part of A times the last block of V that it does not
@@ -72,12 +64,7 @@ class BlockGolubKahan(SVDSolver):
     result; each restart 2 (m + n) max_basis k flops.
     """
 
-    block_size: int | None = attrs.field(default=None, validator=positive_integer)
-    tol: float | None = attrs.field(default=None, validator=tolerance)
-    max_products: int | None = attrs.field(default=None, validator=positive_integer)
-    max_basis: int | None = attrs.field(default=None, validator=positive_integer)
-
-    uses_start = True
+    wanted = "triplets"
 
     def __attrs_post_init__(self) -> None:
         if self.max_products is not None and self.max_products < 2 * self.k:
@@ -85,20 +72,7 @@ class BlockGolubKahan(SVDSolver):
                 f"k={self.k} triplets take at least {2 * self.k} products, of A and of its transpose, got "
                 f"max_products={self.max_products}"
             )
-        if self.max_basis is not None and self.max_basis < self.least_basis:
-            raise ValueError(
-                f"max_basis={self.max_basis} is too small to restart with k={self.k} triplets and blocks of "
-                f"{self._width}: choose at least {self.least_basis}, or a smaller block_size"
-            )
-
-    @property
-    def least_basis(self) -> int:
-        """The smallest ``max_basis`` that it can restart with."""
-        return self.k + 3 * self._width
-
-    @property
-    def _width(self) -> int:
-        return max(_NARROWEST, self.k // _TRIPLETS_PER_COLUMN) if self.block_size is None else self.block_size
+        super().__attrs_post_init__()
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         tol, budget = tolerance_for(A, self.tol), self._budget
@@ -121,7 +95,7 @@ class BlockGolubKahan(SVDSolver):
                     break
                 if lacking:
                     spaces.extend(triplets.values[: self.k])
-                next_look = spent + math.ceil(max(_PRODUCTS_A_TRIPLET * missing, 2 * _GROWTH * spaces.right.dim))
+                next_look = spent + products_to_next_look(missing, spaces.right.dim, each=2)
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if spaces.are_complete:
             status = Status.COMPLETE
@@ -145,15 +119,15 @@ class BlockGolubKahan(SVDSolver):
             return bool((leading > spaces.found + within).any())
         # Are there as many copies of a value ahead of the last as the block has columns?
         apart = leading[: -self._width] - leading[self._width - 1 : -1]
-        return triplets.are_closed(within) or bool((apart <= _CLUSTER * leading[: -self._width] + within).any())
+        return triplets.are_closed(within) or bool((apart <= CLUSTER * leading[: -self._width] + within).any())
 
     def _nothing_leads(self, spaces: KrylovSpaces, triplets: RitzTriplets, within: float) -> bool:
         """Whether the triplets are all that lead, as far as the random vectors that joined others tell."""
         if triplets.are_closed(within) or (spaces.found is None and not spaces.started):
             return True
         # A triplet that is missing is ahead of the last: for AᵀA it would make up the gap from the first that has not
-        # converged, of a spread of no more than the square of the last. Several vectors fail independently.
+        # converged, of a spread of no more than the square of the last.
         growing = triplets.values[self.k :][triplets.residual_norms[self.k :] > within]
         ratio = float(growing[0] / triplets.values[self.k - 1])
-        needed = math.log(1.648 * spaces.right.n**0.5) - math.log(_DOUBT) / max(1, spaces.drawn)
+        needed = evidence_needed(spaces.right.n, spaces.drawn)
         return ratio < 1 and evidence(spaces.steps, 1 - ratio**2, 1.0) >= needed

@@ -12,7 +12,7 @@ from .report import Status
 from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver, Which
 from .streams import stream
-from .tall import column_major, column_norms, combine, gram, orthonormalise
+from .tall import blocks, column_major, column_norms, combine, gram, in_blocks, orthonormalise
 from .template import positive_integer
 from .watched import Watched
 
@@ -135,9 +135,7 @@ class _RowSpace:
         """Eigenpairs of BᵀB with the largest λ, ``count`` of them or the numerical rank of their vectors."""
         values, weights = self._values[:count], self._vectors[:, :count]
         weights = weights / values.sqrt().to(weights.device)
-        vectors = torch.empty(count, self.B.shape[1], dtype=self.B.dtype, device=self.B.device).mT
-        for columns in _blocks(count):
-            vectors[:, columns] = self.B._rmatmat(weights[:, columns].to(self.B.dtype))
+        vectors = in_blocks(self.B._rmatmat, self.B.shape[1], weights.to(self.B.dtype), _WIDTH)
         if _orthonormal(vectors, seed):
             return values, vectors
         return self._rayleigh_ritz(orthonormalise(vectors).Q)
@@ -155,20 +153,17 @@ class _RowSpace:
     def _without(self, X: Tensor, count: int) -> Tensor:
         """X less its projection Bᵀ U Λ⁻¹ Uᵀ B X onto the eigenvectors of the ``count`` largest λ."""
         U, values = self._vectors[:, :count], self._values[:count, None].to(X.device)
-        result = torch.empty_like(X)
-        for columns in _blocks(X.shape[1]):
-            coefficients = U @ ((U.mT @ self.B._matmat(X[:, columns]).double()) / values)
-            result[:, columns] = X[:, columns] - self.B._rmatmat(coefficients.to(X.dtype))
-        return result
+
+        def without(block: Tensor) -> Tensor:
+            coefficients = U @ ((U.mT @ self.B._matmat(block).double()) / values)
+            return block - self.B._rmatmat(coefficients.to(X.dtype))
+
+        return in_blocks(without, len(X), X, _WIDTH)
 
     def _rayleigh_ritz(self, Q: Tensor) -> tuple[Tensor, Tensor]:
-        images = torch.cat([self.B._matmat(Q[:, columns]) for columns in _blocks(Q.shape[1])], 1)
+        images = in_blocks(self.B._matmat, self.B.shape[0], Q, _WIDTH)
         values, vectors = torch.linalg.eigh(gram(images))
         return values.flip(0), combine(column_major(Q), vectors.flip(1))
-
-
-def _blocks(count: int) -> list[slice]:
-    return [slice(first, min(first + _WIDTH, count)) for first in range(0, count, _WIDTH)]
 
 
 def _orthonormal(V: Tensor, seed: int) -> bool:
@@ -179,7 +174,7 @@ def _orthonormal(V: Tensor, seed: int) -> bool:
     k = V.shape[1]
     x = torch.from_numpy(stream(seed, "orthonormality").standard_normal((k, _PROBES)))
     images = combine(V, x).double()  # sums of n terms in single precision would show errors of their own
-    products = [gram(V[:, columns].double(), images) for columns in _blocks(k)]
+    products = [gram(V[:, start:stop].double(), images) for start, stop in blocks(0, k, _WIDTH)]
     defects = (torch.cat([*products, x[:0]]) - x).square().mean(1).sqrt()
     # Each is the length of a row of rounding errors.
     return bool((defects <= 10 * torch.finfo(V.dtype).eps * max(k, 1) ** 0.5).all())

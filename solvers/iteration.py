@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
-from .basis import Basis
+from .basis import completed, narrowed
+from .krylov import DOUBT
 from .report import Status
-from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver, Which
-from .streams import stream
 from .tall import column_norms, combine, gram, orthonormalise
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 
 _PASSES = 100  # at most, by default
-_DOUBT = 0.01  # the probability that random vectors have not shown a pair that leads
 
 
 @attrs.frozen(kw_only=True)
@@ -137,10 +135,7 @@ class _Block:
         self._evidence = torch.zeros(1, dtype=torch.float64)  # how much a missing pair would have grown since
         Q = torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT
         if start is not None:
-            if start.shape[1] > k:
-                mixing = stream(seed, "iteration mixing").standard_normal((start.shape[1], k))
-                start = combine(start, torch.from_numpy(mixing))
-            Q = orthonormalise(start).Q
+            Q = narrowed(start, k, seed, "iteration mixing")
         self.vectors = self._filled(Q)
 
     def multiply(self) -> None:
@@ -176,7 +171,7 @@ class _Block:
         # Q grows by. A pair that is missing has a λ at least that of the last one wanted, and shows by a Ritz value
         # above the next when that part is below the root of their distance. Random columns fail independently.
         gap = max(float(keys[self.k - 1] - keys[self.k]), tol * self._scale)
-        doubt = math.log(_DOUBT) / (self.width - self.k)
+        doubt = math.log(DOUBT) / (self.width - self.k)
         return float(self._evidence) >= math.log(self.A.shape[0] * self._scale / gap) / 2 - doubt
 
     def _step(self) -> Tensor:
@@ -203,17 +198,3 @@ class _Block:
         first = self._drawn
         self._drawn += self.width - Q.shape[1]
         return completed(Q, first, self._drawn, self.seed, "iteration")
-
-
-def completed(Q: Tensor, first: int, last: int, seed: int, purpose: str) -> Tensor:
-    """An orthonormal Q with the random columns ``first`` … ``last``-1 added, orthonormal to it.
-
-    Cost: 4 n b (k + b) flops for b columns beside k.
-    """
-    if first == last:
-        return Q
-    n = Q.shape[0]
-    basis = Basis(n, Q.dtype, Q.device)
-    basis.append(Q)
-    random = Gaussian(n, last, seed=seed, purpose=purpose, dtype=Q.dtype, device=Q.device)
-    return torch.cat([Q.mT, orthonormalise(random.columns(first, last), basis).Q.mT]).mT

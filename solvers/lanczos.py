@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
 import torch
 from torch import Tensor
 
-from .krylov import KrylovSpace, RitzPairs, evidence
+from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
 from .solver import EigenPairs, EigenSolver
 from .tall import orthonormalise
-from .template import positive_integer, tolerance, tolerance_for
+from .template import tolerance_for
+from .tridiagonalisation import KrylovSpace, RitzPairs
 from .watched import Watched
-
-_GROWTH = 0.04  # of the space between two looks at it, at least, so that these cost little beside the products
-_PRODUCTS_A_PAIR = 1.5  # that pairs which are still missing take, or more
-_DOUBT = 0.01  # the probability that random vectors have not shown a pair that leads
-_CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
-_NARROWEST, _PAIRS_PER_COLUMN = 5, 20
 
 
 @attrs.frozen(kw_only=True)
-class BlockLanczos(EigenSolver):
+class BlockLanczos(BlockKrylov, EigenSolver):
     """The k leading eigenpairs from a block Krylov space span{X, A X, A² X, …}, by Rayleigh-Ritz.
 
     An orthonormal basis Q of the space grows by the part of A times its last block that it does not contain. Every new
@@ -71,30 +64,12 @@ class BlockLanczos(EigenSolver):
     max_basis k flops.
     """
 
-    block_size: int | None = attrs.field(default=None, validator=positive_integer)
-    tol: float | None = attrs.field(default=None, validator=tolerance)
-    max_products: int | None = attrs.field(default=None, validator=positive_integer)
-    max_basis: int | None = attrs.field(default=None, validator=positive_integer)
-
-    uses_start = True
+    wanted = "pairs"
 
     def __attrs_post_init__(self) -> None:
         if self.max_products is not None and self.max_products < self.k:
             raise ValueError(f"k={self.k} pairs take at least as many products, got max_products={self.max_products}")
-        if self.max_basis is not None and self.max_basis < self.least_basis:
-            raise ValueError(
-                f"max_basis={self.max_basis} is too small to restart with k={self.k} pairs and blocks of "
-                f"{self._width}: choose at least {self.least_basis}, or a smaller block_size"
-            )
-
-    @property
-    def least_basis(self) -> int:
-        """The smallest ``max_basis`` that it can restart with."""
-        return self.k + 3 * self._width
-
-    @property
-    def _width(self) -> int:
-        return max(_NARROWEST, self.k // _PAIRS_PER_COLUMN) if self.block_size is None else self.block_size
+        super().__attrs_post_init__()
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         tol, budget = tolerance_for(A, self.tol), self._budget(A)
@@ -123,7 +98,7 @@ class BlockLanczos(EigenSolver):
                 if not has_all and not space.is_closed:
                     self._seek_copies(space, pairs, converged)
                 missing = self.k - int(converged.sum())
-                next_look = spent + math.ceil(max(_PRODUCTS_A_PAIR * missing, _GROWTH * space.dim))
+                next_look = spent + products_to_next_look(missing, space.dim)
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if space.dim == A.shape[0]:
             status = Status.COMPLETE
@@ -146,14 +121,14 @@ class BlockLanczos(EigenSolver):
             space.close(self.which, self.k)
 
     def _largest_cluster(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> tuple[int, float]:
-        """How many converged pairs ahead of the last are the same but for `_CLUSTER`, at most, and their key."""
+        """How many converged pairs ahead of the last are the same but for `CLUSTER`, at most, and their key."""
         rounding = 2 * torch.finfo(space.A.dtype).eps * space.scale
         key = self.which.key(pairs.eigenvalues)
-        ahead = converged & (key - key[-1] > _CLUSTER * pairs.eigenvalues.abs() + rounding)
+        ahead = converged & (key - key[-1] > CLUSTER * pairs.eigenvalues.abs() + rounding)
         values = pairs.eigenvalues[ahead].sort().values
         if len(values) == 0:
             return 0, 0.0
-        apart = values.diff() > _CLUSTER * values[1:].abs() + rounding
+        apart = values.diff() > CLUSTER * values[1:].abs() + rounding
         numbers = torch.cat([torch.zeros(1, dtype=torch.long), apart.long().cumsum(0)])
         counts = numbers.bincount()
         largest = int(counts.argmax())
@@ -172,12 +147,11 @@ class BlockLanczos(EigenSolver):
         if not bool(growing.any()):
             return bool(behind.any())
         # A pair that is missing lies beyond the last, or is a copy of one: it would make up the gap, of a spread of at
-        # least this. Several vectors fail independently.
+        # least this.
         values = outside.eigenvalues[growing]
         gap = (float(last) if space.sought is None else space.sought) - float(key[growing][0])
         spread = gap + float(values.max() - values.min())
-        needed = math.log(1.648 * space.A.shape[0] ** 0.5) - math.log(_DOUBT) / max(1, space.drawn)
-        return gap > 0 and evidence(space.steps, gap, spread) >= needed
+        return gap > 0 and evidence(space.steps, gap, spread) >= evidence_needed(space.A.shape[0], space.drawn)
 
     def _budget(self, A: Watched) -> int:
         n = A.shape[0]

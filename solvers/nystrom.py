@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
-from .iteration import completed
+from .basis import completed
 from .report import Status
 from .sketching import TEST_MATRICES
 from .solver import EigenPairs, EigenSolver, Which
-from .tall import combine, gram, orthonormalise
+from .tall import blocks, combine, gram, orthonormalise
 from .template import positive_integer
 from .watched import Watched
 
@@ -86,8 +86,7 @@ class Nystrom(EigenSolver):
         )
         Y = torch.empty(size, n, dtype=A.dtype, device=A.device).mT
         core = torch.zeros(size, size, dtype=torch.float64)
-        for start in range(0, size, self.block_size):
-            stop = min(start + self.block_size, size)
+        for start, stop in blocks(0, size, self.block_size):
             block = omega.columns(start, stop)
             Y[:, start:stop] = A._matmat(block)
             core[start:stop, :stop] = gram(block, Y[:, :stop])

@@ -59,7 +59,7 @@ class Arpack(EigenSolver):
             return DenseEigh(k=self.k, which=self.which)._solve(A, None)
         if self.ncv is not None and not self.k < self.ncv <= n:
             raise ValueError(f"ncv={self.ncv} must be above k={self.k} and at most n={n}")
-        scale = self._scale(A)
+        scale = power_of_two(A, self.seed)
         if scale == 0:  # A random vector is mapped to zero by the zero operator alone, which ARPACK refuses.
             random = Gaussian(n, self.k, seed=self.seed, purpose="start", dtype=A.dtype, device=A.device)
             return EigenPairs(torch.zeros(self.k), orthonormalise(random.columns(0, self.k)).Q, Status.CONVERGED)
@@ -85,17 +85,24 @@ class Arpack(EigenSolver):
         vectors = torch.from_numpy(numpy.ascontiguousarray(vectors)).to(A.device)
         return EigenPairs(torch.from_numpy(values) * scale, vectors, status)
 
-    def _scale(self, A: Watched) -> float:
-        """A power of two, so that no product is rounded anew, of about the norm of A, or less by √n; 0 for A = 0."""
-        n = A.shape[0]
-        vector = Gaussian(n, 1, seed=self.seed, purpose="scale", dtype=A.dtype, device=A.device).columns(0, 1)
-        product = A._matmat(vector)
-        if not bool(product.any()):
-            return 0.0
-        size = float(column_norms(product) / column_norms(vector))
-        if not 0 < size < math.inf:
-            raise ValueError(
-                f"a product of {A.A} has entries up to {product.abs().max():.1e}, whose squares overflow or vanish: "
-                "scale the operator"
-            )
-        return 2.0 ** round(math.log2(size))
+
+def power_of_two(A: Watched, seed: int) -> float:
+    """A power of two, so that no product is rounded anew, of about the norm of A, or less by √n; 0 for A = 0.
+
+    Raises:
+        ValueError: a product whose squares overflow or vanish.
+
+    Cost: one product.
+    """
+    n = A.shape[1]
+    vector = Gaussian(n, 1, seed=seed, purpose="scale", dtype=A.dtype, device=A.device).columns(0, 1)
+    product = A._matmat(vector)
+    if not bool(product.any()):
+        return 0.0
+    size = float(column_norms(product) / column_norms(vector))
+    if not 0 < size < math.inf:
+        raise ValueError(
+            f"a product of {A.A} has entries up to {product.abs().max():.1e}, whose squares overflow or vanish: "
+            "scale the operator"
+        )
+    return 2.0 ** round(math.log2(size))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +17,11 @@ from torch import Tensor
 
 from .dense import DenseSVD
 from .report import Status
+from .scipy_adapters import power_of_two
 from .sketches import Gaussian
 from .streams import stream
 from .svd_solver import SingularTriplets, SVDSolver
-from .tall import column_norms, combine, gram, orthonormalise
+from .tall import combine, gram, orthonormalise
 from .template import positive_integer
 from .watched import Watched
 
@@ -42,7 +42,7 @@ class _SciPySVD(SVDSolver):
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         if self.k == min(A.shape):
             return DenseSVD(k=self.k)._solve(A, None)
-        scale = _power_of_two(A, self.seed)
+        scale = power_of_two(A, self.seed)
         if scale == 0:  # A random vector is mapped to zero by the zero operator alone.
             U, V = (orthonormalise(self._random(A, side, self.k)).Q for side in (0, 1))
             return SingularTriplets(U, torch.zeros(self.k), V, Status.CONVERGED)
@@ -211,19 +211,3 @@ def _guarded(A: ScipyLinearOperator) -> tuple[ScipyLinearOperator, list[Exceptio
     return ScipyLinearOperator(
         A.shape, matvec=forward, matmat=forward, rmatvec=backward, rmatmat=backward, dtype=A.dtype
     ), failures
-
-
-def _power_of_two(A: Watched, seed: int) -> float:
-    """A power of two, so that no product is rounded anew, of about the norm of A, or less by √n; 0 for A = 0."""
-    n = A.shape[1]
-    vector = Gaussian(n, 1, seed=seed, purpose="scale", dtype=A.dtype, device=A.device).columns(0, 1)
-    product = A._matmat(vector)
-    if not bool(product.any()):
-        return 0.0
-    size = float(column_norms(product) / column_norms(vector))
-    if not 0 < size < math.inf:
-        raise ValueError(
-            f"a product of {A.A} has entries up to {product.abs().max():.1e}, whose squares overflow or vanish: "
-            "scale the operator"
-        )
-    return 2.0 ** round(math.log2(size))

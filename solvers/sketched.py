@@ -118,20 +118,15 @@ class SketchedEigh(Sketching, EigenSolver):
 
         Cost: no products; the flops and memory of `solve`.
         """
-
-        def find(A: LinearOperator) -> EigenPairs:
-            return self._ordered(_without_residuals(self._pairs(A, measurement)), A)
-
-        pairs, cost = self._decomposing(measurement, find)
-        assert pairs.residual_norms is not None
-        norms = pairs.residual_norms.to(pairs.eigenvalues)
-        report = self._report(cost, pairs.status, 0, pairs.notes)
-        return EigenDecomposition(pairs.eigenvalues, pairs.eigenvectors, norms, report)
+        pairs, cost = self._decomposing(measurement, lambda A: self._ordered(self._pairs(A, measurement), A))
+        return self._result(pairs, cost, check_products=0)
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         pairs = self._second_pass(A) if self.two_pass else self._pairs(A, self._measured(A))
         known = pairs.residual_norms is not None
-        return pairs if known or self.measure_residuals else _without_residuals(pairs)
+        if known or self.measure_residuals:
+            return pairs
+        return attrs.evolve(pairs, residual_norms=torch.full_like(pairs.eigenvalues, torch.nan))
 
     def _pairs(self, A: LinearOperator, measurement: Measurement) -> EigenPairs:
         """Pairs of Q C Qᵀ, from a whole measurement."""
@@ -200,7 +195,3 @@ class SketchedEigh(Sketching, EigenSolver):
         outer, inner = self._sizes(A.shape)
         measured = self.k * (self.measure_residuals and self.core != "rayleigh-ritz")
         return 2 * self.check_symmetry + (2 * outer if self.two_pass else inner) + measured
-
-
-def _without_residuals(pairs: EigenPairs) -> EigenPairs:
-    return attrs.evolve(pairs, residual_norms=torch.full_like(pairs.eigenvalues, torch.nan))

@@ -82,23 +82,14 @@ class SketchedSVD(Sketching, SVDSolver):
 
         Cost: no products; the flops and memory of `solve`.
         """
-
-        def find(A: LinearOperator) -> SingularTriplets:
-            return self._ordered(_without_residuals(self._triplets(A, measurement)), A)
-
-        found, cost = self._decomposing(measurement, find)
-        assert found.residual_norms is not None
-        return SingularValueDecomposition(
-            found.left_vectors,
-            found.singular_values,
-            found.right_vectors,
-            found.residual_norms.to(found.singular_values),
-            self._report(cost, found.status, 0, found.notes),
-        )
+        found, cost = self._decomposing(measurement, lambda A: self._ordered(self._triplets(A, measurement), A))
+        return self._result(found, cost, check_products=0)
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         found = self._triplets(A, self._measured(A))
-        return found if self.measure_residuals else _without_residuals(found)
+        if self.measure_residuals:
+            return found
+        return attrs.evolve(found, residual_norms=torch.full_like(found.singular_values, torch.nan))
 
     def _triplets(self, A: LinearOperator, measurement: Measurement) -> SingularTriplets:
         """Triplets of Q C Pᵀ, from a whole measurement."""
@@ -157,7 +148,3 @@ class SketchedSVD(Sketching, SVDSolver):
 def _image(omega: Sketch, X: Tensor) -> Tensor:
     """Xᵀ Ω, small."""
     return (omega.T @ X).double().cpu().mT
-
-
-def _without_residuals(found: SingularTriplets) -> SingularTriplets:
-    return attrs.evolve(found, residual_norms=torch.full_like(found.singular_values, torch.nan))

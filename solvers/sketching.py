@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import bisect
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import Function, LinearOperator
-from .basis import Basis
+from .basis import completed
 from .cores import Core
 from .measurement import Measurement
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
-from .tall import combine, orthonormalise
-from .template import Cost, Solver, positive_integer
+from .tall import blocks, combine, orthonormalise
+from .template import Cost, Solver, operator_for, positive_integer
 from .watched import Watched
 
 TEST_MATRICES: dict[str, type[Sketch]] = {
@@ -126,7 +126,7 @@ class Sketching(Solver):
         Cost: as many products as columns, and as many vectors.
         """
         self._require_single_pass()
-        operator = self._operator(A)
+        operator = operator_for(A, type(self).__name__)
         self._require_measurable(operator)
         total = sum(self._parts(*self._sizes(operator.shape)).values())
         chosen = range(total) if columns is None else columns
@@ -155,13 +155,9 @@ class Sketching(Solver):
         first = block(start, min(stop, (start // self.block_size + 1) * self.block_size))
         whole = first.new_empty(stop - start, first.shape[0]).mT
         whole[:, : first.shape[1]] = first
-        for columns in self._blocks(start + first.shape[1], stop):
-            whole[:, columns.start - start : columns.stop - start] = block(columns.start, columns.stop)
+        for low, high in blocks(start + first.shape[1], stop, self.block_size):
+            whole[:, low - start : high - start] = block(low, high)
         return whole
-
-    def _blocks(self, start: int, stop: int) -> Iterator[slice]:
-        for first in range(start, stop, self.block_size):
-            yield slice(first, min(first + self.block_size, stop))
 
     def _decomposing(self, measurement: Measurement, find: Callable[[LinearOperator], _Found]) -> tuple[_Found, Cost]:
         """What ``find`` makes of a whole measurement by this solver, and what that costs; of A no more is known."""
@@ -187,13 +183,7 @@ class Sketching(Solver):
         """An orthonormal basis of the leading left singular vectors of W, with random ones where W is of lower rank."""
         step = orthonormalise(W)
         Q = step.Q if W.shape[1] == width else combine(step.Q, torch.linalg.svd(step.R).U[:, :width])
-        n, rank = Q.shape
-        if rank == width:
-            return Q
-        basis = Basis(n, Q.dtype, Q.device)
-        basis.append(Q)
-        random = Gaussian(n, width - rank, seed=self.seed, purpose="completion", dtype=Q.dtype, device=Q.device)
-        return torch.cat([Q.mT, orthonormalise(random.columns(0, width - rank), basis).Q.mT]).mT
+        return completed(Q, 0, width - Q.shape[1], self.seed, "completion")
 
     def _sizes(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(outer, inner) for an (m, n) operator."""

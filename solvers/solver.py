@@ -16,7 +16,7 @@ from .report import ConvergenceWarning, Status
 from .results import EigenDecomposition
 from .sketches import Gaussian
 from .tall import column_major, column_norms, gram
-from .template import Solver
+from .template import Cost, Solver, operator_for, require_known_symmetric
 from .watched import Watched
 
 
@@ -101,7 +101,7 @@ class EigenSolver(Solver):
         Cost: that of the solver, two products to test symmetry and, unless the solver knows the residuals, k products
         to measure them.
         """
-        operator = self._operator(A)
+        operator = operator_for(A, type(self).__name__)
         self._require_suitable(operator)
         guess = self._checked_start(start, operator)
 
@@ -117,10 +117,7 @@ class EigenSolver(Solver):
             return attrs.evolve(pairs, residual_norms=norms), checks + len(norms)
 
         (pairs, checks), cost = self._watching(operator, progress, find)
-        assert pairs.residual_norms is not None
-        norms = pairs.residual_norms.to(pairs.eigenvalues)
-        report = self._report(cost, pairs.status, checks, pairs.notes)
-        result = EigenDecomposition(pairs.eigenvalues, pairs.eigenvectors, norms, report)
+        result = self._result(pairs, cost, checks)
         if pairs.status.is_failure:
             warnings.warn(f"{result!r}: {pairs.status.value}", ConvergenceWarning, stacklevel=3)
         return result
@@ -129,15 +126,18 @@ class EigenSolver(Solver):
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         """Pairs of a symmetric A."""
 
+    def _result(self, pairs: EigenPairs, cost: Cost, check_products: int) -> EigenDecomposition:
+        """The result of `_ordered` pairs; of residual norms that are not known there are none."""
+        norms = pairs.residual_norms
+        norms = torch.full_like(pairs.eigenvalues, torch.nan) if norms is None else norms.to(pairs.eigenvalues)
+        report = self._report(cost, pairs.status, check_products, pairs.notes)
+        return EigenDecomposition(pairs.eigenvalues, pairs.eigenvectors, norms, report)
+
     def _require_suitable(self, A: LinearOperator) -> None:
         m, n = A.shape
         if m != n:
             raise ValueError(f"eigenvalues need a square operator, got {A}; A.T @ A and A @ A.T are square")
-        if not A.is_symmetric:
-            raise ValueError(
-                f"{type(self).__name__} needs a symmetric operator, and nothing says that {A} is one; if it is, pass "
-                "Declared(A, Structure.SYMMETRIC), or as_operator(A, structure=Structure.SYMMETRIC) for a matrix"
-            )
+        require_known_symmetric(A, type(self).__name__)
         if self.k > n:
             raise ValueError(f"k={self.k} eigenpairs were asked of {A}, which has {n}; choose k <= {n}")
 

@@ -15,7 +15,7 @@ from .report import ConvergenceWarning, Status
 from .results import SingularValueDecomposition
 from .sketches import Gaussian
 from .tall import column_major, column_norms, gram
-from .template import Solver
+from .template import Cost, Solver, operator_for
 from .watched import Watched
 
 
@@ -84,7 +84,7 @@ class SVDSolver(Solver):
         Cost: that of the solver, two products to test the adjoint and, unless the solver knows the residuals, 2 k
         products to measure them.
         """
-        operator = self._operator(A)
+        operator = operator_for(A, type(self).__name__)
         if self.k > min(operator.shape):
             raise ValueError(
                 f"k={self.k} singular triplets were asked of {operator}, which has {min(operator.shape)}; choose "
@@ -105,14 +105,7 @@ class SVDSolver(Solver):
             return attrs.evolve(found, residual_norms=torch.hypot(left, right) / 2**0.5), checks + 2 * len(left)
 
         (found, checks), cost = self._watching(operator, progress, find)
-        assert found.residual_norms is not None
-        result = SingularValueDecomposition(
-            found.left_vectors,
-            found.singular_values,
-            found.right_vectors,
-            found.residual_norms.to(found.singular_values),
-            self._report(cost, found.status, checks, found.notes),
-        )
+        result = self._result(found, cost, checks)
         if found.status.is_failure:
             warnings.warn(f"{result!r}: {found.status.value}", ConvergenceWarning, stacklevel=3)
         return result
@@ -120,6 +113,13 @@ class SVDSolver(Solver):
     @abc.abstractmethod
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         """Triplets of A, by products of A and Aᵀ."""
+
+    def _result(self, found: SingularTriplets, cost: Cost, check_products: int) -> SingularValueDecomposition:
+        """The result of `_ordered` triplets; of residual norms that are not known there are none."""
+        sigma, norms = found.singular_values, found.residual_norms
+        norms = torch.full_like(sigma, torch.nan) if norms is None else norms.to(sigma)
+        report = self._report(cost, found.status, check_products, found.notes)
+        return SingularValueDecomposition(found.left_vectors, sigma, found.right_vectors, norms, report)
 
     def _ordered(self, found: SingularTriplets, A: LinearOperator) -> SingularTriplets:
         """The k leading triplets that a subclass gave back, once checked, in the dtype and on the device of A."""

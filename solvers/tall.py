@@ -7,6 +7,7 @@ GPU or rows spread over several of them, every solver runs on.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,6 +27,20 @@ _MAX_PASSES = 6  # two suffice, three for a block of the worst condition
 def column_major(X: Tensor) -> Tensor:
     """The block X, (n, b), with contiguous columns; X itself if it has them."""
     return X.mT.contiguous().mT
+
+
+def blocks(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
+    """The ends of ranges of at most ``width`` numbers that make up start … stop-1."""
+    for first in range(start, stop, width):
+        yield first, min(first + width, stop)
+
+
+def in_blocks(product: Callable[[Tensor], Tensor], rows: int, X: Tensor, width: int) -> Tensor:
+    """The product of a linear map to ``rows`` rows with X, (n, b), at most ``width`` columns at a time."""
+    result = torch.empty(X.shape[1], rows, dtype=X.dtype, device=X.device).mT
+    for start, stop in blocks(0, X.shape[1], width):
+        result[:, start:stop] = product(X[:, start:stop])
+    return result
 
 
 def column_norms(X: Tensor) -> Tensor:

@@ -59,9 +59,37 @@ def tolerance_for(A: Watched, tol: float | None) -> float:
     return tol
 
 
-def _seed(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def seed_number(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """An attrs validator: an int of at least 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{attribute.name} is a non-negative integer, got {value!r}")
+
+
+def operator_for(A: Any, name: str) -> LinearOperator:
+    """The operator that A stands for, in a dtype that the solver or estimator of that name works in.
+
+    Raises:
+        TypeError: no operator, or another dtype than float32 and float64.
+    """
+    if isinstance(A, torch.nn.Module):
+        raise TypeError(f"a {type(A).__name__} is a model, not an operator: build eigenspan.Hessian(model, loss, data)")
+    operator = as_operator(A)
+    if operator.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} works in float32 or float64, got {operator}; wrap its products to convert")
+    return operator
+
+
+def require_known_symmetric(A: LinearOperator, name: str) -> None:
+    """Refuse an operator that nothing says is symmetric.
+
+    Raises:
+        ValueError: it is not known to be.
+    """
+    if not A.is_symmetric:
+        raise ValueError(
+            f"{name} needs a symmetric operator, and nothing says that {A} is one; if it is, pass "
+            "Declared(A, Structure.SYMMETRIC), or as_operator(A, structure=Structure.SYMMETRIC) for a matrix"
+        )
 
 
 @attrs.frozen
@@ -89,7 +117,7 @@ class Solver(abc.ABC):
     """
 
     k: int = attrs.field(validator=positive_integer)
-    seed: int = attrs.field(default=0, validator=_seed)
+    seed: int = attrs.field(default=0, validator=seed_number)
 
     uses_start: ClassVar[bool] = False
 
@@ -115,19 +143,6 @@ class Solver(abc.ABC):
 
     def _report(self, cost: Cost, status: Status, check_products: int, notes: tuple[str, ...]) -> SolveReport:
         return SolveReport(solver=self, status=status, check_products=check_products, notes=notes, **attrs.asdict(cost))
-
-    def _operator(self, A: Any) -> LinearOperator:
-        """What A stands for, in a dtype that solvers work in."""
-        if isinstance(A, torch.nn.Module):
-            raise TypeError(
-                f"a {type(A).__name__} is a model, not an operator: build eigenspan.Hessian(model, loss, data)"
-            )
-        operator = as_operator(A)
-        if operator.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"{type(self).__name__} works in float32 or float64, got {operator}; wrap its products to convert"
-            )
-        return operator
 
     def _checked_start(self, start: Subspace | Tensor | None, A: LinearOperator) -> Tensor | None:
         """The (n, b) block of a start, n the columns of A."""

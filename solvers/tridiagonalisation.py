@@ -1,18 +1,16 @@
-"""A block Krylov space with all its coefficients, which restarts within a limit of its basis."""
+"""A block Krylov space of a symmetric operator with all its coefficients, which restarts within a limit."""
 
 from __future__ import annotations
-
-import math
 
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from .basis import Basis
-from .sketches import Gaussian
+from .basis import Basis, narrowed
+from .krylov import MultipliedBasis
 from .solver import Which
-from .streams import stream
-from .tall import column_norms, combine, orthonormalise
+from .tall import column_norms
 from .watched import Watched
 
 
@@ -50,32 +48,35 @@ class KrylovSpace:
     def __init__(self, A: Watched, seed: int, tol: float, limit: int | None = None) -> None:
         self.A, self.seed, self.tol = A, seed, tol
         self.limit = A.shape[0] if limit is None else min(limit, A.shape[0])
-        self.basis = Basis(A.shape[0], A.dtype, A.device)
-        self.dim = self.closed = self.drawn = self.origins = 0
+        self._vectors = MultipliedBasis(A, A.shape[0], seed, "start")
+        self.closed = self.drawn = self.origins = 0
         self.steps = [0]
         self.scale = 0.0
         self.sought: float | None = None
         self.is_closed, self.repeats, self.mixed = True, False, False
-        self._frontier = torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT
-        self._coefficients: list[Tensor] = []  # the columns of H, block by block, each as long as the basis then was
         self._dropped = torch.zeros(0, 0, dtype=torch.float64)  # what A maps out of the basis since restarts
         self._norm = 0.0  # the longest product so far, a lower bound of ‖A‖
-        self._drawn = 0  # random vectors in all
+
+    @property
+    def basis(self) -> Basis:
+        """Q, with the frontier."""
+        return self._vectors.basis
+
+    @property
+    def dim(self) -> int:
+        """Columns that have been multiplied."""
+        return self._vectors.dim
 
     @property
     def width(self) -> int:
         """Columns of the frontier."""
-        return self._frontier.shape[1]
+        return self._vectors.width
 
     def begin(self, start: Tensor, width: int) -> None:
         """Make the first block: what ``start`` spans, cut down to half of ``width``, and random vectors."""
-        half = (width + 1) // 2
-        if start.shape[1] > half:
-            mixing = stream(self.seed, "mixing").standard_normal((start.shape[1], half))
-            start = combine(start, torch.from_numpy(mixing))
-        block = orthonormalise(start).Q
+        block = narrowed(start, (width + 1) // 2, self.seed, "mixing")
         self.origins += block.shape[1]
-        self._append(block)
+        self._vectors.append(block)
         self.extend(max(1, width - self.width))
         self.is_closed = False
 
@@ -84,39 +85,27 @@ class KrylovSpace:
 
         They are to show what the others lack: pairs that lead, or further copies of one whose key is ``sought``.
         """
-        n, first = self.A.shape[0], self._drawn
-        if self.mixed and (self.sought is None or sought is None):
-            self.sought = None
+        if self.mixed:
+            self.sought = None if self.sought is None or sought is None else min(self.sought, sought)
         else:
-            self.sought = sought if self.sought is None or sought is None else min(self.sought, sought)
+            self.sought = sought
         self.mixed |= self.basis.size > 0
         if self.is_closed:
-            self.repeats |= self._drawn > 0
+            self.repeats |= self._vectors.drawn > 0
             self.closed = self.dim
-        self.drawn = min(count, n - self.basis.size)
         self.steps = [0]
-        if self.drawn == 0:
-            return
-        self._drawn += self.drawn
+        self.drawn = self._vectors.draw(count)
         self.origins += self.drawn
-        fresh = Gaussian(n, self._drawn, seed=self.seed, purpose="start", dtype=self.A.dtype, device=self.A.device)
-        self._append(orthonormalise(fresh.columns(first, self._drawn), self.basis).Q)
 
     def multiply(self, limit: int) -> None:
         """Multiply the frontier, up to ``limit`` columns of it, and append what is new in the product."""
-        block = self._frontier[:, :limit]
-        product = self.A._matmat(block)
+        is_all = self.width <= limit
+        product = self.A._matmat(self._vectors.waiting[:, :limit])
         self._norm = max(self._norm, float(column_norms(product).max()))
-        # A is symmetric: it couples the block to the columns from the one on whose product first reached it.
-        reached = self._reached(self.dim)
-        step = orthonormalise(product, self.basis, scale=self._norm, first=reached)
-        self._coefficients.append(torch.cat([step.C, step.R]))
-        self._frontier = self._frontier[:, block.shape[1] :]
-        self.dim += block.shape[1]
-        self.steps[-1] += self.width == 0
+        step = self._vectors.take(product, self._vectors, self._norm)
+        self.steps[-1] += is_all
         # With nothing left to multiply, R alone couples the space to what lies outside.
-        self.is_closed = self.width == 0 and float(step.R.norm()) <= self.tol * self._norm
-        self._append(step.Q)
+        self.is_closed = is_all and float(step.R.norm()) <= self.tol * self._norm
 
     def ritz_pairs(self, which: Which, k: int, first: int = 0, last: int | None = None) -> RitzPairs:
         """The k leading Ritz pairs in the span of the columns from ``first`` to ``last``, those multiplied at most.
@@ -176,56 +165,13 @@ class KrylovSpace:
         top, bottom = H[: self.dim] @ C, H[self.dim :] @ C
         projected = C.mT @ top
         # Unless C are Ritz vectors of the whole space, A maps to what is dropped of it: that counts as residual.
-        dropped = [
-            top - C @ projected,
-            torch.nn.functional.pad(self._dropped, (0, len(C) - self._dropped.shape[1])) @ C,
-        ]
+        dropped = [top - C @ projected, pad(self._dropped, (0, len(C) - self._dropped.shape[1])) @ C]
         if not frontier:
             dropped.append(bottom)
-            bottom, self._frontier = bottom[:0], self._frontier[:, :0]
+            bottom, self._vectors.waiting = bottom[:0], self._vectors.waiting[:, :0]
         self._dropped = torch.linalg.qr(torch.cat(dropped)).R
-        self.basis.replace(C)
-        self.dim, self._coefficients = C.shape[1], [torch.cat([projected, bottom])]
-        self.basis.append(self._frontier)
+        self._vectors.replace(C, torch.cat([projected, bottom]))
 
     def _projected(self) -> Tensor:
         """H = Qᵀ A Q for all columns of the basis by those multiplied."""
-        H = torch.zeros(self.basis.size, self.dim, dtype=torch.float64)
-        stop = 0
-        for columns in self._coefficients:
-            start, stop = stop, stop + columns.shape[1]
-            H[: len(columns), start:stop] = columns
-        return H
-
-    def _reached(self, column: int) -> int:
-        """The first column whose product has a part along this ``column`` of the basis."""
-        start = 0
-        for columns in self._coefficients:
-            if len(columns) > column:
-                return start
-            start += columns.shape[1]
-        return start
-
-    def _append(self, block: Tensor) -> None:
-        self.basis.append(block)
-        self._frontier = torch.cat([self._frontier.mT, block.mT]).mT
-
-
-def evidence(steps: list[int], gap: float, spread: float) -> float:
-    """The logarithm of how much products have amplified the part of a pair ahead of all others in a random vector.
-
-    After j products with a random vector the largest eigenvalue is above that of the space by ε times the spread of the
-    spectrum with a probability below 1.648 √n exp(-√ε (2 j - 1)) (Kuczyński & Woźniakowski 1992). Every restart keeps
-    the leading Ritz vector, whose Krylov space amplifies it by a Chebyshev polynomial, of the steps since.
-
-    Args:
-        steps: products between restarts.
-        gap: ε times the spread.
-        spread: of the spectrum.
-    """
-    root = math.sqrt(gap / spread)
-    total = root * (2 * steps[0] - 1)
-    for step in steps[1:]:
-        growth = 2 * root * step
-        total += growth + math.log1p(math.exp(-2 * growth)) - math.log(2)  # log cosh
-    return total
+        return self._vectors.matrix(self.basis.size)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import NamedTuple
 
 import torch
 from solver_cases import joined, line
 from torch import Tensor
 
-from eigenspan.linops import Dense, Function, LinearOperator
-from eigenspan.solvers import ConvergenceWarning, SingularValueDecomposition, SVDSolver
+from eigenspan.linops import Dense, Function
+from eigenspan.solvers import SingularValueDecomposition
 
 N = 40
 SHAPES = {"square": (N, N), "tall": (70, N), "wide": (N, 70)}
@@ -72,13 +71,6 @@ def spectrum(n: int, leading: list[float]) -> Tensor:
 def separate(device: str) -> Problem:
     """An operator from R²⁰⁰ to R³⁰⁰ whose six leading singular values stand apart."""
     return problem(spectrum(200, [3.0, 2.5, 2.0, 1.5, 1.2, 1.0]), (300, 200), device=device)
-
-
-def quietly(solver: SVDSolver, A: LinearOperator, **options) -> SingularValueDecomposition:
-    """Solve without the warning, which is tested by itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return solver.solve(A, **options)
 
 
 def true_residuals(result: SingularValueDecomposition, matrix: Tensor) -> Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import numpy
+from typing import ClassVar
+
 import pytest
 import torch
-from solver_cases import SUCCESS, rounding
-from svd_cases import SHAPES, SPECTRA, N, Problem, problem, quietly, through_functions, true_residuals, zoo
+from solver_cases import SUCCESS, quietly, rounding
+from svd_cases import SHAPES, SPECTRA, N, Problem, problem, through_functions, true_residuals, zoo
+from template_contract import TemplateContract
 from torch import Tensor
 
 import eigenspan as es
 from eigenspan.linops import Dense, Function, MaskSubspace, OrthonormalSubspace
-from eigenspan.solvers import SingularValueDecomposition, SolveReport, Status, SVDSolver
+from eigenspan.solvers import SingularValueDecomposition, Status, SVDSolver
 
 
 class SVDZooContract:
@@ -105,16 +107,13 @@ class SVDZooContract:
         self.check(quietly(self.make(k), truth.operator), truth, k, accurate=True)
 
 
-class SVDContract(SVDZooContract):
-    """All that holds for a solver: inherit and define `make`.
+class SVDContract(TemplateContract, SVDZooContract):
+    """All that holds for a solver: inherit and define `make`."""
 
-    Attributes:
-        random: whether a seed changes the result.
-        uses_start: whether it takes a guess of the space of right singular vectors.
-    """
+    saved: ClassVar[dict] = {"seed": 4}
 
-    random = True
-    uses_start = False
+    def slowly_decaying(self, dtype, device):
+        return zoo("slow decay", "wide", dtype, device).operator
 
     @pytest.fixture
     def truth(self, device):
@@ -143,17 +142,6 @@ class SVDContract(SVDZooContract):
 
     # -- random numbers -----------------------------------------------------------------------------------------------
 
-    def test_same_seed_same_result_whatever_the_global_generators_do(self, dtype, device):
-        A = zoo("slow decay", "wide", dtype, device).operator
-        first = quietly(self.make(6, seed=3), A)
-        torch.manual_seed(9)
-        state, legacy = torch.get_rng_state(), numpy.random.get_state()  # noqa: NPY002
-        second = quietly(self.make(6, seed=3), A)
-        for name in ("left_vectors", "singular_values", "right_vectors", "residual_norms"):
-            assert torch.equal(getattr(first, name), getattr(second, name)), name
-        assert torch.equal(torch.get_rng_state(), state)
-        numpy.testing.assert_equal(numpy.random.get_state(), legacy)  # noqa: NPY002
-
     def test_another_seed_another_sample(self, A):
         first, second = (quietly(self.make(6, seed=seed), A).right_vectors.abs() for seed in (0, 1))
         assert torch.equal(first, second) is not self.random
@@ -169,56 +157,10 @@ class SVDContract(SVDZooContract):
                 with pytest.raises(ValueError, match="uses no start"):
                     self.make(6).solve(A, start=start)
 
-    def test_bad_starts(self, A):
-        if not self.uses_start:
-            return
-        block = torch.ones(N, 2, dtype=A.dtype, device=A.device)
-        for wrong in (block.float(), OrthonormalSubspace.random(N, 2, device=A.device), numpy.ones((N, 2)), "best"):
-            with pytest.raises(TypeError, match="a start for"):
-                self.make(6).solve(A, start=wrong)
-        for wrong in (block[:-1], block[:, 0], block[:, :0], torch.ones(70, 2, dtype=A.dtype, device=A.device)):
-            with pytest.raises(ValueError, match=rf"shape \({N}, b\)"):
-                self.make(6).solve(A, start=wrong)
-
-    def test_progress_bar(self, A, capsys):
-        quiet = quietly(self.make(6), A)
-        assert capsys.readouterr().err == ""
-        shown = quietly(self.make(6), A, progress=True)
-        written = capsys.readouterr().err
-        assert f"{type(quiet.report.solver).__name__}: " in written
-        assert "products" in written
-        assert torch.equal(quiet.right_vectors, shown.right_vectors)
-
     def test_takes_what_as_operator_takes(self, A):
         assert len(quietly(self.make(2), es.as_operator(A.matrix.cpu().numpy())).singular_values) == 2
 
-    def test_result_survives_a_file(self, A, tmp_path):
-        result = quietly(self.make(6, seed=4), A)
-        path = tmp_path / "result.npz"
-        result.save(path)
-        loaded = SingularValueDecomposition.load(path, device=A.device)
-        for name in ("left_vectors", "singular_values", "right_vectors", "residual_norms"):
-            torch.testing.assert_close(getattr(loaded, name), getattr(result, name), rtol=0, atol=0, equal_nan=True)
-        assert loaded.report == result.report
-        assert loaded.report.solver == self.make(6, seed=4)
-        assert SolveReport.from_dict(result.report.to_dict()) == result.report
-
     # -- bad input ----------------------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("k", [0, -1])
-    def test_no_triplets(self, k):
-        with pytest.raises(ValueError, match=f"k is at least 1, got {k}"):
-            self.make(k)
-
-    @pytest.mark.parametrize("k", [2.0, "2", True])
-    def test_k_that_is_no_integer(self, k):
-        with pytest.raises(TypeError, match="k is a positive integer"):
-            self.make(k)
-
-    @pytest.mark.parametrize("seed", [-1, 0.5])
-    def test_seed_that_is_none(self, seed):
-        with pytest.raises(ValueError, match="seed is a non-negative integer"):
-            self.make(2, seed=seed)
 
     def test_more_triplets_than_there_are(self, shape, device):
         with pytest.raises(ValueError, match=rf"k={N + 1} .* which has {N}; choose k <= {N}"):

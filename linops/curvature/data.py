@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..basic import require_count
+from ..memory import SHARE_OF_FREE_MEMORY, free_memory
 from .loss import tensors_of
-from .memory import SHARE_OF_FREE_MEMORY, free_memory
 
 
 class Batches:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.forward_ad import dual_level
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from ..operator import LinearOperator, allowance
+from ..memory import allowance
+from ..operator import LinearOperator
 from ..parameters import ParameterSpace
 from ..structure import Structure
 from .gauss_newton import GaussNewtonOperator, Outputs, Root, by_sample, by_tensor, points_of

@@ -9,9 +9,9 @@ import attrs
 import torch
 
 from ..basic import require_count
+from ..memory import allowance
 from ..parameters import ParameterSpace
 from .data import length
-from .memory import SHARE_OF_FREE_MEMORY, free_memory
 from .products import ENGINES
 from .trial import FEWEST_SAMPLES, Builders, Trial
 
@@ -87,7 +87,7 @@ class Choices:
 
     def allowance(self, device: torch.device) -> int:
         """Bytes that the user allows, or a quarter of what is free."""
-        return self.memory_budget or int(SHARE_OF_FREE_MEMORY * free_memory(device))
+        return allowance(self.memory_budget, device)
 
 
 def choose_plan(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..tall import blocks
 from .estimates import Estimate, EstimateStatus, bracketed
 from .quadrature import JacobiMatrix, lanczos_runs
-from .range_sketch import Spherical, blocks
+from .range_sketch import Spherical
 from .sampling import Sampling, operand, require_integer
 
 _ROUNDING = 100.0  # roundings of the largest |λ| within which an eigenvalue is on either side of a point

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..sketches import Rademacher
-from ..tall import column_norms
+from ..tall import blocks, column_norms
 from ..watched import Watched
 from .estimates import Estimate, Sample, freedom_of_mean
-from .range_sketch import RangeSketch, blocks
+from .range_sketch import RangeSketch
 from .sampling import Sampler, Sampling, choice, operand
 
 _ROWS = 1 << 16  # rows at a time: bounds the float64 copies

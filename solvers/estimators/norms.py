@@ -11,11 +11,11 @@ import torch
 from scipy.special import betaincinv
 
 from ..sketches import Rademacher
-from ..tall import column_norms, gram
+from ..tall import blocks, column_norms, gram
 from ..watched import Watched
 from .estimates import Bounds, Estimate, EstimateStatus, Sample, bracketed, jackknifed, warn_unless_reached
 from .quadrature import JacobiMatrix, lanczos_runs
-from .range_sketch import RangeSketch, Spherical, blocks
+from .range_sketch import RangeSketch, Spherical
 from .sampling import Sampler, Sampling, choice, operand, require_integer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..basis import Basis
 from ..sketches import Gaussian, Sketch
-from ..tall import column_norms, orthonormalise
+from ..tall import blocks, column_norms, in_blocks, orthonormalise
 
 _DEPENDENT = 1e-8  # how far below 1 the leverage of a column that others make up is, at least
 
@@ -25,20 +25,6 @@ class Spherical(Gaussian):
     def _columns(self, start: int, stop: int) -> Tensor:
         block = super()._columns(start, stop)
         return block * (math.sqrt(self.shape[0]) / column_norms(block)).to(block)
-
-
-def blocks(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
-    """The ends of ranges of at most ``width`` numbers that make up start … stop-1."""
-    for first in range(start, stop, width):
-        yield first, min(first + width, stop)
-
-
-def in_blocks(product: Callable[[Tensor], Tensor], rows: int, X: Tensor, width: int) -> Tensor:
-    """The product of a linear map to ``rows`` rows with X, (n, b), at most ``width`` columns at a time."""
-    result = torch.empty(X.shape[1], rows, dtype=X.dtype, device=X.device).mT
-    for start, stop in blocks(0, X.shape[1], width):
-        result[:, start:stop] = product(X[:, start:stop])
-    return result
 
 
 def column_dots(X: Tensor, Y: Tensor) -> Tensor:

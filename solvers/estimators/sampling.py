@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...linops import LinearOperator, as_operator
-from ..template import positive_integer
+from ...linops import LinearOperator
+from ..template import operator_for, positive_integer, require_known_symmetric, seed_number
 from ..watched import Watched
 from .estimates import Estimate, EstimateStatus, Sample, warn_unless_reached
 
@@ -48,11 +48,6 @@ def _fraction(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} is between 0 and 1, got {value!r}")
 
 
-def _seed(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{attribute.name} is a non-negative integer, got {value!r}")
-
-
 @attrs.frozen(kw_only=True)
 class Sampling:
     """How many samples to draw, and when to stop.
@@ -74,7 +69,7 @@ class Sampling:
     tol: float | None = attrs.field(default=None, validator=_fraction)
     max_products: int = attrs.field(validator=positive_integer)
     confidence: float = attrs.field(validator=_fraction)
-    seed: int = attrs.field(validator=_seed)
+    seed: int = attrs.field(validator=seed_number)
     block_size: int = attrs.field(default=16, validator=positive_integer)
     progress: bool = False
 
@@ -160,21 +155,14 @@ def operand(
         ValueError: no entries, or not square or not known to be symmetric where it must be.
         NotImplementedError: no transposed product where there must be one.
     """
-    if isinstance(A, torch.nn.Module):
-        raise TypeError(f"a {type(A).__name__} is a model, not an operator: build eigenspan.Hessian(model, loss, data)")
-    operator = as_operator(A)
-    if operator.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} works in float32 or float64, got {operator}; wrap its products to convert")
+    operator = operator_for(A, name)
     m, n = operator.shape
     if m == 0 or n == 0:
         raise ValueError(f"{name} takes an operator with entries, got {operator}")
     if (square or symmetric) and m != n:
         raise ValueError(f"{name} is that of a square operator, got {operator}; A.T @ A and A @ A.T are square")
-    if symmetric and not operator.is_symmetric:
-        raise ValueError(
-            f"{name} needs a symmetric operator, and nothing says that {operator} is one; if it is, pass "
-            "Declared(A, Structure.SYMMETRIC), or as_operator(A, structure=Structure.SYMMETRIC) for a matrix"
-        )
+    if symmetric:
+        require_known_symmetric(operator, name)
     if transpose:
         with torch.no_grad():  # no columns: it fails where there is no transposed product, and costs none
             operator._rmatmat(torch.empty(m, 0, dtype=operator.dtype, device=operator.device))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..sketches import Rademacher, Sketch
-from ..tall import column_norms
+from ..tall import blocks, column_norms
 from ..watched import Watched
 from .estimates import Estimate, Sample, bracketed, jackknifed
-from .range_sketch import RangeSketch, Spherical, blocks, column_dots
+from .range_sketch import RangeSketch, Spherical, column_dots
 from .sampling import Sampler, Sampling, choice, operand
 
 

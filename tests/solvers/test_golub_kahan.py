@@ -6,8 +6,8 @@ import numpy
 import pytest
 import scipy.sparse
 import torch
-from solver_cases import SUCCESS, rounding
-from svd_cases import SPECTRA, N, problem, quietly, separate, spectrum, zoo
+from solver_cases import SUCCESS, quietly, rounding
+from svd_cases import SPECTRA, N, problem, separate, spectrum, zoo
 from svd_contract import SVDContract, SVDZooContract
 
 import eigenspan as es

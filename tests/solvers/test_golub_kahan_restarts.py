@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from solver_cases import rounding
-from svd_cases import problem, quietly, separate, through_functions, true_residuals
+from solver_cases import quietly, rounding
+from svd_cases import problem, separate, through_functions, true_residuals
 
 from eigenspan.solvers import Status
 from eigenspan.solvers.basis import Basis

@@ -7,7 +7,7 @@ import torch
 
 from eigenspan.solvers import tall
 from eigenspan.solvers.basis import Basis
-from eigenspan.solvers.tall import column_major, column_norms, combine, gram, orthonormalise
+from eigenspan.solvers.tall import blocks, column_major, column_norms, combine, gram, in_blocks, orthonormalise
 
 N = 200
 
@@ -203,3 +203,22 @@ def test_a_small_direction_before_large_columns_leaves_no_larger_error(condition
     step = orthonormalise(X, B)
     rest = X - basis_columns @ step.C.to(device) - step.Q @ step.R.to(device)
     assert float(rest.norm() / X.norm()) < 2e-15
+
+
+def test_blocks():
+    assert list(blocks(3, 10, 3)) == [(3, 6), (6, 9), (9, 10)]
+    assert list(blocks(3, 3, 3)) == []
+
+
+def test_products_in_blocks(device):
+    M, N = 50, 30
+    A, X = torch.randn(M, N, device=device), torch.randn(N, 7, device=device)
+    widths = []
+
+    def product(block):
+        widths.append(block.shape[1])
+        return A @ block
+
+    torch.testing.assert_close(in_blocks(product, M, X, 3), A @ X)
+    assert widths == [3, 3, 1]
+    assert in_blocks(product, M, X[:, :0], 3).shape == (M, 0)

@@ -9,7 +9,7 @@ import torch
 from solver_cases import rounding
 
 from eigenspan.solvers import Rademacher
-from eigenspan.solvers.estimators.range_sketch import RangeSketch, Spherical, blocks, column_dots, in_blocks
+from eigenspan.solvers.estimators.range_sketch import RangeSketch, Spherical, column_dots
 
 M, N, S = 50, 30, 9
 
@@ -53,24 +53,6 @@ def test_spherical_columns_of_one_entry_are_signs():
     torch.testing.assert_close(entries.abs(), torch.ones_like(entries))
     assert bool((entries > 0).any())
     assert bool((entries < 0).any())
-
-
-def test_blocks():
-    assert list(blocks(3, 10, 3)) == [(3, 6), (6, 9), (9, 10)]
-    assert list(blocks(3, 3, 3)) == []
-
-
-def test_products_in_blocks(device):
-    A, X = torch.randn(M, N, device=device), torch.randn(N, 7, device=device)
-    widths = []
-
-    def product(block):
-        widths.append(block.shape[1])
-        return A @ block
-
-    torch.testing.assert_close(in_blocks(product, M, X, 3), A @ X)
-    assert widths == [3, 3, 1]
-    assert in_blocks(product, M, X[:, :0], 3).shape == (M, 0)
 
 
 def test_column_dots(device):

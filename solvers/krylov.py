@@ -1,0 +1,154 @@
+"""What block Krylov solvers share: their options, the bases that they multiply, and what random vectors show."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .basis import Basis, random_directions
+from .tall import Orthonormalised, orthonormalise
+from .template import Solver, positive_integer, tolerance
+from .watched import Watched
+
+DOUBT = 0.01  # the probability that random vectors have not shown what leads
+CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
+_NARROWEST, _WANTED_PER_COLUMN = 5, 20
+_GROWTH = 0.04  # of the space between two looks at it, at least, so that these cost little beside the products
+_VECTORS_EACH = 1.5  # that the space grows by for each pair that is still missing, or more
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class BlockKrylov(Solver):
+    """A solver that looks for k pairs or triplets in block Krylov spaces: see `BlockLanczos` and `BlockGolubKahan`."""
+
+    block_size: int | None = attrs.field(default=None, validator=positive_integer)
+    tol: float | None = attrs.field(default=None, validator=tolerance)
+    max_products: int | None = attrs.field(default=None, validator=positive_integer)
+    max_basis: int | None = attrs.field(default=None, validator=positive_integer)
+
+    uses_start = True
+    wanted: ClassVar[str]  # what there are k of, in the plural
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_basis is not None and self.max_basis < self.least_basis:
+            raise ValueError(
+                f"max_basis={self.max_basis} is too small to restart with k={self.k} {self.wanted} and blocks of "
+                f"{self._width}: choose at least {self.least_basis}, or a smaller block_size"
+            )
+
+    @property
+    def least_basis(self) -> int:
+        """The smallest ``max_basis`` that it can restart with."""
+        return self.k + 3 * self._width
+
+    @property
+    def _width(self) -> int:
+        return max(_NARROWEST, self.k // _WANTED_PER_COLUMN) if self.block_size is None else self.block_size
+
+
+class MultipliedBasis:
+    """An orthonormal basis of Rⁿ that grows, of which the first ``dim`` columns have been multiplied.
+
+    Args:
+        A: the operator, for its dtype and device.
+        n: rows.
+        seed: of the random vectors that join it.
+        purpose: of their stream.
+
+    Attributes:
+        waiting: the columns that have not been multiplied, (n, w).
+        coefficients: of the products in the basis that they fall into, block by block, each as long as that then was.
+        drawn: random vectors that have joined it.
+    """
+
+    def __init__(self, A: Watched, n: int, seed: int, purpose: str) -> None:
+        self.n, self.seed, self.purpose = n, seed, purpose
+        self.basis = Basis(n, A.dtype, A.device)
+        self.waiting = torch.empty(0, n, dtype=A.dtype, device=A.device).mT
+        self.coefficients: list[Tensor] = []
+        self.drawn = 0
+
+    @property
+    def width(self) -> int:
+        """Columns that wait."""
+        return self.waiting.shape[1]
+
+    @property
+    def dim(self) -> int:
+        """Columns that have been multiplied."""
+        return self.basis.size - self.width
+
+    def append(self, block: Tensor) -> None:
+        """Add columns that wait."""
+        self.basis.append(block)
+        self.waiting = torch.cat([self.waiting.mT, block.mT]).mT
+
+    def draw(self, count: int) -> int:
+        """Append random vectors, as many as there is room for; returns how many."""
+        count, first = min(count, self.n - self.basis.size), self.drawn
+        if count <= 0:
+            return 0
+        self.drawn += count
+        block = random_directions(self.basis, first, self.drawn, self.seed, self.purpose)
+        self.append(block)
+        return block.shape[1]
+
+    def take(self, image: Tensor, other: MultipliedBasis, norm: float) -> Orthonormalised:
+        """Note the product of the first columns that wait, and append what is new in it to the ``other`` basis.
+
+        ``norm`` is that of the operator. For a symmetric one both bases are the same.
+        """
+        step = orthonormalise(image, other.basis, scale=norm, first=other._reached(self.dim))
+        self.coefficients.append(torch.cat([step.C, step.R]))
+        self.waiting = self.waiting[:, image.shape[1] :]
+        other.append(step.Q)
+        return step
+
+    def matrix(self, rows: int) -> Tensor:
+        """All coefficients, (rows, dim)."""
+        return torch.cat([pad(block, (0, 0, 0, rows - len(block))) for block in self.coefficients], dim=1)
+
+    def replace(self, C: Tensor, products: Tensor) -> None:
+        """Put the combinations with C, (dim, j), whose products are known, in the place of the multiplied columns."""
+        self.basis.replace(C)
+        self.basis.append(self.waiting)
+        self.coefficients = [products]
+
+    def _reached(self, column: int) -> int:
+        """The first column whose product has a part along this ``column`` of the other side; no earlier one has."""
+        return sum(block.shape[1] for block in self.coefficients if len(block) <= column)
+
+
+def products_to_next_look(missing: int, dim: int, each: int = 1) -> int:
+    """Products before it is worth another look at spaces of that dimension, which take ``each`` to grow by a vector."""
+    return math.ceil(each * max(_VECTORS_EACH * missing, _GROWTH * dim))
+
+
+def evidence(steps: list[int], gap: float, spread: float) -> float:
+    """The logarithm of how much products have amplified the part of a pair ahead of all others in a random vector.
+
+    After j products with a random vector the largest eigenvalue is above that of the space by ε times the spread of the
+    spectrum with a probability below 1.648 √n exp(-√ε (2 j - 1)) (Kuczyński & Woźniakowski 1992). Every restart keeps
+    the leading Ritz vector, whose Krylov space amplifies it by a Chebyshev polynomial, of the steps since.
+
+    Args:
+        steps: products between restarts.
+        gap: ε times the spread.
+        spread: of the spectrum.
+    """
+    root = math.sqrt(gap / spread)
+    total = root * (2 * steps[0] - 1)
+    for step in steps[1:]:
+        growth = 2 * root * step
+        total += growth + math.log1p(math.exp(-2 * growth)) - math.log(2)  # log cosh
+    return total
+
+
+def evidence_needed(n: int, drawn: int) -> float:
+    """The `evidence` for which ``drawn`` vectors in Rⁿ, which fail independently, all fail with probability DOUBT."""
+    return math.log(1.648 * n**0.5) - math.log(DOUBT) / max(1, drawn)
