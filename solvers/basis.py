@@ -9,10 +9,12 @@ from torch import Tensor
 
 from .sketches import Gaussian
 from .streams import stream
-from .tall import combine, gram, orthonormalise
+from .tall import blocks, combine, gram, orthonormalise
 
 _NARROWEST, _WIDEST = 16, 256  # columns of a store; wider ones gain nothing in matrix products
+_SMALL = 1 << 22  # numbers in a store that need not be spared
 _ROWS = 1 << 14  # rows combined at a time where vectors are replaced in their place
+_CACHED = 1 << 10  # rows combined at a time on a CPU, so that it keeps them
 
 
 class Basis:
@@ -20,7 +22,7 @@ class Basis:
 
     Solvers touch it only through `append`, `coefficients`, `combine` and `replace`, so that a basis kept elsewhere has
     these four to define. Nothing is copied when it grows: it is a list of stores of contiguous columns, each a quarter
-    as wide as all before it, so that at most a fifth of the memory is not used yet.
+    as wide as all before it, so that at most a fifth of the memory is not used yet, where there is much of it.
 
     Args:
         n: rows.
@@ -41,7 +43,7 @@ class Basis:
         stop = self.size + block.shape[1]
         capacity = sum(store.shape[1] for store in self._stores)
         while capacity < stop:
-            width = max(_NARROWEST, min(_WIDEST, capacity // 4))
+            width = min(_WIDEST, max(_NARROWEST, capacity // 4, _SMALL // self.n))
             self._stores.append(torch.empty(width, self.n, dtype=self.dtype, device=self.device).mT)
             capacity += width
         for part, columns in self._parts(self.size, stop):
@@ -62,8 +64,12 @@ class Basis:
         Cost: 2 n j b flops.
         """
         total = torch.zeros(C.shape[1], self.n, dtype=self.dtype, device=self.device).mT
-        for part, columns in self._parts(first, first + len(C)):
-            total += combine(columns, C[part])
+        C = C.to(self.device, self.dtype)
+        parts = list(self._parts(first, first + len(C)))
+        for start, stop in blocks(0, self.n, _CACHED if self.device.type == "cpu" else self.n):
+            rows = total[start:stop]
+            for part, columns in parts:
+                rows.mT.addmm_(C[part].mT, columns[start:stop].mT)
         return total
 
     def replace(self, C: Tensor) -> None:

@@ -12,12 +12,11 @@ from .report import Status
 from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver, Which
 from .streams import stream
-from .tall import blocks, column_major, column_norms, combine, gram, in_blocks, orthonormalise
+from .tall import column_major, column_norms, combine, gram, in_blocks, orthonormalise, orthonormality_defects
 from .template import positive_integer
 from .watched import Watched
 
 _WIDTH = 128  # columns multiplied at a time
-_PROBES = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -136,7 +135,8 @@ class _RowSpace:
         values, weights = self._values[:count], self._vectors[:, :count]
         weights = weights / values.sqrt().to(weights.device)
         vectors = in_blocks(self.B._rmatmat, self.B.shape[1], weights.to(self.B.dtype), _WIDTH)
-        if _orthonormal(vectors, seed):
+        row_of_rounding = 10 * torch.finfo(vectors.dtype).eps * max(count, 1) ** 0.5
+        if bool((orthonormality_defects(vectors, seed) <= row_of_rounding).all()):
             return values, vectors
         return self._rayleigh_ritz(orthonormalise(vectors).Q)
 
@@ -164,17 +164,3 @@ class _RowSpace:
         images = in_blocks(self.B._matmat, self.B.shape[0], Q, _WIDTH)
         values, vectors = torch.linalg.eigh(gram(images))
         return values.flip(0), combine(column_major(Q), vectors.flip(1))
-
-
-def _orthonormal(V: Tensor, seed: int) -> bool:
-    """Whether rows of VᵀV - I are rounding errors, as far as random combinations of them tell.
-
-    Cost: 16 n k flops, where VᵀV itself takes 2 n k².
-    """
-    k = V.shape[1]
-    x = torch.from_numpy(stream(seed, "orthonormality").standard_normal((k, _PROBES)))
-    images = combine(V, x).double()  # sums of n terms in single precision would show errors of their own
-    products = [gram(V[:, start:stop].double(), images) for start, stop in blocks(0, k, _WIDTH)]
-    defects = (torch.cat([*products, x[:0]]) - x).square().mean(1).sqrt()
-    # Each is the length of a row of rounding errors.
-    return bool((defects <= 10 * torch.finfo(V.dtype).eps * max(k, 1) ** 0.5).all())

@@ -8,7 +8,6 @@ from typing import ClassVar
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from .basis import Basis, random_directions
 from .tall import Orthonormalised, orthonormalise
@@ -111,7 +110,12 @@ class MultipliedBasis:
 
     def matrix(self, rows: int) -> Tensor:
         """All coefficients, (rows, dim)."""
-        return torch.cat([pad(block, (0, 0, 0, rows - len(block))) for block in self.coefficients], dim=1)
+        matrix = torch.zeros(self.dim, rows, dtype=torch.float64).mT
+        start = 0
+        for block in self.coefficients:
+            matrix[: len(block), start : start + block.shape[1]] = block
+            start += block.shape[1]
+        return matrix
 
     def replace(self, C: Tensor, products: Tensor) -> None:
         """Put the combinations with C, (dim, j), whose products are known, in the place of the multiplied columns."""

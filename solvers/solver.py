@@ -15,7 +15,7 @@ from ..linops import LinearOperator, Subspace
 from .report import ConvergenceWarning, Status
 from .results import EigenDecomposition
 from .sketches import Gaussian
-from .tall import column_major, column_norms, gram
+from .tall import column_norms, gram, leading_columns
 from .template import Cost, Solver, operator_for, require_known_symmetric
 from .watched import Watched
 
@@ -148,7 +148,7 @@ class EigenSolver(Solver):
         self._require_orthonormal(pairs.eigenvectors, "eigenvectors")
         order = self.which.order(pairs.eigenvalues.cpu())[: self.k]
         values = pairs.eigenvalues.cpu()[order].to(A.device, A.dtype)
-        vectors = column_major(pairs.eigenvectors[:, order.to(A.device)])
+        vectors = leading_columns(pairs.eigenvectors, order)
         norms = None if pairs.residual_norms is None else pairs.residual_norms.cpu()[order]
         return attrs.evolve(pairs, eigenvalues=values, eigenvectors=vectors, residual_norms=norms)
 

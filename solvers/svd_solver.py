@@ -14,7 +14,7 @@ from ..linops import LinearOperator, Subspace
 from .report import ConvergenceWarning, Status
 from .results import SingularValueDecomposition
 from .sketches import Gaussian
-from .tall import column_major, column_norms, gram
+from .tall import column_norms, gram, leading_columns
 from .template import Cost, Solver, operator_for
 from .watched import Watched
 
@@ -131,9 +131,9 @@ class SVDSolver(Solver):
         norms = found.residual_norms
         return attrs.evolve(
             found,
-            left_vectors=column_major(found.left_vectors[:, order.to(A.device)]),
+            left_vectors=leading_columns(found.left_vectors, order),
             singular_values=found.singular_values.cpu()[order].to(A.device, A.dtype),
-            right_vectors=column_major(found.right_vectors[:, order.to(A.device)]),
+            right_vectors=leading_columns(found.right_vectors, order),
             residual_norms=None if norms is None else norms.cpu()[order],
         )
 

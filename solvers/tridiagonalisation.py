@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .basis import Basis, narrowed
+from .diagonalisation import GrowingDiagonalisation
 from .krylov import MultipliedBasis
 from .solver import Which
 from .tall import column_norms
@@ -18,7 +19,7 @@ from .watched import Watched
 class RitzPairs:
     """Rayleigh-Ritz pairs (θ, Q s), in order: (k,) θ, (m, k) s, (k,) residual norms.
 
-    ``largest_residual`` is that of all pairs of the space, not of k alone.
+    ``largest_residual`` is that of all pairs of the space, not of k alone, but for the asymmetry of products.
     """
 
     eigenvalues: Tensor
@@ -55,6 +56,7 @@ class KrylovSpace:
         self.sought: float | None = None
         self.is_closed, self.repeats, self.mixed = True, False, False
         self._dropped = torch.zeros(0, 0, dtype=torch.float64)  # what A maps out of the basis since restarts
+        self._diagonalisation = GrowingDiagonalisation()
         self._norm = 0.0  # the longest product so far, a lower bound of ‖A‖
 
     @property
@@ -110,22 +112,29 @@ class KrylovSpace:
     def ritz_pairs(self, which: Which, k: int, first: int = 0, last: int | None = None) -> RitzPairs:
         """The k leading Ritz pairs in the span of the columns from ``first`` to ``last``, those multiplied at most.
 
-        Cost: the eigendecomposition of a (dim, dim) matrix, and no products.
+        Cost: the eigendecomposition of a (dim, dim) matrix, less what had converged when last asked; no products.
         """
         last = self.dim if last is None else last
         H = self._projected()[first:, first:last]
         projected = H[: last - first]
-        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+        symmetric = (projected + projected.mT).div_(2)
+        rounding = torch.finfo(self.A.dtype).eps
+        if len(symmetric) == self.dim:
+            values, vectors, neglected = self._diagonalisation.grown(symmetric, rounding * self.scale)
+        else:
+            values, vectors = torch.linalg.eigh(symmetric)
+            neglected = torch.zeros_like(values)
         self.scale = max(self.scale, float(values.abs().max()))
-        residuals = H @ vectors
-        residuals[: len(vectors)] -= vectors * values
+        outside = H[last - first :] @ vectors
         dropped = self._dropped[:, first:last]
         dropped = dropped @ vectors[: dropped.shape[1]]
         # Q and its products are rounded, so that no residual norm is known to be smaller than a rounding of ‖A‖.
-        rounding = torch.tensor(torch.finfo(self.A.dtype).eps * self.scale, dtype=torch.float64)
-        norms = torch.hypot(torch.hypot(column_norms(residuals), column_norms(dropped)), rounding)
+        least = torch.full_like(values, rounding * self.scale)
+        norms = torch.stack([column_norms(outside), column_norms(dropped), neglected, least]).norm(dim=0)
         order = which.order(values)[:k]
-        return RitzPairs(values[order], vectors[:, order], norms[order], float(norms.max()))
+        wanted = vectors[:, order]
+        wanted_norms = torch.hypot(norms[order], column_norms((projected - symmetric) @ wanted))
+        return RitzPairs(values[order], wanted, wanted_norms, float(norms.max()))
 
     def must_restart(self, fresh: int) -> bool:
         """Whether ``fresh`` random vectors and the product of the frontier do not fit within the limit of the basis."""
@@ -171,6 +180,7 @@ class KrylovSpace:
             bottom, self._vectors.waiting = bottom[:0], self._vectors.waiting[:, :0]
         self._dropped = torch.linalg.qr(torch.cat(dropped)).R
         self._vectors.replace(C, torch.cat([projected, bottom]))
+        self._diagonalisation.forget()
 
     def _projected(self) -> Tensor:
         """H = Qᵀ A Q for all columns of the basis by those multiplied."""

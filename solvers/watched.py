@@ -25,7 +25,8 @@ class Watched(Counted):
     def _counted(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         result = super()._counted(product, X)
         self._bar.update(X.shape[1])
-        if not bool(result.isfinite().all()):
+        # A sum is finite only if all its terms are, and several times as fast to test.
+        if not bool(result.sum().isfinite() or result.isfinite().all()):
             raise ValueError(
                 f"{self.A} gave NaN or infinite entries, in product {self.products - X.shape[1] + 1} or one of the "
                 "next; look at the parameters, the data and the loss there"
