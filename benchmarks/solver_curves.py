@@ -1,8 +1,8 @@
 """Accuracy against products: the figure of docs/solvers.md.
 
 Run `python benchmarks/solver_curves.py STEM` after `pip install -e ".[bench]"`: it writes STEM.svg and STEM.png. Every
-solver is given 2, 3, 4, 6, 8 and 10 products a pair; "error" is ‖A - Â‖_F over that of the best approximation of rank k,
-less one, so that 0 is the best.
+solver is given 2, 3, 4, 6, 8 and 10 products a pair; "error" is ‖A - Â‖_F over that of the best approximation of rank
+k, less one, so that 0 is the best.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from mnist16_solvers import problem
 from others import Found, skerch
-from solvers import PAIRS, against, diagonal_error, quietly, synthetic
 from torch import Tensor
 
 import eigenspan as es
 from eigenspan.studies.drawing import Axes, figure_of_panels, own_style, write_figure
+from solvers import PAIRS, against, diagonal_error, quietly, synthetic
 
 PRODUCTS_A_PAIR = (2, 3, 4, 6, 8, 10)
 LEAST = 1e-6  # errors are drawn down to this
@@ -83,13 +83,14 @@ def cases(device: str) -> list[tuple[str, es.LinearOperator, int, Error]]:
         best = float(spectrum.abs().sort(descending=True).values[PAIRS:].norm())
         return lambda values, vectors: diagonal_error(spectrum, values, vectors) / best
 
-    found: list[tuple[str, es.LinearOperator, int, Error]] = [
-        (f"Hessian of mnist16, step 1000, k = {k}", H, k, in_eigenbasis(k)) for k in (100, 350)
-    ]
     spectra = synthetic()
-    for name in SPECTRA:
-        found.append((f"{name}, k = {PAIRS}", es.Diagonal(spectra[name].to(device)), PAIRS, of_diagonal(spectra[name])))
-    return found
+    return [
+        *((f"Hessian of mnist16, step 1000, k = {k}", H, k, in_eigenbasis(k)) for k in (100, 350)),
+        *(
+            (f"{name}, k = {PAIRS}", es.Diagonal(spectra[name].to(device)), PAIRS, of_diagonal(spectra[name]))
+            for name in SPECTRA
+        ),
+    ]
 
 
 def draw(axes: Axes, title: str, A: es.LinearOperator, k: int, error: Error) -> None:
