@@ -32,8 +32,8 @@ def as_operator(
         A: one of
 
             - an operator of this library, returned as it is unless ``structure`` adds to what it knows;
-            - a two-dimensional tensor or array;
-            - a SciPy sparse matrix or ``scipy.sparse.linalg.LinearOperator``, applied on the CPU in NumPy;
+            - a two-dimensional tensor or array, which is symmetric if its entries are, exactly;
+            - a SciPy sparse matrix, likewise, or ``scipy.sparse.linalg.LinearOperator``, applied on the CPU in NumPy;
             - any object with ``shape``, a torch ``dtype``, a ``device`` and ``@`` on tensors (curvlinops), whose
               transpose is ``adjoint()`` or ``T``;
             - a function from (n, k) to (m, k) tensors, for which ``shape`` and ``dtype`` are required.
@@ -45,7 +45,8 @@ def as_operator(
     Raises:
         TypeError: nothing that is known to be linear, a function without shape and dtype, or these for anything else.
 
-    Cost: none; products cost what ``A @ X`` costs, and SciPy operators a copy to and from NumPy.
+    Cost: none but, for a square matrix, a comparison with its transpose; products cost what ``A @ X`` costs, and SciPy
+    operators a copy to and from NumPy.
     """
     is_function = callable(A) and not hasattr(A, "shape")
     superfluous = [
@@ -59,9 +60,13 @@ def as_operator(
     if isinstance(A, LinearOperator):
         return A if structure in A.structure else Declared(A, structure)
     if isinstance(A, Tensor):
-        return Dense(A, structure)
+        return Dense(A, structure | _symmetry(A))
     if isinstance(A, numpy.ndarray):
-        return Dense(_copied(A), structure)
+        matrix = _copied(A)
+        return Dense(matrix, structure | _symmetry(matrix))
+    if issparse(A):
+        is_symmetric = A.shape[0] == A.shape[1] and (A != A.T).nnz == 0
+        structure |= Structure.SYMMETRIC if is_symmetric else Structure.NONE
     if isinstance(A, ScipyLinearOperator) or issparse(A):
         return _from_scipy(aslinearoperator(A), structure)
     if all(hasattr(A, name) for name in ("shape", "dtype", "device", "__matmul__")):
@@ -108,6 +113,12 @@ def to_scipy(A: LinearOperator) -> ScipyLinearOperator:
 def _copied(A: Any) -> Tensor:
     """A new tensor of the entries of an array of any strides, negative ones too."""
     return torch.from_numpy(numpy.array(A, order="C"))
+
+
+def _symmetry(A: Tensor) -> Structure:
+    """SYMMETRIC if the matrix equals its transpose."""
+    is_symmetric = A.ndim == 2 and A.shape[0] == A.shape[1] and torch.equal(A, A.mT)
+    return Structure.SYMMETRIC if is_symmetric else Structure.NONE
 
 
 def _from_scipy(A: ScipyLinearOperator, structure: Structure) -> Function:

@@ -21,11 +21,10 @@ from .svd_solver import SVDSolver
 from .template import positive_integer, tolerance
 from .watched import Watched
 
-_SMALL = 300  # rows up to which a dense matrix costs less than what surrounds a few products
+_SMALL = 300  # rows up to which DenseEigh is three times as fast or more, by benchmarks/solver_choice.py
 _DENSE_SHARE = 3  # BlockLanczos takes two to three products a pair: with k above n / 3 all columns are needed anyway
-_ROWS_A_PAIR = 3  # a row of a Gram matrix costs about half a product, a pair of BlockLanczos two products or more
+_ROWS_A_PAIR = 10  # up to twice as many GramEigh is faster, residual norms inside, by benchmarks/solver_choice.py
 _MOST_ROWS = 10_000  # of a Gram matrix: 800 MB in float64
-_SPACE = 3  # vectors a pair that BlockLanczos keeps where it may
 _Krylov = TypeVar("_Krylov", bound=BlockKrylov)
 
 
@@ -37,6 +36,8 @@ def choose(
     tol: float | None = None,
     seed: int = 0,
     start: bool = False,
+    max_products: int | None = None,
+    check_symmetry: bool = True,
     memory_budget: int | None = None,
 ) -> EigenSolver:
     """The solver for the k leading eigenpairs of a symmetric A; the first rule that holds.
@@ -44,11 +45,15 @@ def choose(
     ===================================================================  ===========================================
     where                                                                solver
     ===================================================================  ===========================================
-    n <= 300, or k > n / 3, and n² numbers fit thrice into the budget    `DenseEigh`
-    A has a factor with m < n rows, m <= 3 k and m <= 10,000             `GramEigh`, exact
-    a basis of 3 k vectors fits into the budget                          `BlockLanczos`
+    n <= 300, or k > n / 3, and 4 n² numbers fit into the budget         `DenseEigh`
+    A has a factor with m < n rows, m <= 10 k and m <= 10,000, and       `GramEigh`, exact
+    what that takes fits into the budget
+    all vectors that `BlockLanczos` may come to keep fit                 `BlockLanczos`
     else                                                                 `BlockLanczos` with ``max_basis``
     ===================================================================  ===========================================
+
+    The thresholds come from ``benchmarks/solver_choice.py``. `DenseEigh` takes n products, which may be dear; where
+    these are cheap it is the faster one further up, see ``docs/solvers.md``.
 
     Sketches are not among them: they are for products that cannot wait for one another. Where these can, `BlockLanczos`
     finds the best approximation of rank k, to a thousandth, on every spectrum of ``benchmarks/solvers.py``.
@@ -60,7 +65,9 @@ def choose(
         tol: of residual norms, for solvers that take one.
         seed: of random numbers.
         start: whether a start is to be used, as `BlockLanczos` can.
-        memory_budget: bytes; by default a quarter of what is free.
+        max_products: where `BlockLanczos` is to stop at the latest; what is exact takes what it takes.
+        check_symmetry: see `EigenSolver`.
+        memory_budget: bytes; by default a quarter of what is free, so that the choice may differ from time to time.
 
     Raises:
         ValueError: no restart fits into the budget.
@@ -69,27 +76,37 @@ def choose(
     """
     operator = as_operator(A)
     n, budget = operator.shape[1], allowance(memory_budget, operator.device)
-    options: dict[str, Any] = {"k": k, "which": which, "seed": seed}
-    lanczos = BlockLanczos(**options, tol=tol)
+    options: dict[str, Any] = {"k": k, "which": which, "seed": seed, "check_symmetry": check_symmetry}
+    lanczos = BlockLanczos(**options, tol=tol, max_products=max_products)
     if not start:
-        if (n <= _SMALL or _DENSE_SHARE * k > n) and 3 * _bytes(operator, n, n) <= budget:
+        if (n <= _SMALL or _DENSE_SHARE * k > n) and 4 * _bytes(operator, n, n) <= budget:
             return DenseEigh(**options)
         rows = _rows_of_factor(operator)
         if rows is not None and rows < n and rows <= min(_ROWS_A_PAIR * k, _MOST_ROWS):
-            return GramEigh(**options, memory_budget=memory_budget)
+            fits = 4 * torch.float64.itemsize * rows**2 + 2 * _bytes(operator, n, k) <= budget
+            if fits:
+                return GramEigh(**options, memory_budget=memory_budget)
     return _within(budget, lanczos, operator, n, "vectors")
 
 
 def choose_svd(
-    A: Any, k: int, *, tol: float | None = None, seed: int = 0, start: bool = False, memory_budget: int | None = None
+    A: Any,
+    k: int,
+    *,
+    tol: float | None = None,
+    seed: int = 0,
+    start: bool = False,
+    max_products: int | None = None,
+    check_adjoint: bool = True,
+    memory_budget: int | None = None,
 ) -> SVDSolver:
     """The solver for the k leading singular triplets of an (m, n) A; the first rule that holds.
 
     ===================================================================  ===========================================
     where, with s = min(m, n)                                            solver
     ===================================================================  ===========================================
-    s <= 300, or k > s / 3, and m n numbers fit thrice into the budget   `DenseSVD`
-    a basis of 3 k vectors of both sides fits into the budget            `BlockGolubKahan`
+    s <= 300, or k > s / 3, and 4 m n numbers fit into the budget        `DenseSVD`
+    all vectors that `BlockGolubKahan` may come to keep fit              `BlockGolubKahan`
     else                                                                 `BlockGolubKahan` with ``max_basis``
     ===================================================================  ===========================================
 
@@ -99,7 +116,9 @@ def choose_svd(
         tol: of residual norms, for solvers that take one.
         seed: of random numbers.
         start: whether a start is to be used, as `BlockGolubKahan` can.
-        memory_budget: bytes; by default a quarter of what is free.
+        max_products: where `BlockGolubKahan` is to stop at the latest.
+        check_adjoint: see `SVDSolver`.
+        memory_budget: bytes; by default a quarter of what is free, so that the choice may differ from time to time.
 
     Raises:
         ValueError: no restart fits into the budget.
@@ -109,31 +128,34 @@ def choose_svd(
     operator = as_operator(A)
     (m, n), budget = operator.shape, allowance(memory_budget, operator.device)
     size = min(m, n)
-    golub_kahan = BlockGolubKahan(k=k, seed=seed, tol=tol)
-    if not start and (size <= _SMALL or _DENSE_SHARE * k > size) and 3 * _bytes(operator, m, n) <= budget:
-        return DenseSVD(k=k, seed=seed)
+    options: dict[str, Any] = {"k": k, "seed": seed, "check_adjoint": check_adjoint}
+    golub_kahan = BlockGolubKahan(**options, tol=tol, max_products=max_products)
+    if not start and (size <= _SMALL or _DENSE_SHARE * k > size) and 4 * _bytes(operator, m, n) <= budget:
+        return DenseSVD(**options)
     return _within(budget, golub_kahan, operator, m + n, "vectors of both sides")
 
 
 @attrs.frozen(kw_only=True)
 class Auto(EigenSolver):
-    """The k leading eigenpairs by the solver that `choose` names; the report's notes say which.
+    """The k leading eigenpairs by the solver that `choose` names, once the operator is known; a note says which it is.
 
     Args:
         k: how many pairs.
         tol: of residual norms, for solvers that take one.
+        max_products: for solvers that take one.
         memory_budget: bytes; by default a quarter of what is free.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Raises:
         ValueError: besides those of `EigenSolver`, no solver fits into the budget.
 
-    Source: the rules are reckoned from what solvers cost; they have not been fitted to measurements.
+    Source: the rules of `choose`, from ``benchmarks/solver_choice.py``.
 
     Cost: that of the solver.
     """
 
     tol: float | None = attrs.field(default=None, validator=tolerance)
+    max_products: int | None = attrs.field(default=None, validator=positive_integer)
     memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
 
     uses_start = True
@@ -146,8 +168,10 @@ class Auto(EigenSolver):
             tol=self.tol,
             seed=self.seed,
             start=start is not None,
+            max_products=self.max_products,
             memory_budget=self.memory_budget,
         )
+        solver._require_suitable(A.A)
         pairs = solver._solve(A, start)
         return attrs.evolve(pairs, notes=(f"Chosen: {solver!r}.", *pairs.notes))
 
@@ -160,10 +184,12 @@ def eigsh(
     tol: float | None = None,
     start: Subspace | Tensor | None = None,
     seed: int = 0,
+    max_products: int | None = None,
+    check_symmetry: bool = True,
     memory_budget: int | None = None,
     progress: bool = False,
 ) -> EigenDecomposition:
-    """The k leading eigenpairs of a symmetric A, by the solver that `choose` names: ``Auto(...).solve(A)``.
+    """The k leading eigenpairs of a symmetric A, by the solver that `choose` names.
 
     Args:
         A: a symmetric operator, or what `as_operator` makes one of.
@@ -172,6 +198,8 @@ def eigsh(
         tol: of residual norms relative to the largest |λ|; by default 1e-5 in float32, 1e-9 in float64.
         start: a guess of the eigenspace: a subspace, or an (n, b) tensor that spans one.
         seed: of random numbers.
+        max_products: where `BlockLanczos` is to stop at the latest.
+        check_symmetry: whether to test by two products that A is as symmetric as it says.
         memory_budget: bytes; by default a quarter of what is free.
         progress: whether to show a bar that counts products.
 
@@ -180,7 +208,17 @@ def eigsh(
 
     Cost: that of the solver.
     """
-    solver = Auto(k=k, which=which, tol=tol, seed=seed, memory_budget=memory_budget)
+    solver = choose(
+        A,
+        k,
+        which=which,
+        tol=tol,
+        seed=seed,
+        start=start is not None,
+        max_products=max_products,
+        check_symmetry=check_symmetry,
+        memory_budget=memory_budget,
+    )
     return solver.solve(A, start=start, progress=progress)
 
 
@@ -191,6 +229,8 @@ def svds(
     tol: float | None = None,
     start: Subspace | Tensor | None = None,
     seed: int = 0,
+    max_products: int | None = None,
+    check_adjoint: bool = True,
     memory_budget: int | None = None,
     progress: bool = False,
 ) -> SingularValueDecomposition:
@@ -202,6 +242,8 @@ def svds(
         tol: of residual norms relative to the largest σ; by default 1e-5 in float32, 1e-9 in float64.
         start: a guess of the right singular subspace: a subspace of Rⁿ, or an (n, b) tensor that spans one.
         seed: of random numbers.
+        max_products: where `BlockGolubKahan` is to stop at the latest.
+        check_adjoint: whether to test by two products that the transpose is that of A.
         memory_budget: bytes; by default a quarter of what is free.
         progress: whether to show a bar that counts products.
 
@@ -210,7 +252,16 @@ def svds(
 
     Cost: that of the solver.
     """
-    solver = choose_svd(A, k, tol=tol, seed=seed, start=start is not None, memory_budget=memory_budget)
+    solver = choose_svd(
+        A,
+        k,
+        tol=tol,
+        seed=seed,
+        start=start is not None,
+        max_products=max_products,
+        check_adjoint=check_adjoint,
+        memory_budget=memory_budget,
+    )
     return solver.solve(A, start=start, progress=progress)
 
 
@@ -229,7 +280,7 @@ def _within(budget: int, solver: _Krylov, A: LinearOperator, length: int, vector
     """The solver, with as large a basis of ``vectors`` of that length as ``budget`` bytes hold, if they limit it."""
     k, least = solver.k, solver.least_basis
     affordable = budget // _bytes(A, length, 1) - k  # the result is another k
-    if affordable >= min(_SPACE * k, *A.shape):
+    if affordable >= min(solver.most_vectors, *A.shape):
         return solver
     if affordable < least:
         raise ValueError(

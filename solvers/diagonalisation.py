@@ -29,12 +29,13 @@ class GrowingDiagonalisation:
         self._values = torch.zeros(0, dtype=torch.float64)
         self._vectors = torch.zeros(0, 0, dtype=torch.float64)
 
-    def grown(self, S: Tensor, negligible: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(m,) eigenvalues of S, (m, m), in no order, (m, m) eigenvectors, and (m,) the residual norms of these.
+    def grown(self, S: Tensor, negligible: float) -> tuple[Tensor, Tensor]:
+        """(m,) eigenvalues of S, (m, m), in no order, and (m, m) eigenvectors.
 
         Args:
             S: the matrix; its leading part is the one of the last call.
-            negligible: the norm of a row of the border that is left out.
+            negligible: the norm of a row of the border that is left out. In a residual these add up, over all rows of
+                this call and of those before.
 
         Cost: 9 r³ flops for the r pairs that the border joins and the new rows, and 2 m r².
         """
@@ -43,14 +44,13 @@ class GrowingDiagonalisation:
         joined = column_norms(border.mT) > negligible
         if int(joined.sum()) >= _MOST * known:
             self._values, self._vectors = torch.linalg.eigh(S)
-            return self._values, self._vectors, torch.zeros(m, dtype=S.dtype)
-        left_out, border = border[~joined], border[joined]
+            return self._values, self._vectors
+        border = border[joined]
         top = torch.cat([self._values[joined].diag(), border], dim=1)
         bottom = torch.cat([border.mT, S[known:, known:]], dim=1)
         values, vectors = torch.linalg.eigh(torch.cat([top, bottom]))
         inside, new = vectors[: len(border)], vectors[len(border) :]
-        neglected = torch.cat([column_norms(left_out.mT), column_norms(left_out @ new)])
         unchanged = pad(self._vectors[:, ~joined], (0, 0, 0, m - known))
         self._values = torch.cat([self._values[~joined], values])
         self._vectors = torch.cat([unchanged, torch.cat([self._vectors[:, joined] @ inside, new])], dim=1)
-        return self._values, self._vectors, neglected
+        return self._values, self._vectors

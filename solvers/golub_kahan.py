@@ -9,6 +9,7 @@ from .bidiagonalisation import KrylovSpaces, RitzTriplets
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
 from .svd_solver import SingularTriplets, SVDSolver
+from .tall import orthonormalise
 from .template import tolerance_for
 from .watched import Watched
 
@@ -46,7 +47,7 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
             tol².
         max_products: where to stop at the latest, of A and its transpose together; by default 20 k or 1000, the larger;
             ten times as many with restarts.
-        max_basis: the most vectors of each side to keep, at least k + 3 block_size, but for random ones that join a
+        max_basis: the most vectors of each side to keep, at least k + 4 block_size, but for random ones that join a
             block; by default there is no limit. About 2 k cost few products more than no limit.
         seed, check_adjoint: see `SVDSolver`.
 
@@ -101,12 +102,20 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
             status = Status.COMPLETE
         U = spaces.left.basis.combine(triplets.left[:, : self.k])
         V = spaces.right.basis.combine(triplets.right[:, : self.k])
+        if len(spaces.steps) > 1:
+            U, V = orthonormalise(U).Q, orthonormalise(V).Q  # each restart adds its rounding errors
         return SingularTriplets(U, triplets.values[: self.k], V, status, triplets.residual_norms[: self.k])
 
     @property
+    def most_vectors(self) -> int:
+        """How many vectors of each side it may come to keep where nothing limits the basis: one for two products."""
+        return max(500, 10 * self.k) if self.max_products is None else -(-self.max_products // 2)
+
+    @property
     def _budget(self) -> int:
-        wanted = max(1000, 20 * self.k) * (1 if self.max_basis is None else 10)
-        return wanted if self.max_products is None else self.max_products
+        if self.max_products is not None:
+            return self.max_products
+        return 2 * self.most_vectors * (1 if self.max_basis is None else 10)
 
     def _kept(self, width: int, limit: int) -> int:
         """How many triplets to restart with: k and a block at least, with room for two more blocks if there is."""

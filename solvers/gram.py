@@ -30,13 +30,14 @@ class GramEigh(EigenSolver):
     their span. Eigenvalues whose roots are below ten roundings of the largest one's count as zero; their vectors come
     from random ones, without the part in the span of the rows of B.
 
-    One product of A with a random combination of all vectors found verifies them, and with them the factor. Residual
-    norms are not measured one by one: each is the root mean square of all, as estimated from that product.
+    One product of A with a random combination of all vectors found verifies them, and with them the factor.
 
     Args:
         k: how many pairs, up to n: more than m if zeros are wanted too.
         limit: the most rows that B may have.
         memory_budget: bytes that rows of B may take, see `LinearOperator.row_gram`.
+        measure_residuals: whether k further products measure residual norms; else they are NaN, and a note has their
+            root mean square, as estimated from the product that verifies them.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Raises:
@@ -45,18 +46,22 @@ class GramEigh(EigenSolver):
             finite; a memory budget too small.
         RuntimeError: pairs of BᵀB that are none of A.
 
-    Cost: one product to verify, and of B what `LinearOperator.row_gram` takes and k products with Bᵀ; for pairs of
-    eigenvalue zero, and where vectors are made orthonormal, up to four products with B and three with Bᵀ for each; 9 m³
-    flops. Memory: the budget, 4 m² numbers, and 2 n k, or 4 n k where vectors are made orthonormal.
+    Cost: one product to verify, k to measure residual norms, and of B what `LinearOperator.row_gram` takes and k
+    products with Bᵀ; for pairs of eigenvalue zero, and where vectors are made orthonormal, up to four products with B
+    and three with Bᵀ for each; 9 m³ flops. Memory: the budget, 4 m² numbers, and 2 n k, or 4 n k where vectors are
+    made orthonormal.
     """
 
     limit: int = attrs.field(default=10_000, validator=positive_integer)
     memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
+    measure_residuals: bool = True
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)
         self._factor(A)
-        if isinstance(A, CurvatureOperator):  # a trial would take longer than the products to come
+        if (
+            isinstance(A, CurvatureOperator) and not self.measure_residuals
+        ):  # a trial would take longer than the products to come
             A.plan(columns=2, products=2)
 
     def _factor(self, A: LinearOperator) -> LinearOperator:
@@ -83,12 +88,14 @@ class GramEigh(EigenSolver):
             others, more = space.outside(without, vectors, missing, self.seed)
             values = torch.cat([values, others])
             vectors = torch.cat([vectors.mT, more.mT]).mT
-        norm = self._verified(A, space, values, vectors)
+        typical = self._verified(A, space, values, vectors)
         notes = (
             f"a Gram matrix of {B.shape[0]} rows, of rank {rank}",
             f"{space.B.products} products with the factor and its transpose, which are not counted above",
+            f"residual norms of {typical:.1e} in root mean square, by one product",
         )
-        return EigenPairs(values, vectors, Status.COMPLETE, torch.full_like(values, norm), notes)
+        norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
+        return EigenPairs(values, vectors, Status.COMPLETE, norms, notes)
 
     def _verified(self, A: Watched, space: _RowSpace, values: Tensor, vectors: Tensor) -> float:
         """The root mean square of ‖A v - λ v‖, as estimated by one product with a random combination of the vectors."""
@@ -101,11 +108,10 @@ class GramEigh(EigenSolver):
                 f"the eigenpairs of BᵀB are none of {A.A}, with B = {space.B.A} its factor: a product with a random "
                 f"combination of them is off by {norm:.1e}, of {space.scale:.1e}; the factor or its row_gram() is wrong"
             )
-        # A product is rounded, so that no residual norm is known to be smaller.
-        return float(torch.tensor([norm, rounding * space.scale], dtype=torch.float64).norm())
+        return norm
 
     def _total(self, A: LinearOperator) -> int | None:
-        return 1 + 2 * self.check_symmetry
+        return 1 + 2 * self.check_symmetry + self.k * self.measure_residuals
 
 
 class _RowSpace:

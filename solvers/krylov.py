@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import ClassVar
 
@@ -43,7 +44,12 @@ class BlockKrylov(Solver):
     @property
     def least_basis(self) -> int:
         """The smallest ``max_basis`` that it can restart with."""
-        return self.k + 3 * self._width
+        return self.k + 4 * self._width
+
+    @property
+    @abc.abstractmethod
+    def most_vectors(self) -> int:
+        """How many vectors of each side it may come to keep where nothing limits the basis."""
 
     @property
     def _width(self) -> int:

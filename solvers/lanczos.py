@@ -46,7 +46,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
             1e-9 in float64. The error of a θ apart from other eigenvalues is of the order of tol².
         max_products: where to stop at the latest; by default 10 k or 500, the larger, and never more than n; ten times
             as many with restarts.
-        max_basis: the most vectors to keep, at least k + 3 block_size; by default there is no limit. About 2 k cost few
+        max_basis: the most vectors to keep, at least k + 4 block_size; by default there is no limit. About 2 k cost few
             products more than no limit.
         which, seed, check_symmetry: see `EigenSolver`.
 
@@ -115,7 +115,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         """Let random vectors join the block or, where it cannot grow and all pairs have converged, take its place."""
         copies, sought = self._largest_cluster(space, pairs, converged)
         fresh = max(self._width, copies + 1 - space.origins)
-        if self.max_basis is None or self.k + 3 * (space.width + fresh) <= self.max_basis:
+        if self.max_basis is None or self.k + 4 * (space.width + fresh) <= self.max_basis:
             space.extend(fresh, sought)
         elif bool(converged.all()):
             space.close(self.which, self.k)
@@ -153,12 +153,15 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         spread = gap + float(values.max() - values.min())
         return gap > 0 and evidence(space.steps, gap, spread) >= evidence_needed(space.A.shape[0], space.drawn)
 
+    @property
+    def most_vectors(self) -> int:
+        """How many vectors it may come to keep where nothing limits the basis: as many as products."""
+        return max(500, 10 * self.k) if self.max_products is None else self.max_products
+
     def _budget(self, A: Watched) -> int:
-        n = A.shape[0]
-        if self.max_products is None:
-            wanted = max(500, 10 * self.k)
-            return min(wanted, n) if self.max_basis is None else 10 * wanted
-        return min(self.max_products, n) if self.max_basis is None else self.max_products
+        if self.max_basis is None:
+            return min(self.most_vectors, A.shape[0])
+        return 10 * self.most_vectors if self.max_products is None else self.max_products
 
 
 @attrs.frozen(kw_only=True)

@@ -183,6 +183,11 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
             Q, R = combine(Q, U[:, :rank]), U[:, :rank].mT @ R
             if rank == 0:
                 break
+    else:
+        raise RuntimeError(
+            f"a block of shape {tuple(X.shape)} has not become orthonormal in {_MAX_PASSES} passes: is the basis that "
+            "it is orthogonalised against orthonormal, and the product linear?"
+        )
     return Orthonormalised(Q, R, C)
 
 

@@ -39,7 +39,10 @@ def positive_integer(_: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
 def tolerance(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     """An attrs validator: a number between 0 and 1, or None."""
     if value is not None and not 0 < value < 1:
-        raise ValueError(f"{attribute.name} is a number between 0 and 1, relative to the largest |λ|; got {value!r}")
+        raise ValueError(
+            f"{attribute.name} is a number between 0 and 1, relative to the largest value, or None for the default; "
+            f"got {value!r}"
+        )
 
 
 _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}

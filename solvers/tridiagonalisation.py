@@ -19,7 +19,7 @@ from .watched import Watched
 class RitzPairs:
     """Rayleigh-Ritz pairs (θ, Q s), in order: (k,) θ, (m, k) s, (k,) residual norms.
 
-    ``largest_residual`` is that of all pairs of the space, not of k alone, but for the asymmetry of products.
+    ``largest_residual`` is that of all pairs of the space, not of k alone, but for rounding errors.
     """
 
     eigenvalues: Tensor
@@ -120,21 +120,21 @@ class KrylovSpace:
         symmetric = (projected + projected.mT).div_(2)
         rounding = torch.finfo(self.A.dtype).eps
         if len(symmetric) == self.dim:
-            values, vectors, neglected = self._diagonalisation.grown(symmetric, rounding * self.scale)
+            values, vectors = self._diagonalisation.grown(symmetric, rounding * self.scale)
         else:
             values, vectors = torch.linalg.eigh(symmetric)
-            neglected = torch.zeros_like(values)
         self.scale = max(self.scale, float(values.abs().max()))
         outside = H[last - first :] @ vectors
         dropped = self._dropped[:, first:last]
         dropped = dropped @ vectors[: dropped.shape[1]]
         # Q and its products are rounded, so that no residual norm is known to be smaller than a rounding of ‖A‖.
         least = torch.full_like(values, rounding * self.scale)
-        norms = torch.stack([column_norms(outside), column_norms(dropped), neglected, least]).norm(dim=0)
+        norms = torch.stack([column_norms(outside), column_norms(dropped), least]).norm(dim=0)
         order = which.order(values)[:k]
         wanted = vectors[:, order]
-        wanted_norms = torch.hypot(norms[order], column_norms((projected - symmetric) @ wanted))
-        return RitzPairs(values[order], wanted, wanted_norms, float(norms.max()))
+        # Within the space nothing is left but for asymmetry, of products that are rounded, and what was neglected.
+        inside = column_norms(projected @ wanted - wanted * values[order])
+        return RitzPairs(values[order], wanted, torch.hypot(norms[order], inside), float(norms.max()))
 
     def must_restart(self, fresh: int) -> bool:
         """Whether ``fresh`` random vectors and the product of the frontier do not fit within the limit of the basis."""

@@ -164,7 +164,7 @@ class SolverContract(TemplateContract, ZooContract):
 
     def test_symmetry_not_declared(self, A):
         with pytest.raises(ValueError, match=r"nothing says that <Dense .* Declared\(A, Structure\.SYMMETRIC\)"):
-            self.make(2).solve(A.matrix)
+            self.make(2).solve(Dense(A.matrix))
 
     @pytest.mark.parametrize("size", [1e-4, 1.0])
     def test_symmetry_claimed_in_error(self, A, size):

@@ -229,8 +229,8 @@ def eigenvalue_count(
 
     It is `SpectralDensity.count` of the `spectral_density`: the standard error tells what more vectors would change,
     and the bias bounds for certain what more steps would, that is the weight of the quadrature near the two ends. It is
-    least where the ends lie in gaps of the spectrum. An eigenvalue within ten roundings of the largest |λ| from an end
-    counts as being on either side: to leave out zeros of a singular A, choose ends clear of zero.
+    least where the ends lie in gaps of the spectrum. An eigenvalue within a hundred roundings of the largest |λ| from
+    an end counts as being on either side: to leave out zeros of a singular A, choose ends clear of zero.
 
     Args:
         A: a symmetric (n, n) operator, or what `as_operator` makes one of, in float32 or float64.

@@ -91,7 +91,7 @@ def lanczos_runs(A: Watched, starts: Tensor, steps: int, symmetric: bool) -> lis
     Aᵀ in turn, and the diagonal is zero.
 
     Every vector is orthogonalised twice against all of its own run. A run ends early if its space closes, that is, if
-    what is new in a product is within ten roundings of the longest one.
+    what is new in a product is within a hundred roundings of the longest one.
 
     Args:
         A: (m, n).

@@ -108,9 +108,18 @@ class TestAsOperatorOfOurs:
 
 
 def test_structure_of_matrices_is_what_is_declared():
-    for M in (matrix(3, 3), matrix(3, 3).numpy(), scipy.sparse.csr_matrix(numpy.eye(3))):
+    for M in (matrix(3, 3), matrix(3, 3).numpy(), scipy.sparse.csr_matrix(numpy.triu(numpy.ones((3, 3))))):
         assert as_operator(M).structure == Structure.NONE
         assert as_operator(M, structure=PSD).is_psd
+
+
+def test_matrices_are_symmetric_if_their_entries_are():
+    M = matrix(4, 4) + matrix(4, 4).mT
+    for symmetric in (M, M.numpy(), scipy.sparse.csr_matrix(M.numpy()), scipy.sparse.csc_array(M.numpy())):
+        assert as_operator(symmetric).structure == Structure.SYMMETRIC
+    M[0, 1] += 1e-15
+    for other in (M, M.numpy(), scipy.sparse.csr_matrix(M.numpy()), M[:3], torch.full((2, 2), torch.nan)):
+        assert as_operator(other).structure == Structure.NONE
 
 
 def test_integer_scipy_matrices_multiply_as_float64():

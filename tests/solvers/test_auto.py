@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
+from scipy.sparse import csr_array
 from solver_cases import quietly
 from solver_contract import SolverContract
 from torch import nn
 
 import eigenspan as es
-from eigenspan.linops import Declared, Dense, Diagonal, Structure
+from eigenspan.linops import Dense, Diagonal
 from eigenspan.solvers import Auto, BlockGolubKahan, BlockLanczos, DenseEigh, DenseSVD, GramEigh, choose, choose_svd
+from eigenspan.solvers.basis import Basis
 
 
 class TestAuto(SolverContract):
@@ -53,12 +55,15 @@ class TestChoice:
         assert choose(large(3000), 999) == BlockLanczos(k=999)
 
     def test_few_rows_of_a_factor(self, ggn):
-        assert isinstance(choose(ggn, 20), GramEigh)
-        assert choose(ggn, 19) == BlockLanczos(k=19)
-        assert isinstance(choose(3.0 * ggn, 20), GramEigh)
+        assert isinstance(choose(ggn, 6), GramEigh)
+        assert choose(ggn, 5) == BlockLanczos(k=5)
+        assert isinstance(choose(3.0 * ggn, 6), GramEigh)
+        needed = 4 * 8 * 60**2 + 2 * 4 * 883 * 6
+        assert isinstance(choose(ggn, 6, memory_budget=needed), GramEigh)
+        assert isinstance(choose(ggn, 6, memory_budget=needed - 1), BlockLanczos)
 
-    def test_no_factor_where_the_loss_has_a_hessian_of_its_own(self, ggn):
-        assert choose(Declared(ggn + ggn, Structure.SYMMETRIC), 20) is not None
+    def test_a_sum_has_a_factor_and_a_hessian_has_none(self, ggn):
+        assert isinstance(choose(ggn + ggn, 20), GramEigh)
         model = nn.Sequential(nn.Linear(40, 20), nn.Tanh(), nn.Linear(20, 3))
         hessian = es.Hessian(model, nn.CrossEntropyLoss(), (torch.randn(20, 40), torch.randint(3, (20,))))
         assert choose(hessian, 20) == BlockLanczos(k=20)
@@ -70,17 +75,29 @@ class TestChoice:
     def test_what_the_memory_holds(self):
         A = large(1000)
         vectors = 8 * 1000
-        assert choose(A, 20, memory_budget=80 * vectors) == BlockLanczos(k=20)
-        assert choose(A, 20, memory_budget=79 * vectors) == BlockLanczos(k=20, max_basis=59)
-        assert choose(A, 20, memory_budget=55 * vectors) == BlockLanczos(k=20, max_basis=35)
-        with pytest.raises(ValueError, match=r"hold 34 vectors .* needs 35: allow 440000, or ask for fewer pairs"):
-            choose(A, 20, memory_budget=54 * vectors)
+        assert choose(A, 20, memory_budget=520 * vectors) == BlockLanczos(k=20)
+        assert choose(A, 20, memory_budget=519 * vectors) == BlockLanczos(k=20, max_basis=499)
+        assert choose(A, 20, memory_budget=120 * vectors, max_products=100) == BlockLanczos(k=20, max_products=100)
+        assert choose(A, 20, memory_budget=60 * vectors) == BlockLanczos(k=20, max_basis=40)
+        with pytest.raises(ValueError, match=r"hold 39 vectors .* needs 40: allow 480000, or ask for fewer pairs"):
+            choose(A, 20, memory_budget=59 * vectors)
         assert choose(A, 500, memory_budget=10 * 1000 * vectors) == DenseEigh(k=500)
-        assert choose(A, 400, memory_budget=1500 * vectors) == BlockLanczos(k=400)
+        assert choose(A, 400, memory_budget=3999 * vectors) == BlockLanczos(k=400)
+
+    def test_the_basis_keeps_to_the_memory(self, monkeypatch):
+        """Of a spectrum without gaps, for which all products are spent."""
+        sizes = []
+        append = Basis.append
+        monkeypatch.setattr(Basis, "append", lambda self, block: (append(self, block), sizes.append(self.size))[0])
+        A = Diagonal(torch.linspace(1, 2, 3000, dtype=torch.float64))
+        quietly(choose(A, 6, memory_budget=8 * 3000 * 60, max_products=400), A)
+        assert max(sizes) <= 54
 
     def test_parameters_go_on(self):
-        solver = choose(large(1000), 4, which="SA", tol=1e-4, seed=7)
-        assert solver == BlockLanczos(k=4, which="SA", tol=1e-4, seed=7)
+        options = {"which": "SA", "tol": 1e-4, "seed": 7, "max_products": 50, "check_symmetry": False}
+        assert choose(large(1000), 4, **options) == BlockLanczos(k=4, **options)
+        options = {"tol": 1e-4, "seed": 7, "max_products": 50, "check_adjoint": False}
+        assert choose_svd(large(1000), 4, **options) == BlockGolubKahan(k=4, **options)
 
     def test_of_singular_triplets(self):
         A = Dense(torch.randn(400, 700))
@@ -88,6 +105,7 @@ class TestChoice:
         assert choose_svd(A, 134) == DenseSVD(k=134)
         assert choose_svd(Dense(torch.randn(300, 700)), 3) == DenseSVD(k=3)
         assert choose_svd(A, 30, memory_budget=4 * 1100 * 100).max_basis == 70
+        assert choose_svd(A, 30, memory_budget=4 * 1100 * 430).max_basis is None
         with pytest.raises(ValueError, match="hold 10 vectors of both sides"):
             choose_svd(A, 30, memory_budget=4 * 1100 * 40)
 
@@ -97,14 +115,15 @@ class TestVerbs:
         A = large(500)
         result = es.eigsh(Diagonal(A.diagonal.to(device)), k=5)
         numpy.testing.assert_allclose(result.eigenvalues.cpu(), A.diagonal[:5], rtol=1e-8)
-        assert isinstance(result.report.solver, Auto)
-        assert "Chosen: BlockLanczos(k=5" in str(result.report)
+        assert result.report.solver == BlockLanczos(k=5)
+        assert "Chosen: BlockLanczos(k=5" in str(Auto(k=5).solve(A).report)
 
     def test_eigsh_of_few_rows_is_exact(self, ggn):
         result = es.eigsh(ggn, k=40)
         exact = DenseEigh(k=40).solve(ggn)
         torch.testing.assert_close(result.eigenvalues, exact.eigenvalues, rtol=0, atol=1e-6)
-        assert "Chosen: GramEigh" in result.report.notes[0]
+        assert isinstance(result.report.solver, GramEigh)
+        assert "Chosen: GramEigh" in Auto(k=40).solve(ggn).report.notes[0]
 
     def test_eigsh_from_a_start(self):
         leading, tail = torch.linspace(3, 2, 5), torch.linspace(-0.5, 0.5, 1995)
@@ -115,9 +134,9 @@ class TestVerbs:
 
     def test_eigsh_within_a_budget(self):
         A = large(2000)
-        result = es.eigsh(A, k=10, memory_budget=8 * 2000 * 36, tol=1e-6)
+        result = es.eigsh(A, k=10, memory_budget=8 * 2000 * 40, tol=1e-6)
         torch.testing.assert_close(result.eigenvalues, A.diagonal[:10], rtol=1e-6, atol=0)
-        assert "max_basis=26" in result.report.notes[0]
+        assert result.report.solver.max_basis == 30
 
     def test_svds_beside_numpy(self, device):
         matrix = torch.randn(400, 350, dtype=torch.float64).to(device)
@@ -128,6 +147,13 @@ class TestVerbs:
     def test_not_symmetric(self):
         with pytest.raises(ValueError, match="nothing says that"):
             es.eigsh(torch.randn(5, 5))
+
+    @pytest.mark.parametrize("convert", [lambda M: M, lambda M: M.numpy(), lambda M: csr_array(M.numpy())])
+    def test_matrices_whose_entries_are_symmetric(self, convert):
+        M = torch.randn(400, 400, dtype=torch.float64)
+        M = M + M.mT
+        found = es.eigsh(convert(M), k=3).eigenvalues.abs()
+        torch.testing.assert_close(found, torch.linalg.eigvalsh(M).abs().sort(descending=True).values[:3])
 
     def test_more_than_there_are(self):
         with pytest.raises(ValueError, match="choose k <= 5"):
