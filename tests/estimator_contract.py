@@ -216,7 +216,7 @@ class EstimatorContract:
                 self.estimate(torch.ones(4, 3))
         if self.symmetric:
             with pytest.raises(ValueError, match=r"nothing says that <Dense .* Declared\(A, Structure\.SYMMETRIC\)"):
-                self.estimate(A.matrix)
+                self.estimate(Dense(A.matrix))
 
     def test_without_a_transpose(self, device):
         matrix = torch.eye(5, dtype=torch.float64, device=device).roll(1, 0)

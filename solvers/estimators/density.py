@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..tall import blocks
-from .estimates import Estimate, EstimateStatus, bracketed
+from ..watched import Watched
+from .estimates import Estimate, EstimateStatus, Sample, bracketed
 from .quadrature import JacobiMatrix, lanczos_runs
 from .range_sketch import Spherical
-from .sampling import Sampling, operand, require_integer
+from .sampling import Sampler, Sampling, operand, require_integer
 
 _ROUNDING = 100.0  # roundings of the largest |λ| within which an eigenvalue is on either side of a point
 
@@ -104,7 +105,7 @@ class SpectralDensity:
 
         Cost: two eigenvalue problems of the size of the steps for each point and vector.
         """
-        return self._estimate(*self._below(_points(x)))
+        return self._estimate(*_below(self.matrices, _points(x), self.eps))
 
     def count(self, lower: float, upper: float) -> Estimate:
         """The number of eigenvalues in [lower, upper), either of which may be infinite, with bounds as `cumulative`.
@@ -113,8 +114,7 @@ class SpectralDensity:
             ValueError: not lower < upper.
         """
         _require_interval(lower, upper)
-        (low, lowest), (high, highest) = (self._below(_points(end)) for end in (upper, lower))
-        return self._estimate(self.n * (low - highest).clamp(min=0), self.n * (lowest - high).clamp(max=1))
+        return self._estimate(*_counts(self.matrices, self.n, lower, upper, self.eps))
 
     def __repr__(self) -> str:
         vectors, steps = self.nodes.shape
@@ -132,16 +132,6 @@ class SpectralDensity:
             )
         samples = torch.where(self.weights > 0, self.weights * values, 0).sum(1)
         return self._estimate(samples, samples, known=exact_degree or self.is_exact)
-
-    def _below(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of the measures of (-∞, x), (vectors, *points) each."""
-        flat = points.reshape(-1)
-        finite = flat.isfinite()
-        low = (flat == math.inf).double().repeat(len(self.matrices), 1)
-        high = low.clone()
-        for row, matrix in enumerate(self.matrices):
-            low[row, finite], high[row, finite] = matrix.cumulative_bounds(flat[finite], _ROUNDING * self.eps)
-        return low.reshape(-1, *points.shape), high.reshape(-1, *points.shape)
 
     def _estimate(self, lower: Tensor, upper: Tensor, known: bool = True) -> Estimate:
         sample = bracketed(lower, upper)
@@ -165,7 +155,8 @@ def spectral_density(
 
     Lanczos runs from random vectors, fully reorthogonalised, each give a Gauss quadrature of the spectral measure of
     their vector: see `SpectralDensity`. A run that meets an invariant subspace, as it does after as many steps as A has
-    distinct eigenvalues, ends there, and gives the measure itself.
+    distinct eigenvalues, ends there, and gives the measure itself. It has no tolerance, as it is no one number: those
+    that are drawn from it say how far each can be off.
 
     Args:
         A: a symmetric (n, n) operator, or what `as_operator` makes one of, in float32 or float64.
@@ -218,7 +209,8 @@ def eigenvalue_count(
     lower: float,
     upper: float,
     *,
-    vectors: int = 10,
+    tol: float | None = None,
+    max_products: int = 500,
     steps: int = 50,
     confidence: float = 0.95,
     seed: int = 0,
@@ -236,9 +228,11 @@ def eigenvalue_count(
         A: a symmetric (n, n) operator, or what `as_operator` makes one of, in float32 or float64.
         lower: the smaller end, which belongs to the interval.
         upper: the larger end, which does not.
-        vectors: random starting vectors, at least 2.
-        steps: products with each.
-        confidence: the probability that the margin holds.
+        tol: stop when the margin, with the bias in it, is at most tol times the number; None for as many vectors as
+            ``max_products`` allow.
+        max_products: the most to spend; ``steps`` for each vector.
+        steps: products with each vector.
+        confidence: the probability that the margin holds: see `trace`.
         seed: root of all random numbers.
         block_size: vectors that advance together, in one block for each step; it does not change the result beyond
             rounding.
@@ -246,24 +240,57 @@ def eigenvalue_count(
 
     Raises:
         TypeError: as `spectral_density`.
-        ValueError: besides those of `spectral_density`, not lower < upper.
+        ValueError: besides those of `spectral_density`, not lower < upper; a tol below rounding, or max_products for
+            fewer than two vectors.
+
+    Warns:
+        ConvergenceWarning: ``tol`` was not reached.
 
     Source: Di Napoli, Polizzi & Saad (2016), Efficient estimation of eigenvalue counts in an interval; bounds:
     the inequalities of Chebyshev, Markov and Stieltjes.
 
-    Cost: that of `spectral_density`.
+    Cost: ``steps`` products for each vector. n numbers for each step and each vector of a block.
     """
     _require_interval(lower, upper)
-    density = spectral_density(
-        A,
-        vectors=vectors,
-        steps=steps,
-        confidence=confidence,
-        seed=seed,
-        block_size=block_size,
-        progress=progress,
+    require_integer("steps", steps)
+    sampling = Sampling(
+        tol=tol, max_products=max_products, confidence=confidence, seed=seed, block_size=block_size, progress=progress
     )
-    return density.count(lower, upper)
+    operator = operand(A, "eigenvalue_count", symmetric=True)
+    return sampling.run(operator, lambda watched: _Counts(watched, sampling, steps, (lower, upper)), "eigenvalue_count")
+
+
+class _Counts(Sampler):
+    """Bounds of n times the weight of an interval in the spectral measures of random vectors."""
+
+    def __init__(self, A: Watched, sampling: Sampling, steps: int, interval: tuple[float, float]) -> None:
+        self.A, self.width, self.cost, self.interval = A, sampling.block_size, steps, interval
+        n, most = A.shape[0], sampling.max_products // steps
+        self.probes = Spherical(n, most, seed=sampling.seed, purpose="density", dtype=A.dtype, device=A.device)
+        self.runs: list[JacobiMatrix] = []
+
+    def draw(self, count: int) -> Sample:
+        for start, stop in blocks(len(self.runs), count, self.width):
+            self.runs += lanczos_runs(self.A, self.probes.columns(start, stop), self.cost, symmetric=True)
+        eps = torch.finfo(self.A.dtype).eps
+        return bracketed(*_counts(self.runs, self.A.shape[0], *self.interval, eps))
+
+
+def _counts(matrices: Sequence[JacobiMatrix], n: int, lower: float, upper: float, eps: float) -> tuple[Tensor, Tensor]:
+    """Bounds of n times the measures of [lower, upper), one for each matrix."""
+    (low, lowest), (high, highest) = (_below(matrices, _points(end), eps) for end in (upper, lower))
+    return n * (low - highest).clamp(min=0), n * (lowest - high).clamp(max=1)
+
+
+def _below(matrices: Sequence[JacobiMatrix], points: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Bounds of the measures of (-∞, x), (matrices, *points) each."""
+    flat = points.reshape(-1)
+    finite = flat.isfinite()
+    low = (flat == math.inf).double().repeat(len(matrices), 1)
+    high = low.clone()
+    for row, matrix in enumerate(matrices):
+        low[row, finite], high[row, finite] = matrix.cumulative_bounds(flat[finite], _ROUNDING * eps)
+    return low.reshape(-1, *points.shape), high.reshape(-1, *points.shape)
 
 
 def _points(x: Any) -> Tensor:

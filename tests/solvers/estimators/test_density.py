@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from estimator_contract import TRIALS, EstimatorContract, covers, unbiased
+from estimator_contract import TRIALS, ToleranceContract, covers, unbiased
 from estimator_contract import N as SMALL
 from solver_cases import joined, line, problem, rounding
 from torch import Tensor
@@ -20,7 +20,7 @@ N = 60
 INF = math.inf
 
 
-class TestCount(EstimatorContract):
+class TestCount(ToleranceContract):
     function = staticmethod(partial(eigenvalue_count, lower=0.0, upper=INF, steps=6))
     symmetric = True
 
@@ -158,7 +158,7 @@ def test_counts_of_parts_add_up():
 
 def test_eigenvalue_count_is_that_of_the_density():
     A = problem(line(-1, 1, N)).operator
-    count = eigenvalue_count(A, -0.2, 0.6, vectors=4, steps=9, seed=2, confidence=0.8)
+    count = eigenvalue_count(A, -0.2, 0.6, max_products=36, steps=9, seed=2, confidence=0.8)
     expected = spectral_density(A, vectors=4, steps=9, seed=2, confidence=0.8).count(-0.2, 0.6)
     assert repr(count) == repr(expected)
     assert float(count.margin) == float(expected.margin)
