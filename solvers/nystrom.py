@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
 from .basis import completed
+from .measurement import Measurement
 from .report import Status
-from .sketching import TEST_MATRICES
+from .results import EigenDecomposition
+from .sketches import Sketch
+from .sketching import Sketching
 from .solver import EigenPairs, EigenSolver, Which
-from .tall import blocks, combine, gram, orthonormalise
+from .tall import combine, orthonormalise
 from .template import positive_integer
 from .watched import Watched
 
@@ -19,13 +24,15 @@ _ROUNDING = 10.0  # roundings of the largest eigenvalue of the core: what is sma
 
 
 @attrs.frozen(kw_only=True)
-class Nystrom(EigenSolver):
+class Nystrom(Sketching, EigenSolver):
     """The k leading eigenpairs of Y (Ωᵀ Y)⁺ Yᵀ, Y = A Ω, the Nyström approximation of a positive semidefinite A.
 
     Ω is a random (n, sketch_size) test matrix, and all products are with it: a single pass. No larger matrix with the
     range of Y leaves A minus it semidefinite. So it is exact where the rank of A is at most sketch_size, and its
     eigenvalues never exceed those of A, but for rounding errors, which grow with the condition of the core. For the
-    same products it is more accurate than `SketchedEigh`, which does not use that A is definite.
+    same products it is more accurate than `SketchedEigh`, which does not use that A is definite. As there, products may
+    be measured in parts, by `measure`, and put together before `decompose` makes pairs of them; with as many columns
+    and the same seed they are the same products.
 
     The core Ωᵀ Y is Ωᵀ A Ω, semidefinite as A is, to rounding. Eigenvalues of it that are rounding errors, those within
     ten roundings of the largest or not above its negative ones, are left out of the pseudoinverse.
@@ -51,9 +58,6 @@ class Nystrom(EigenSolver):
     """
 
     sketch_size: int | None = attrs.field(default=None, validator=positive_integer)
-    test_matrix: str = attrs.field(default="ssrft", validator=attrs.validators.in_(tuple(TEST_MATRICES)))
-    block_size: int = attrs.field(default=64, validator=positive_integer)
-    measure_residuals: bool = True
 
     def __attrs_post_init__(self) -> None:
         if self.which is Which.SA:
@@ -62,8 +66,33 @@ class Nystrom(EigenSolver):
                 "nothing; take BlockLanczos"
             )
 
+    @torch.no_grad()
+    def decompose(self, measurement: Measurement) -> EigenDecomposition:
+        """The k leading eigenpairs of the operator that was measured, as `SketchedEigh.decompose`.
+
+        Args:
+            measurement: all columns of this sketch, of a positive semidefinite operator.
+
+        Raises:
+            TypeError: it is no measurement.
+            ValueError: it is of another sketch, lacks columns, or is not of a semidefinite operator.
+
+        Cost: no products; the flops and memory of `solve`.
+        """
+        pairs, cost = self._decomposing(measurement, lambda A: self._ordered(self._pairs(A, measurement), A))
+        return self._result(pairs, cost, check_products=0)
+
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        Y, core = self._sketch(A)
+        pairs = self._pairs(A.A, self._measured(A))
+        if self.measure_residuals:
+            return pairs
+        return attrs.evolve(pairs, residual_norms=torch.full_like(pairs.eigenvalues, torch.nan))
+
+    def _pairs(self, A: LinearOperator, measurement: Measurement) -> EigenPairs:
+        """Pairs of Y (Ωᵀ Y)⁺ Yᵀ, from a whole measurement."""
+        Y = measurement.arrays["range"]
+        core = (self._omega(A).T @ Y).double().cpu()
+        core = (core + core.mT) / 2
         eigenvalues, vectors = torch.linalg.eigh(core)
         kept = eigenvalues > self._noise(eigenvalues, A)
         step = orthonormalise(Y)
@@ -75,37 +104,33 @@ class Nystrom(EigenSolver):
         pairs = completed(combine(step.Q, U[:, :found]), 0, self.k - found, self.seed, "completion of Nystrom")
         rank, size = int(kept.sum()), len(core)
         notes = () if rank == size else (f"The core has rank {rank} of {size}, to rounding, and so may A.",)
-        norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
-        return EigenPairs(values, pairs, Status.SKETCHED, norms, notes)
+        return EigenPairs(values, pairs, Status.SKETCHED, notes=notes)
 
-    def _sketch(self, A: Watched) -> tuple[Tensor, Tensor]:
-        """Y = A Ω, and Ωᵀ Y, whose upper blocks are the transposes of the lower: Ω is drawn once and not kept."""
-        n, size = A.shape[0], self._size(A)
-        omega = TEST_MATRICES[self.test_matrix](
-            n, size, seed=self.seed, purpose="nystrom", dtype=A.dtype, device=A.device
-        )
-        Y = torch.empty(size, n, dtype=A.dtype, device=A.device).mT
-        core = torch.zeros(size, size, dtype=torch.float64)
-        for start, stop in blocks(0, size, self.block_size):
-            block = omega.columns(start, stop)
-            Y[:, start:stop] = A._matmat(block)
-            core[start:stop, :stop] = gram(block, Y[:, :stop])
-            core[:start, start:stop] = core[start:stop, :start].mT
-        return Y, (core + core.mT) / 2
+    def _parts(self, shape: tuple[int, int]) -> dict[str, int]:
+        return {"range": self._size(shape[0])}
 
-    def _noise(self, eigenvalues: Tensor, A: Watched) -> float:
+    def _products(self, A: LinearOperator) -> dict[str, Callable[[int, int], Tensor]]:
+        omega = self._omega(A)
+        return {"range": lambda start, stop: A._matmat(omega.columns(start, stop))}
+
+    def _omega(self, A: LinearOperator) -> Sketch:
+        return self._draw(A, A.shape[0], self._size(A.shape[0]), "sketch")
+
+    def _require_measurable(self, A: LinearOperator) -> None:
+        self._require_suitable(A)
+
+    def _noise(self, eigenvalues: Tensor, A: LinearOperator) -> float:
         """The size of rounding errors among the eigenvalues of the core."""
         largest, least = float(eigenvalues.abs().max()), float(eigenvalues.min())
         rounding = torch.finfo(A.dtype).eps
         if -least > rounding**0.5 * largest:
             raise ValueError(
-                f"{A.A} says that it is positive semidefinite, but xᵀ A x is negative for some combination x of random "
+                f"{A} says that it is positive semidefinite, but xᵀ A x is negative for some combination x of random "
                 f"vectors, by {-least / largest:.1e} of its largest value; BlockLanczos takes any symmetric operator"
             )
         return max(_ROUNDING * rounding * largest, -least)
 
-    def _size(self, A: LinearOperator) -> int:
-        n = A.shape[0]
+    def _size(self, n: int) -> int:
         size = min(n, 2 * (self.k + max(10, self.k // 4))) if self.sketch_size is None else self.sketch_size
         if not self.k <= size <= n:
             raise ValueError(f"sizes must be k <= sketch_size <= n, got k={self.k}, sketch_size={size}, n={n}")
@@ -120,4 +145,4 @@ class Nystrom(EigenSolver):
             )
 
     def _total(self, A: LinearOperator) -> int | None:
-        return 2 * self.check_symmetry + self._size(A) + self.k * self.measure_residuals
+        return 2 * self.check_symmetry + self._size(A.shape[0]) + self.k * self.measure_residuals

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..linops import LinearOperator
 from .basis import Basis
+from .core_sketching import CoreSketching
 from .cores import least_squares_core, two_sided_core
 from .measurement import Measurement
 from .report import Status
 from .results import EigenDecomposition
 from .sketches import Sketch
-from .sketching import Sketching
 from .solver import EigenPairs, EigenSolver
 from .tall import column_norms, combine, gram, orthonormalise
 from .watched import Watched
@@ -25,7 +25,7 @@ _CORES = {False: ("symmetric", "two-sided"), True: ("bordered", "rayleigh-ritz")
 
 
 @attrs.frozen(kw_only=True)
-class SketchedEigh(Sketching, EigenSolver):
+class SketchedEigh(CoreSketching, EigenSolver):
     """An approximation A ≈ Q C Qᵀ of a symmetric A from its products W = A Ω with a random test matrix Ω, (n, inner).
 
     The k leading eigenpairs of Q C Qᵀ are returned. It is accurate where the spectrum decays; ``which`` picks from the
@@ -166,7 +166,7 @@ class SketchedEigh(Sketching, EigenSolver):
         order = self.which.order(values)[: self.k]
         return values[order], vectors[:, order]
 
-    def _parts(self, outer: int, inner: int) -> dict[str, int]:
+    def _columns(self, outer: int, inner: int) -> dict[str, int]:
         if self.two_pass:
             return {"range": outer}
         seen = inner - outer if self.basis == "first" else 0

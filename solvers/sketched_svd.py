@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from .core_sketching import CoreSketching
 from .cores import least_squares_core, two_sided_core
 from .measurement import Measurement
 from .report import Status
 from .results import SingularValueDecomposition
 from .sketches import Sketch
-from .sketching import Sketching
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import combine, gram
 from .watched import Watched
 
 
 @attrs.frozen(kw_only=True)
-class SketchedSVD(Sketching, SVDSolver):
+class SketchedSVD(CoreSketching, SVDSolver):
     """An approximation A ≈ Q C Pᵀ of an (m, n) operator from its products with random test matrices, in a single pass.
 
     The k leading singular triplets of Q C Pᵀ are returned. It is accurate where the singular values decay. No vector
@@ -110,7 +110,7 @@ class SketchedSVD(Sketching, SVDSolver):
             notes=self._notes(core, sigma[: self.k], A, "take a larger inner, or BlockGolubKahan"),
         )
 
-    def _parts(self, outer: int, inner: int) -> dict[str, int]:
+    def _columns(self, outer: int, inner: int) -> dict[str, int]:
         if self.core == "least-squares":
             return {"range": inner, "corange": inner}
         return {"range": outer, "corange": outer, "core": inner}
@@ -142,7 +142,7 @@ class SketchedSVD(Sketching, SVDSolver):
 
     def _total(self, A: LinearOperator) -> int | None:
         measured = 2 * self.k * self.measure_residuals
-        return 2 * self.check_adjoint + sum(self._parts(*self._sizes(A.shape)).values()) + measured
+        return 2 * self.check_adjoint + sum(self._parts(A.shape).values()) + measured
 
 
 def _image(omega: Sketch, X: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from solver_cases import N, problem, zoo
 
 import eigenspan as es
 from eigenspan.linops import Counted, Dense, Function, Structure
-from eigenspan.solvers import SketchedEigh, Status
+from eigenspan.solvers import EigenSolver, Nystrom, SketchedEigh, Status
 from eigenspan.solvers.measurement import Measurement
 from eigenspan.solvers.sketched_svd import SketchedSVD
 
@@ -20,10 +20,12 @@ SOLVERS = {
     "published": lambda **options: SketchedEigh(k=6, outer=10, block_size=4, basis="first", **options),
     "least-squares": lambda **options: SketchedSVD(k=6, outer=10, block_size=4, **options),
     "two-sided": lambda **options: SketchedSVD(k=6, outer=12, inner=27, block_size=4, core="two-sided", **options),
+    "nystrom": lambda **options: Nystrom(k=6, sketch_size=20, block_size=4, **options),
 }
-TOTAL = {"symmetric": 20, "published": 20, "least-squares": 40, "two-sided": 51}
+TOTAL = {"symmetric": 20, "published": 20, "least-squares": 40, "two-sided": 51, "nystrom": 20}
 TENSORS = {
     SketchedEigh: ("eigenvalues", "eigenvectors"),
+    Nystrom: ("eigenvalues", "eigenvectors"),
     SketchedSVD: ("left_vectors", "singular_values", "right_vectors"),
 }
 
@@ -41,11 +43,11 @@ def make(name):
 def matrix(name, dtype=torch.float64, device="cpu", seed=0):
     """Of slow decay; rectangular for singular values."""
     symmetric = problem(torch.arange(1, N + 1, dtype=torch.float64) ** -0.5, dtype, device, seed).operator.matrix
-    return symmetric if name in ("symmetric", "published") else symmetric[:40]
+    return symmetric if name in ("symmetric", "published", "nystrom") else symmetric[:40]
 
 
 def operator(matrix):
-    return Dense(matrix, Structure.SYMMETRIC if len(matrix) == matrix.shape[1] else Structure.NONE)
+    return Dense(matrix, Structure.PSD if len(matrix) == matrix.shape[1] else Structure.NONE)
 
 
 def measured(name, device):
@@ -88,7 +90,9 @@ class TestWhole:
         """What is not of the products is free: k, which, the core, and outer as long as all columns are kept."""
         A = measured("symmetric", device)
         solver = SketchedEigh(k=3, outer=14, inner=20, which="SA", core="two-sided")
-        check_same(solver.decompose(SOLVERS["symmetric"]().measure(A)), solver.solve(A), 1e-12)
+        measurement = SOLVERS["symmetric"]().measure(A)
+        check_same(solver.decompose(measurement), solver.solve(A), 1e-12)
+        check_same(SOLVERS["nystrom"]().decompose(measurement), SOLVERS["nystrom"]().solve(A), 1e-12)
 
     def test_shows_progress(self, make, A, capsys):
         make().measure(A, range(0, 6))
@@ -247,9 +251,9 @@ class TestMeasure:
             make().measure(Dense(A.matrix.half(), A.structure))
         with pytest.raises(ValueError, match="k="):
             make().measure(operator(torch.eye(4, dtype=torch.float64)))
-        if isinstance(make(), SketchedEigh):
+        if isinstance(make(), EigenSolver):
             with pytest.raises(ValueError, match="nothing says that"):
-                make().measure(A.matrix)
+                make().measure(Dense(A.matrix))
 
     def test_products_that_are_not_finite(self, name, make, A):
         broken = A.matrix.clone()

@@ -72,7 +72,7 @@ class TestEveryTestMatrix:
         """Y (Ωᵀ Y)⁻¹ Yᵀ by NumPy, in full."""
         truth = semidefinite("slow decay", torch.float64, device)
         result = Nystrom(k=6, sketch_size=20, test_matrix=name).solve(truth.operator)
-        omega = TEST_MATRICES[name](N, 20, purpose="nystrom", dtype=torch.float64).columns(0, 20).numpy()
+        omega = TEST_MATRICES[name](N, 20, purpose="sketch", dtype=torch.float64).columns(0, 20).numpy()
         Y = truth.matrix.numpy() @ omega
         values, vectors = numpy.linalg.eigh(Y @ numpy.linalg.solve(omega.T @ Y, Y.T))
         numpy.testing.assert_allclose(result.eigenvalues.cpu(), values[::-1][:6], rtol=0, atol=1e-12)
@@ -103,7 +103,7 @@ class TestEveryTestMatrix:
     def test_operator_tests_share_no_randomness_with_the_sketch(self, name, device):
         """The vectors that test symmetry are not columns of Ω."""
         checks = Gaussian(N, 2, purpose="verification", dtype=torch.float64).columns(0, 2)
-        omega = TEST_MATRICES[name](N, 30, purpose="nystrom", dtype=torch.float64).columns(0, 30)
+        omega = TEST_MATRICES[name](N, 30, purpose="sketch", dtype=torch.float64).columns(0, 30)
         cosines = (checks / checks.norm(dim=0)).mT @ (omega / omega.norm(dim=0))
         assert float(cosines.abs().max()) < 0.6
 

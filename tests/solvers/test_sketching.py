@@ -9,8 +9,8 @@ import torch
 
 from eigenspan.linops import Dense, Diagonal, Structure
 from eigenspan.solvers import SketchedEigh
+from eigenspan.solvers.core_sketching import error_bound
 from eigenspan.solvers.sketched_svd import SketchedSVD
-from eigenspan.solvers.sketching import error_bound
 
 KINDS = {
     "symmetric": (SketchedEigh, {}),
