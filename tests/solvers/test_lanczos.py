@@ -295,7 +295,7 @@ class TestRestarts:
     def test_take_few_products_more_with_a_basis_of_twice_k(self, device):
         A = Diagonal(torch.logspace(0, -6, 1000, dtype=torch.float64, device=device))
         free, limited = (BlockLanczos(k=50, max_basis=limit).solve(A).report.products for limit in (None, 100))
-        assert limited < 2 * free
+        assert limited < 1.2 * free
 
     def test_goes_on_from_a_start(self, separated):
         leading = separated.eigenvectors[:, :6].to(separated.operator.device)
@@ -337,7 +337,7 @@ class TestEvidence:
             missed += float(value.eigenvalues[0]) < 1 - gap
         bound = 1.648 * n**0.5 * numpy.exp(-evidence(steps, gap, 1.0))
         assert missed / seeds <= bound
-        assert bound < 30  # it says something, or nearly so
+        assert bound < 0.3  # it says something
 
     def test_grows_with_every_step_and_less_with_restarts(self):
         one, more, apart = (evidence(steps, 0.01, 1.0) for steps in ([20], [30], [20, 10]))
