@@ -175,6 +175,10 @@ class Declared(LinearOperator):
     """
 
     def __init__(self, A: LinearOperator, structure: Structure) -> None:
+        if not isinstance(A, LinearOperator):
+            raise TypeError(
+                f"Declared takes an operator, got {type(A).__name__}: as_operator(A, structure=…) makes one"
+            )
         super().__init__(A.shape, A.dtype, A.device, A.structure | structure)
         self.A = A
 

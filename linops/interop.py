@@ -48,6 +48,8 @@ def as_operator(
     Cost: none but, for a square matrix, a comparison with its transpose; products cost what ``A @ X`` costs, and SciPy
     operators a copy to and from NumPy.
     """
+    if not isinstance(structure, Structure):
+        raise TypeError(f"as_operator: structure is a Structure, such as Structure.SYMMETRIC, got {structure!r}")
     is_function = callable(A) and not hasattr(A, "shape")
     superfluous = [
         name for name, given in (("shape", shape), ("dtype", dtype), ("device", device)) if given is not None

@@ -103,11 +103,16 @@ class Certificate:
             f"{'j':>5} {'value':>12} {'radius':>9} {'sharp':>9} {'sine <=':>9} {'overlap >=':>10}",
         ]
         lines += [
-            f"{j:>5} {value:>12.5g} {radius:>9.1e} {sharp:>9.1e} {sine:>9.1e} {overlap:>10.4f}"
+            f"{j:>5} {value:>12.5g} {radius:>9.1e} {sharp:>9.1e} {_if(sine < 1, f'{sine:.1e}'):>9} "
+            f"{_if(overlap >= 5e-5, f'{overlap:.4f}'):>10}"
             for j, (value, radius, sharp, sine, overlap) in enumerate(rows[:_ROWS], 1)
         ]
         lines += [f"{'':>5} and {len(rows) - _ROWS} more"] if len(rows) > _ROWS else []
         return "\n".join(lines if self.scree is None else [*lines, repr(self.scree)])
+
+
+def _if(is_told: bool, text: str) -> str:
+    return text if is_told else "-"
 
 
 def certify(

@@ -37,7 +37,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     invariant subspace: it is extended by random vectors. A ``start`` may lack leading pairs too, so it makes up at most
     half of the first block, (b + 1) // 2 columns, beside random vectors. In all cases pairs count as converged only
     after so many products with these vectors that a pair ahead of them would have shown, but for about one time in a
-    hundred: the closer the next pair behind, the more. With restarts this number is an estimate.
+    hundred: the closer the next pair behind, the more. With restarts this number is an estimate, and the spread of the
+    spectrum, which it depends on, is that of the Ritz values.
 
     Args:
         k: how many pairs.

@@ -118,7 +118,8 @@ class Lobpcg(EigenSolver):
         if _one_sided(self.which, A) is Which.LM:
             raise ValueError(
                 f"LOBPCG finds one end of the spectrum, not the largest |λ| of both, and nothing says that {A} is "
-                "definite: choose which='LA' or 'SA', pass Declared(A, Structure.PSD) if it is, or take BlockLanczos"
+                "definite: choose which='LA' or 'SA', pass as_operator(A, structure=Structure.PSD) if it is, or take "
+                "BlockLanczos"
             )
 
 

@@ -141,7 +141,7 @@ class Nystrom(Sketching, EigenSolver):
         if not A.is_psd:
             raise ValueError(
                 f"Nystrom needs a positive semidefinite operator, and nothing says that {A} is one; if it is, pass "
-                "Declared(A, Structure.PSD), or as_operator(A, structure=Structure.PSD) for a matrix"
+                "eigenspan.as_operator(A, structure=eigenspan.Structure.PSD)"
             )
 
     def _total(self, A: LinearOperator) -> int | None:

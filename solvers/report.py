@@ -24,10 +24,7 @@ class Status(enum.Enum):
         "sketched at a fixed cost, without a convergence test: judge by residual_norms, and for smaller ones raise the "
         "sizes of the sketch or the passes, or use BlockLanczos"
     )
-    OUT_OF_PRODUCTS = (
-        "not converged when max_products were spent: raise max_products or tol, or solve again with "
-        "start=result.subspace"
-    )
+    OUT_OF_PRODUCTS = "not converged when max_products were spent: raise max_products or tol, and solve anew"
     OUT_OF_ITERATIONS = "not converged when maxiter was reached: raise maxiter or tol, or use BlockLanczos"
 
     @property

@@ -116,7 +116,10 @@ class _Decomposition(abc.ABC):
         values, k = self._leading_values, len(self._leading_values)
         dtype = str(vectors.dtype).removeprefix("torch.")
         span = f", {letter} {values[0]:.4g} … {values[-1]:.4g}" if k else ""
-        largest = f", residuals up to {self.residual_norms.max():.1e}" if k else ""
+        norms = self.residual_norms
+        known = k > 0 and bool(norms.isfinite().all())
+        told = f"up to {norms.max():.1e}" if known else "not measured"
+        largest = f", residuals {told}" if k else ""
         status = self.report.status.name.lower().replace("_", " ")
         return f"<{type(self).__name__} {k} of {size} {dtype} {vectors.device}{span}{largest}, {status}>"
 

@@ -31,7 +31,7 @@ def positive_integer(_: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
     if value is None and attribute.default is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{attribute.name} is a positive integer, got {value!r}")
+        raise TypeError(f"{attribute.name} is a positive integer, an int, got {value!r}")
     if value < 1:
         raise ValueError(f"{attribute.name} is at least 1, got {value}")
 
@@ -91,7 +91,7 @@ def require_known_symmetric(A: LinearOperator, name: str) -> None:
     if not A.is_symmetric:
         raise ValueError(
             f"{name} needs a symmetric operator, and nothing says that {A} is one; if it is, pass "
-            "Declared(A, Structure.SYMMETRIC), or as_operator(A, structure=Structure.SYMMETRIC) for a matrix"
+            "eigenspan.as_operator(A, structure=eigenspan.Structure.SYMMETRIC)"
         )
 
 

@@ -261,3 +261,13 @@ def test_half_precision_is_exchanged_as_float32(dtype, device):
     assert S.matvec(numpy.ones(3)).tolist() == [6, 15]
     assert S.rmatmat(numpy.eye(2)).tolist() == M.T.tolist()
     assert as_operator(S).dtype == torch.float32
+
+
+def test_structure_is_one():
+    with pytest.raises(TypeError, match="structure is a Structure, such as"):
+        as_operator(matrix(3, 3), structure="symmetric")
+
+
+def test_only_operators_are_declared():
+    with pytest.raises(TypeError, match=r"takes an operator, got ndarray: as_operator\(A, structure=…\) makes one"):
+        Declared(matrix(3, 3).numpy(), PSD)

@@ -90,6 +90,8 @@ class TestEigenDecomposition:
             f"<EigenDecomposition 4 of 20 float64 {result.eigenvalues.device}, λ -4 … -1, residuals up to"
         )
         assert text.endswith("complete>")
+        unknown = attrs.evolve(result, residual_norms=torch.full_like(result.residual_norms, torch.nan))
+        assert "residuals not measured, complete>" in repr(unknown)
 
     def test_without_any_pair(self, result, tmp_path):
         """As a solver that gave up returns it."""
