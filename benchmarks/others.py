@@ -73,7 +73,7 @@ def _watched(name: str, A: es.LinearOperator, k: int, solve: Callable[[es.Counte
 
 
 def skerch(A: es.LinearOperator, k: int) -> Found:
-    """The single-pass Hermitian sketch of skerch, with as many products as our one-pass sketch: 4 k."""
+    """The single-pass Hermitian sketch of skerch, with the sizes of our one-pass sketch: it takes 6 k products."""
     from skerch.algorithms import seigh
 
     class Operator:

@@ -176,7 +176,7 @@ def spectra(options: Any) -> list[Check]:
         "Nystrom, 4 k": (es.Nystrom(k=PAIRS, sketch_size=4 * PAIRS, measure_residuals=False), None),
     }
     print(f"\n(b) n = {SIZE}, k = {PAIRS}: error over the best of rank k, less one; * the report has a note")
-    print(f"  {'spectrum':32}", *(f"{name:>23}" for name in solvers), f"{'skerch seigh, 4 k':>23}")
+    print(f"  {'spectrum':32}", *(f"{name:>23}" for name in solvers), f"{'skerch seigh, 6 k':>23}")
     worst = dict.fromkeys(solvers, 0.0)
     beyond = 0.0
     for name, values in synthetic().items():

@@ -144,15 +144,19 @@ class LinearOperator(abc.ABC):
             result = _outside_inference_mode(product, block)
         else:
             result = product(block)
+        self._require_product(result, block, m)
+        return result[:, 0] if X.ndim == 1 else result
+
+    def _require_product(self, result: Any, block: Tensor, rows: int) -> None:
+        """Refuse what is no product of a block in this operator's dtype, on its device."""
         if not isinstance(result, Tensor):
             raise RuntimeError(f"{type(self).__name__} broke its contract: a product gave {type(result).__name__}")
-        if result.shape != (m, block.shape[1]) or result.dtype != self.dtype or result.device != self.device:
+        if result.shape != (rows, block.shape[1]) or result.dtype != self.dtype or result.device != self.device:
             raise RuntimeError(
                 f"{type(self).__name__} broke its contract: a block of shape {tuple(block.shape)} gave "
                 f"{tuple(result.shape)} {result.dtype} on {result.device}, "
-                f"expected {(m, block.shape[1])} {self.dtype} on {self.device}"
+                f"expected {(rows, block.shape[1])} {self.dtype} on {self.device}"
             )
-        return result[:, 0] if X.ndim == 1 else result
 
     # -- algebra ------------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,8 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
         max_products: where to stop at the latest, of A and its transpose together; by default 20 k or 1000, the larger;
             ten times as many with restarts.
         max_basis: the most vectors of each side to keep, at least k + 4 block_size, but for random ones that join a
-            block; by default there is no limit. About 2 k cost few products more than no limit.
+            block; by default there is no limit. About 2 k, at least 50, cost few products more than no limit, but where
+            many values are close to the last.
         seed, check_adjoint: see `SVDSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken.

@@ -47,8 +47,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
             1e-9 in float64. The error of a θ apart from other eigenvalues is of the order of tol².
         max_products: where to stop at the latest; by default 10 k or 500, the larger, and never more than n; ten times
             as many with restarts.
-        max_basis: the most vectors to keep, at least k + 4 block_size; by default there is no limit. About 2 k cost few
-            products more than no limit.
+        max_basis: the most vectors to keep, at least k + 4 block_size; by default there is no limit. About 2 k, and 50
+            or more, cost few products more than no limit, but where many eigenvalues are close to the last.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken: more columns would cost more
@@ -171,7 +171,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 class Lanczos(BlockLanczos):
     """The k leading eigenpairs by the Lanczos method, `BlockLanczos` with a block of one.
 
-    The fewest products where eigenvalues are distinct, one at a time.
+    The fewest products, one at a time, where eigenvalues are distinct: of one that is repeated, copies may be missing
+    although all that was found has converged.
 
     Args:
         block_size: 1.

@@ -54,12 +54,19 @@ def in_blocks(product: Callable[[Tensor], Tensor], rows: int, X: Tensor, width: 
 
 
 def column_norms(X: Tensor) -> Tensor:
-    """Euclidean norms of the columns of X, (n, b): (b,), small, without underflow in single precision.
+    """Euclidean norms of the columns of X, (n, b): (b,), small, without over- or underflow.
 
     Cost: 2 n b flops.
     """
-    norms: Tensor = torch.linalg.vector_norm(X, dim=0, dtype=torch.float64)
-    return norms.cpu()
+    norms: Tensor = torch.linalg.vector_norm(X, dim=0, dtype=torch.float64).cpu()
+    low, high = _SCALES[torch.float64]
+    extreme = ((norms < low) | (norms > high)).nonzero()[:, 0]
+    if len(extreme) > 0:  # squares of entries may not have been numbers
+        columns = X[:, extreme.to(X.device)].double()
+        largest = columns.abs().amax(0) if len(X) else columns.new_zeros(len(extreme))
+        scaled = torch.linalg.vector_norm(columns / largest.where(largest > 0, 1), dim=0)
+        norms[extreme] = (largest * scaled).cpu()
+    return norms
 
 
 def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:

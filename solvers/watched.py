@@ -12,7 +12,7 @@ from ..linops import Counted, LinearOperator
 
 
 class Watched(Counted):
-    """A counted, with a progress bar, whose products are finite."""
+    """A counted, with a progress bar, whose products are what they should be, and finite."""
 
     def __init__(self, A: LinearOperator, bar: tqdm[Any]) -> None:
         super().__init__(A)
@@ -24,6 +24,7 @@ class Watched(Counted):
 
     def _counted(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         result = super()._counted(product, X)
+        self.A._require_product(result, X, sum(self.shape) - len(X))
         self._bar.update(X.shape[1])
         # A sum is finite only if all its terms are, and several times as fast to test.
         if not bool(result.sum().isfinite() or result.isfinite().all()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 import pytest
@@ -182,3 +183,36 @@ class SolverContract(TemplateContract, ZooContract):
     def test_product_that_is_not_finite(self, A, product, value):
         with pytest.raises(ValueError, match="gave NaN or infinite entries, in product"):
             self.make(6).solve(noisy(A, product, value))
+
+    @pytest.mark.parametrize("scale", [1e-200, 1e200])
+    def test_scale_is_handled_or_refused(self, A, scale):
+        """None takes small numbers for zeros, or large ones for infinite."""
+        scaled = Dense(scale * A.matrix, A.structure)
+        try:
+            found, refusal = quietly(self.make(2), scaled).eigenvalues / scale, ""
+        except (ValueError, TypeError) as error:
+            found, refusal = None, str(error)
+        if found is None:
+            assert "scale the operator" in refusal or "no factor" in refusal
+        else:
+            torch.testing.assert_close(found, quietly(self.make(2), A).eigenvalues, rtol=1e-6, atol=0)
+
+    @pytest.mark.parametrize(
+        ("wrong", "gave"),
+        [
+            (lambda Y: Y.float(), r"\(60, \d+\) torch.float32"),
+            (lambda Y: Y[:-1], r"\(59, \d+\) torch.float64"),
+            (lambda Y: Y[:, 0], r"\(60,\) torch.float64"),
+            (lambda Y: None, "a product gave NoneType"),
+        ],
+        ids=["dtype", "rows", "vector", "nothing"],
+    )
+    def test_products_that_are_none(self, A, wrong, gave):
+        class Broken(type(A)):
+            def _matmat(self, X):
+                return wrong(super()._matmat(X))
+
+        broken = copy.copy(A)
+        broken.__class__ = Broken
+        with pytest.raises(RuntimeError, match=f"Broken broke its contract: .*{gave}"):
+            self.make(2).solve(broken)

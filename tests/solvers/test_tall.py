@@ -183,6 +183,14 @@ def test_column_norms_neither_underflow_nor_overflow_in_single_precision(scale):
     torch.testing.assert_close(column_norms(X), X.double().norm(dim=0), rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-150, 1.0, 1e150, 1e200])
+def test_column_norms_neither_underflow_nor_overflow_in_double_precision(scale, device):
+    X = normal(N, 4)
+    X[:, 2] = 0
+    found = column_norms((scale * X).to(device))
+    torch.testing.assert_close(found, scale * X.norm(dim=0), rtol=1e-14, atol=0)
+
+
 def test_column_major_copies_only_where_it_must(device):
     block = torch.randn(5, 3, device=device)
     columns = column_major(block)
