@@ -47,7 +47,7 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
             tol².
         max_products: where to stop at the latest, of A and its transpose together; by default 20 k or 1000, the larger;
             ten times as many with restarts.
-        max_basis: the most vectors of each side to keep, at least k + 4 block_size, but for random ones that join a
+        max_basis: the most vectors of each side to keep, at least k + 3 block_size, but for random ones that join a
             block; by default there is no limit. About 2 k, at least 50, cost few products more than no limit, but where
             many values are close to the last.
         seed, check_adjoint: see `SVDSolver`.
@@ -66,7 +66,7 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
     result; each restart 2 (m + n) max_basis k flops.
     """
 
-    wanted = "triplets"
+    wanted, least_blocks = "triplets", 3
 
     def __attrs_post_init__(self) -> None:
         if self.max_products is not None and self.max_products < 2 * self.k:

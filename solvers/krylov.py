@@ -33,6 +33,7 @@ class BlockKrylov(Solver):
 
     uses_start = True
     wanted: ClassVar[str]  # what there are k of, in the plural
+    least_blocks: ClassVar[int]  # that it restarts with beside what is wanted
 
     def __attrs_post_init__(self) -> None:
         if self.max_basis is not None and self.max_basis < self.least_basis:
@@ -44,7 +45,7 @@ class BlockKrylov(Solver):
     @property
     def least_basis(self) -> int:
         """The smallest ``max_basis`` that it can restart with."""
-        return self.k + 4 * self._width
+        return self.k + self.least_blocks * self._width
 
     @property
     @abc.abstractmethod

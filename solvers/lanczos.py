@@ -67,7 +67,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     max_basis k flops.
     """
 
-    wanted = "pairs"
+    wanted, least_blocks = "pairs", 4
 
     def __attrs_post_init__(self) -> None:
         if self.max_products is not None and self.max_products < self.k:
@@ -118,7 +118,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         """Let random vectors join the block or, where it cannot grow and all pairs have converged, take its place."""
         copies, sought = self._largest_cluster(space, pairs, converged)
         fresh = max(self._width, copies + 1 - space.origins)
-        if self.max_basis is None or self.k + 4 * (space.width + fresh) <= self.max_basis:
+        if self.max_basis is None or self.k + self.least_blocks * (space.width + fresh) <= self.max_basis:
             space.extend(fresh, sought)
         elif bool(converged.all()):
             space.close(self.which, self.k)

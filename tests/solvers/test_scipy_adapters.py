@@ -90,8 +90,8 @@ def test_space_of_a_wrong_size(ncv, device):
 @pytest.mark.parametrize("scale", [1e-170, 1e160])
 def test_entries_whose_squares_overflow_or_vanish(scale, device):
     A = Diagonal(torch.full((N,), scale, dtype=torch.float64, device=device))
-    with pytest.raises(ValueError, match="scale the operator"):
-        Arpack(k=4, check_symmetry=False).solve(A)
+    values = Arpack(k=4, check_symmetry=False).solve(A).eigenvalues
+    torch.testing.assert_close(values, A.diagonal[:4], rtol=1e-12, atol=0)
 
 
 def test_a_space_that_ends_too_early_says_to_raise_ncv(device):
