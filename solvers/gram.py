@@ -56,6 +56,10 @@ class GramEigh(EigenSolver):
     memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
     measure_residuals: bool = True
 
+    @property
+    def _measures_residuals(self) -> bool:
+        return self.measure_residuals
+
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)
         self._factor(A)
@@ -94,8 +98,7 @@ class GramEigh(EigenSolver):
             f"{space.B.products} products with the factor and its transpose, which are not counted above",
             f"residual norms of {typical:.1e} in root mean square, by one product",
         )
-        norms = None if self.measure_residuals else torch.full_like(values, torch.nan)
-        return EigenPairs(values, vectors, Status.COMPLETE, norms, notes)
+        return EigenPairs(values, vectors, Status.COMPLETE, notes=notes)
 
     def _verified(self, A: Watched, space: _RowSpace, values: Tensor, vectors: Tensor) -> float:
         """The root mean square of ‖A v - λ v‖, as estimated by one product with a random combination of the vectors."""

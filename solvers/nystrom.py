@@ -83,10 +83,7 @@ class Nystrom(Sketching, EigenSolver):
         return self._result(pairs, cost, check_products=0)
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        pairs = self._pairs(A.A, self._measured(A))
-        if self.measure_residuals:
-            return pairs
-        return attrs.evolve(pairs, residual_norms=torch.full_like(pairs.eigenvalues, torch.nan))
+        return self._pairs(A.A, self._measured(A))
 
     def _pairs(self, A: LinearOperator, measurement: Measurement) -> EigenPairs:
         """Pairs of Y (Ωᵀ Y)⁺ Yᵀ, from a whole measurement."""

@@ -122,11 +122,7 @@ class SketchedEigh(CoreSketching, EigenSolver):
         return self._result(pairs, cost, check_products=0)
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        pairs = self._second_pass(A) if self.two_pass else self._pairs(A, self._measured(A))
-        known = pairs.residual_norms is not None
-        if known or self.measure_residuals:
-            return pairs
-        return attrs.evolve(pairs, residual_norms=torch.full_like(pairs.eigenvalues, torch.nan))
+        return self._second_pass(A) if self.two_pass else self._pairs(A, self._measured(A))
 
     def _pairs(self, A: LinearOperator, measurement: Measurement) -> EigenPairs:
         """Pairs of Q C Qᵀ, from a whole measurement."""

@@ -86,10 +86,7 @@ class SketchedSVD(CoreSketching, SVDSolver):
         return self._result(found, cost, check_products=0)
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
-        found = self._triplets(A, self._measured(A))
-        if self.measure_residuals:
-            return found
-        return attrs.evolve(found, residual_norms=torch.full_like(found.singular_values, torch.nan))
+        return self._triplets(A, self._measured(A))
 
     def _triplets(self, A: LinearOperator, measurement: Measurement) -> SingularTriplets:
         """Triplets of Q C Pᵀ, from a whole measurement."""

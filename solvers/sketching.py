@@ -40,6 +40,10 @@ class Sketching(Solver):
     block_size: int = attrs.field(default=64, validator=positive_integer)
     measure_residuals: bool = True
 
+    @property
+    def _measures_residuals(self) -> bool:
+        return self.measure_residuals
+
     @torch.no_grad()
     def measure(self, A: Any, columns: range | None = None, progress: bool = False) -> Measurement:
         """Products of A with the test matrices, those of some of their columns or of all, for `decompose`.

@@ -110,7 +110,7 @@ class EigenSolver(Solver):
                 self._test_symmetry(watched)
             checks = watched.products
             pairs = self._ordered(self._solve(watched, guess), operator)
-            if pairs.residual_norms is not None:
+            if pairs.residual_norms is not None or not self._measures_residuals:
                 return pairs, checks
             products = watched._matmat(pairs.eigenvectors)
             norms = column_norms(products - pairs.eigenvectors * pairs.eigenvalues)

@@ -140,6 +140,11 @@ class Solver(abc.ABC):
     def _solve(self, A: Watched, start: Tensor | None) -> Any:
         """What the method finds; every product of A is counted, and is finite or has raised."""
 
+    @property
+    def _measures_residuals(self) -> bool:
+        """Whether products measure the residual norms that a subclass does not know; else they are NaN."""
+        return True
+
     def _total(self, A: LinearOperator) -> int | None:
         """The number of products it will take, if that is known."""
         return None
