@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mnist16_solvers import problem
+from mnist16_solvers import PUBLISHED, problem
 from others import Found, skerch
 from torch import Tensor
 
@@ -39,9 +39,7 @@ SOLVERS: dict[str, tuple[Callable[[int, int], es.EigenSolver], str, str]] = {
         "v",
     ),
     "… as published": (
-        lambda k, p: es.SketchedEigh(
-            k=k, outer=p // 2, inner=p, measure_residuals=False, basis="first", core="two-sided"
-        ),
+        lambda k, p: es.SketchedEigh(k=k, outer=p // 2, inner=p, measure_residuals=False, **PUBLISHED),
         "#cc79a7",
         "D",
     ),

@@ -23,7 +23,7 @@ from typing import Any
 
 import attrs
 import torch
-from mnist16_solvers import Check, problem
+from mnist16_solvers import PUBLISHED, Check, problem
 from models import conv3c3d
 from others import OTHERS, Found, ResidentSize, scipy_over_curvlinops
 from torch import Tensor
@@ -84,7 +84,7 @@ def contenders(k: int) -> list[es.EigenSolver]:
         es.Lanczos(k=k),
         es.SubspaceIteration(k=k, max_products=10 * k),
         es.SketchedEigh(k=k, outer=2 * k, inner=4 * k, measure_residuals=False),
-        es.SketchedEigh(k=k, outer=2 * k, inner=4 * k, measure_residuals=False, basis="first", core="two-sided"),
+        es.SketchedEigh(k=k, outer=2 * k, inner=4 * k, measure_residuals=False, **PUBLISHED),
         es.SketchedEigh(k=k, outer=2 * k, two_pass=True, measure_residuals=False),
         es.Arpack(k=k, tol=1e-5),
     ]
@@ -129,7 +129,7 @@ def fixed_products(H: es.Hessian, exact: es.EigenDecomposition, spectrum: Tensor
     for solver, limit in (
         (es.BlockLanczos(k=355, max_products=710, tol=2e-6), 1.15),
         (es.SketchedEigh(outer=355, inner=710, measure_residuals=False), None),
-        (es.SketchedEigh(outer=355, inner=710, measure_residuals=False, basis="first", core="two-sided"), None),
+        (es.SketchedEigh(outer=355, inner=710, measure_residuals=False, **PUBLISHED), None),
         (es.SketchedEigh(outer=355, two_pass=True, measure_residuals=False), None),
     ):
         row = timed(solver, H, 1)
@@ -168,9 +168,7 @@ def spectra(options: Any) -> list[Check]:
             None,
         ),
         "as published, 4 k": (
-            es.SketchedEigh(
-                k=PAIRS, outer=2 * PAIRS, inner=4 * PAIRS, measure_residuals=False, basis="first", core="two-sided"
-            ),
+            es.SketchedEigh(k=PAIRS, outer=2 * PAIRS, inner=4 * PAIRS, measure_residuals=False, **PUBLISHED),
             None,
         ),
         "Nystrom, 4 k": (es.Nystrom(k=PAIRS, sketch_size=4 * PAIRS, measure_residuals=False), None),
