@@ -14,7 +14,8 @@ from .tall import blocks, combine, gram, orthonormalise
 _NARROWEST, _WIDEST = 16, 256  # columns of a store; wider ones gain nothing in matrix products
 _SMALL = 1 << 22  # numbers in a store that need not be spared
 _ROWS = 1 << 14  # rows combined at a time where vectors are replaced in their place
-_CACHED = 1 << 10  # rows combined at a time on a CPU, so that it keeps them
+_TILE = 1 << 8  # rows that a CPU combines at a time, so that it keeps them
+_TILES = 1 << 10  # combined in one call
 
 
 class Basis:
@@ -63,14 +64,17 @@ class Basis:
 
         Cost: 2 n j b flops.
         """
-        total = torch.zeros(C.shape[1], self.n, dtype=self.dtype, device=self.device).mT
-        C = C.to(self.device, self.dtype)
-        parts = list(self._parts(first, first + len(C)))
-        for start, stop in blocks(0, self.n, _CACHED if self.device.type == "cpu" else self.n):
-            rows = total[start:stop]
+        total = torch.empty(C.shape[1], self.n, dtype=self.dtype, device=self.device)
+        C = C.to(self.device, self.dtype).mT
+        parts = list(self._parts(first, first + C.shape[1]))
+        for start, stop, tile in self._tiles():
+            count = (stop - start) // tile
+            tiles = total.new_zeros(count, len(C), tile)
             for part, columns in parts:
-                rows.mT.addmm_(C[part].mT, columns[start:stop].mT)
-        return total
+                rows = columns[start:stop].mT.view(-1, count, tile).transpose(0, 1)
+                tiles.baddbmm_(C[:, part].expand(count, -1, -1), rows)
+            total[:, start:stop].view(-1, count, tile).copy_(tiles.transpose(0, 1))
+        return total.mT
 
     def replace(self, C: Tensor) -> None:
         """Put the combinations B C of the first j columns, C small, (j, r), r <= j, in the place of all columns.
@@ -85,6 +89,15 @@ class Basis:
             for part, columns in self._parts(0, C.shape[1]):
                 columns[rows] = combined[:, part]  # type: ignore[index]
         self.size = C.shape[1]
+
+    def _tiles(self) -> Iterator[tuple[int, int, int]]:
+        """Ranges of rows, start … stop-1, and how many of them are multiplied at a time."""
+        tile = _TILE if self.device.type == "cpu" else max(1, self.n)
+        whole = self.n - self.n % tile
+        for start, stop in blocks(0, whole, _TILES * tile):
+            yield start, stop, tile
+        if whole < self.n:
+            yield whole, self.n, self.n - whole
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
         """Columns ``start`` … ``stop``-1, store by store, each with its place among them."""

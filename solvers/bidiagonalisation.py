@@ -124,5 +124,6 @@ class KrylovSpaces:
     ) -> int:
         """Multiply ``width`` columns that wait, and append what is new in the product, of that rank, to the other."""
         image = product(side.waiting[:, :width])
-        self._norm = max(self._norm, float(column_norms(image).max()))
-        return side.take(image, other, self._norm).Q.shape[1]
+        step = side.take(image, other, self._norm)
+        self._norm = step.scale
+        return step.Q.shape[1]

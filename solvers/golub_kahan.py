@@ -41,7 +41,8 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
 
     Args:
         k: how many triplets.
-        block_size: columns multiplied at a time, to begin with; by default k / 20, at least 5.
+        block_size: columns multiplied at a time, to begin with; by default k over four times the digits of ``tol``,
+            at least 5: k / 20 for 1e-5, the widest, and k / 36 for 1e-9.
         tol: the triplets have converged when their residual norms, as in `SingularValueDecomposition`, are at most
             tol σ₁; by default 1e-5 in float32, 1e-9 in float64. The error of a σ apart from others is of the order of
             tol².
@@ -78,11 +79,11 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         tol, budget = tolerance_for(A, self.tol), self._budget
-        spaces, before = KrylovSpaces(A, self._width, self.seed, start), A.products
+        spaces, before = KrylovSpaces(A, self._width(tol), self.seed, start), A.products
         next_look = 2 * self.k
         while True:
             if self.max_basis is not None and spaces.right.basis.size + spaces.width > self.max_basis:
-                spaces.restart(self._kept(spaces.width, self.max_basis))
+                spaces.restart(self._kept(spaces, self.max_basis))
             spaces.multiply((budget - A.products + before) // 2)
             spent = A.products - before
             last = spaces.are_complete or budget - spent < 2
@@ -118,18 +119,18 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
             return self.max_products
         return 2 * self.most_vectors * (1 if self.max_basis is None else 10)
 
-    def _kept(self, width: int, limit: int) -> int:
+    def _kept(self, spaces: KrylovSpaces, limit: int) -> int:
         """How many triplets to restart with: k and a block at least, with room for two more blocks if there is."""
-        return max(self.k + self._width, min(self.k + (limit - self.k) // 3, limit - 2 * width))
+        return max(self.k + spaces.block_size, min(self.k + (limit - self.k) // 3, limit - 2 * spaces.width))
 
     def _may_lack(self, spaces: KrylovSpaces, triplets: RitzTriplets, within: float) -> bool:
         """Whether copies of leading values may be missing that only further random vectors can show."""
-        leading = triplets.values[: self.k]
+        leading, columns = triplets.values[: self.k], spaces.block_size
         if spaces.found is not None:
             return bool((leading > spaces.found + within).any())
         # Are there as many copies of a value ahead of the last as the block has columns?
-        apart = leading[: -self._width] - leading[self._width - 1 : -1]
-        return triplets.are_closed(within) or bool((apart <= CLUSTER * leading[: -self._width] + within).any())
+        apart = leading[:-columns] - leading[columns - 1 : -1]
+        return triplets.are_closed(within) or bool((apart <= CLUSTER * leading[:-columns] + within).any())
 
     def _nothing_leads(self, spaces: KrylovSpaces, triplets: RitzTriplets, within: float) -> bool:
         """Whether the triplets are all that lead, as far as the random vectors that joined others tell."""

@@ -17,7 +17,9 @@ from .watched import Watched
 
 DOUBT = 0.01  # the probability that random vectors have not shown what leads
 CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
-_NARROWEST, _WANTED_PER_COLUMN = 5, 20
+_NARROWEST = 5
+_WANTED_PER_COLUMN = 4  # and digit of the tolerance: digits ask for passes, and wide blocks for products
+_DIGITS = 5  # at least
 _GROWTH = 0.04  # of the space between two looks at it, at least, so that these cost little beside the products
 _VECTORS_EACH = 1.5  # that the space grows by for each pair that is still missing, or more
 
@@ -39,22 +41,30 @@ class BlockKrylov(Solver):
         if self.max_basis is not None and self.max_basis < self.least_basis:
             raise ValueError(
                 f"max_basis={self.max_basis} is too small to restart with k={self.k} {self.wanted} and blocks of "
-                f"{self._width}: choose at least {self.least_basis}, or a smaller block_size"
+                f"{self._widest}: choose at least {self.least_basis}, or a smaller block_size"
             )
 
     @property
     def least_basis(self) -> int:
         """The smallest ``max_basis`` that it can restart with."""
-        return self.k + self.least_blocks * self._width
+        return self.k + self.least_blocks * self._widest
 
     @property
     @abc.abstractmethod
     def most_vectors(self) -> int:
         """How many vectors of each side it may come to keep where nothing limits the basis."""
 
+    def _width(self, tol: float) -> int:
+        """Columns of a block, to begin with."""
+        if self.block_size is not None:
+            return self.block_size
+        digits = max(_DIGITS, -math.log10(tol))
+        return max(_NARROWEST, int(self.k / (_WANTED_PER_COLUMN * digits)))
+
     @property
-    def _width(self) -> int:
-        return max(_NARROWEST, self.k // _WANTED_PER_COLUMN) if self.block_size is None else self.block_size
+    def _widest(self) -> int:
+        """Columns of a block where the dtype of the operator is not known yet."""
+        return self._width(0.1**_DIGITS if self.tol is None else self.tol)
 
 
 class MultipliedBasis:
@@ -107,7 +117,7 @@ class MultipliedBasis:
     def take(self, image: Tensor, other: MultipliedBasis, norm: float) -> Orthonormalised:
         """Note the product of the first columns that wait, and append what is new in it to the ``other`` basis.
 
-        ``norm`` is that of the operator. For a symmetric one both bases are the same.
+        ``norm`` is that of the operator, as far as it is known. For a symmetric one both bases are the same.
         """
         step = orthonormalise(image, other.basis, scale=norm, first=other._reached(self.dim))
         self.coefficients.append(torch.cat([step.C, step.R]))

@@ -42,7 +42,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     Args:
         k: how many pairs.
-        block_size: columns multiplied at a time, to begin with; by default k / 20, at least 5.
+        block_size: columns multiplied at a time, to begin with; by default k over four times the digits of ``tol``,
+            at least 5: k / 20 for 1e-5, the widest, and k / 36 for 1e-9.
         tol: the pairs have converged when ‖A v - θ v‖ <= tol max|θ|, over all Ritz values; by default 1e-5 in float32,
             1e-9 in float64. The error of a θ apart from other eigenvalues is of the order of tol².
         max_products: where to stop at the latest; by default 10 k or 500, the larger, and never more than n; ten times
@@ -76,12 +77,12 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         tol, budget = tolerance_for(A, self.tol), self._budget(A)
-        space, before = KrylovSpace(A, self.seed, tol, self.max_basis), A.products
+        space, before = KrylovSpace(A, self._width(tol), self.seed, tol, self.max_basis), A.products
         if start is not None:
-            space.begin(start, self._width)
+            space.begin(start)
         next_look = self.k
         while True:
-            fresh = max(1, self._width - space.width) if space.is_closed else 0
+            fresh = max(1, space.block_size - space.width) if space.is_closed else 0
             if space.must_restart(fresh):
                 space.restart(self.which, self.k, fresh)
             if space.is_closed:
@@ -117,7 +118,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     def _seek_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> None:
         """Let random vectors join the block or, where it cannot grow and all pairs have converged, take its place."""
         copies, sought = self._largest_cluster(space, pairs, converged)
-        fresh = max(self._width, copies + 1 - space.origins)
+        fresh = max(space.block_size, copies + 1 - space.origins)
         if self.max_basis is None or self.k + self.least_blocks * (space.width + fresh) <= self.max_basis:
             space.extend(fresh, sought)
         elif bool(converged.all()):

@@ -118,11 +118,13 @@ class Orthonormalised:
         Q: (n, r), r <= b the numerical rank of what B leaves of X.
         R: (r, b), small.
         C: (j, b), small; (0, b) if there is no B.
+        scale: the length of the longest column of X, or the one that was given, if that is longer.
     """
 
     Q: Tensor
     R: Tensor
     C: Tensor
+    scale: float
 
 
 def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, first: int = 0) -> Orthonormalised:
@@ -195,7 +197,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
             f"a block of shape {tuple(X.shape)} has not become orthonormal in {_MAX_PASSES} passes: is the basis that "
             "it is orthogonalised against orthonormal, and the product linear?"
         )
-    return Orthonormalised(Q, R, C)
+    return Orthonormalised(Q, R, C, size)
 
 
 def _triangular_factor(G: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,8 +46,8 @@ class KrylovSpace:
         scale: the largest |θ| seen.
     """
 
-    def __init__(self, A: Watched, seed: int, tol: float, limit: int | None = None) -> None:
-        self.A, self.seed, self.tol = A, seed, tol
+    def __init__(self, A: Watched, block_size: int, seed: int, tol: float, limit: int | None = None) -> None:
+        self.A, self.block_size, self.seed, self.tol = A, block_size, seed, tol
         self.limit = A.shape[0] if limit is None else min(limit, A.shape[0])
         self._vectors = MultipliedBasis(A, A.shape[0], seed, "start")
         self.closed = self.drawn = self.origins = 0
@@ -74,12 +74,12 @@ class KrylovSpace:
         """Columns of the frontier."""
         return self._vectors.width
 
-    def begin(self, start: Tensor, width: int) -> None:
-        """Make the first block: what ``start`` spans, cut down to half of ``width``, and random vectors."""
-        block = narrowed(start, (width + 1) // 2, self.seed, "mixing")
+    def begin(self, start: Tensor) -> None:
+        """Make the first block: what ``start`` spans, cut down to half of it, and random vectors."""
+        block = narrowed(start, (self.block_size + 1) // 2, self.seed, "mixing")
         self.origins += block.shape[1]
         self._vectors.append(block)
-        self.extend(max(1, width - self.width))
+        self.extend(max(1, self.block_size - self.width))
         self.is_closed = False
 
     def extend(self, count: int, sought: float | None = None) -> None:
@@ -103,8 +103,8 @@ class KrylovSpace:
         """Multiply the frontier, up to ``limit`` columns of it, and append what is new in the product."""
         is_all = self.width <= limit
         product = self.A._matmat(self._vectors.waiting[:, :limit])
-        self._norm = max(self._norm, float(column_norms(product).max()))
         step = self._vectors.take(product, self._vectors, self._norm)
+        self._norm = step.scale
         self.steps[-1] += is_all
         # With nothing left to multiply, R alone couples the space to what lies outside.
         self.is_closed = is_all and float(step.R.norm()) <= self.tol * self._norm

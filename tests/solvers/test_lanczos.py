@@ -325,7 +325,7 @@ class TestEvidence:
         missed = 0
         for seed in range(seeds):
             A = Diagonal(values)
-            space = KrylovSpace(Counted(A), seed, 1e-12, None)
+            space = KrylovSpace(Counted(A), 1, seed, 1e-12, None)
             space.extend(1)
             for count in steps:
                 for _ in range(count):
