@@ -1,7 +1,8 @@
 """Scalars that compare two subspaces: principal angles, Grassmann distances, overlap and chance levels."""
 
 from .angles import PrincipalAngles, principal_angles
-from .chance import ChanceCurve, ChanceLevel, chance, chance_curve
+from .chance import ChanceLevel, chance, overlap_excess, permutation_test
+from .chance_curve import ChanceCurve, chance_curve
 from .grassmann import (
     GRASSMANN_DISTANCES,
     GrassmannDistance,
@@ -35,6 +36,8 @@ __all__ = [
     "martin",
     "overlap",
     "overlap_curve",
+    "overlap_excess",
+    "permutation_test",
     "principal_angles",
     "procrustes",
     "projection",

@@ -1,4 +1,4 @@
-"""What overlap a random mask would have: its mean and standard deviation in closed form.
+"""What overlap a random mask or a random subspace would have: moments in closed form, p-values and intervals.
 
 The overlap of a mask of m coordinates M with a subspace of dimension l is (Σ_{i in M} hᵢ) / √(m l), where the leverage
 hᵢ in [0, 1] is the i-th diagonal entry of the orthogonal projector. For a random M it is the total of a sample drawn
@@ -7,28 +7,44 @@ without replacement, of which survey sampling knows mean and variance.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import attrs
+import numpy
 import torch
 from torch import Tensor
 
-from ..linops.mask import MaskSubspace, ranking
-from ..linops.subspace import EigenSubspace, Subspace
+from ..linops.mask import MaskSubspace
+from ..linops.subspace import Subspace
 from .angles import check_pair
-from .overlap import overlap_curve
+from .laws import BetaLaw, ConstantLaw, DrawnLaw, LatticeLaw, Law
+from .nulls import (
+    ROUNDINGS,
+    StratifiedSums,
+    as_labels,
+    central,
+    checked_null,
+    haar_moments,
+    named,
+    require_law,
+    tails,
+)
+from .overlap import overlap
+from .sampling import Strata
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(repr=False, slots=False)
 class ChanceLevel:
-    """An observed overlap beside its mean and standard deviation under a null.
+    """An observed overlap, or another statistic, beside its law under a null.
 
     Attributes:
-        null: how the random masks are drawn: "uniform" or "stratified".
-        strata: the number of strata that are not empty; 1 for the uniform null.
-        observed: the overlap of the mask at hand.
-        mean: expected overlap of a random mask.
-        std: standard deviation of the overlap of a random mask; 0 if all masks of the null have the same overlap.
+        null: what is random: "uniform" and "stratified" masks, or a "haar" subspace.
+        strata: the number of strata that are not empty; 1 without strata.
+        observed: the overlap at hand.
+        mean: its expectation under the null.
+        std: its standard deviation under the null; 0 if it has one value there.
     """
 
     null: str
@@ -36,10 +52,11 @@ class ChanceLevel:
     observed: float
     mean: float
     std: float
+    _find_law: Callable[[], Law] | None = attrs.field(default=None, eq=False)
 
     @property
     def ratio(self) -> float:
-        """The quotient observed / mean; nan if the mean is 0, for then every mask of the null has overlap 0."""
+        """The quotient observed / mean; nan if the mean is 0, for then the null has overlap 0 alone."""
         return self.observed / self.mean if self.mean > 0 else math.nan
 
     @property
@@ -47,189 +64,183 @@ class ChanceLevel:
         """(observed - mean) / std; nan if std is 0, for then the null has one value, the observed one."""
         return (self.observed - self.mean) / self.std if self.std > 0 else math.nan
 
+    def p_value(self, alternative: str = "greater") -> float:
+        """The probability under the null of an overlap as far from chance as the observed one, or further.
+
+        By draws it is never below 1 / (1 + number of draws); `z` says how far beyond that the overlap is.
+
+        Args:
+            alternative: ``"greater"``, ``"less"`` or ``"two-sided"``: further up, down, or twice the smaller of both.
+
+        Raises:
+            ValueError: another alternative, or a level without a law, as those of records are.
+
+        Cost: draws of random masks when first asked for, if the null has no closed form: see `chance`.
+        """
+        return float(tails(self.law, self.observed, alternative))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The central interval that holds the overlap with probability ``level`` under the null.
+
+        Raises:
+            ValueError: a level outside (0, 1), or a level without a law.
+
+        Cost: as for `p_value`.
+        """
+        low, high = (float(self.law.quantile(share)) for share in central(level))
+        return low, high
+
+    @functools.cached_property
+    def law(self) -> Law:
+        """The law of the overlap under the null."""
+        return require_law(self._find_law)()
+
     def __repr__(self) -> str:
         return (
-            f"<ChanceLevel overlap {self.observed:.4g}, by chance {self.mean:.4g} +- {self.std:.2g} "
-            f"({_named(self)}), ratio {self.ratio:.3g}, z {self.z:.3g}>"
+            f"<ChanceLevel observed {self.observed:.4g}, by chance {self.mean:.4g} +- {self.std:.2g} "
+            f"({named(self.null, self.strata)}), ratio {self.ratio:.3g}, z {self.z:.3g}>"
         )
 
 
-@attrs.frozen(eq=False, repr=False)
-class ChanceCurve:
-    """The chance levels at every k = 1, ..., K: tensors (K,) float64 that mean at k - 1 what `ChanceLevel` does at k.
+def chance(
+    A: Subspace,
+    B: Subspace,
+    strata: Tensor | None = None,
+    *,
+    null: str | None = None,
+    draws: int = 9999,
+    seed: int = 0,
+) -> ChanceLevel:
+    """The overlap of two subspaces beside that of a random mask with B, or of a random subspace, in closed form.
 
-    Attributes:
-        null: how the random masks are drawn: "uniform" or "stratified".
-        strata: the number of strata that are not empty; 1 for the uniform null.
-        observed: overlaps at hand, the `overlap_curve`.
-        mean: expected overlaps of random masks.
-        std: their standard deviations.
-    """
+    The null says what is random. By default A is a mask, and it is a mask of as many coordinates:
 
-    null: str
-    strata: int
-    observed: Tensor
-    mean: Tensor
-    std: Tensor
+    - ``"uniform"``, without strata: m of n coordinates without replacement, with mean √(m l) / n.
+    - ``"stratified"``, with strata: as many coordinates in every stratum as A has, uniform within each. The labels of a
+      `ParameterSpace` part "which weights are large" from "which layers have large weights".
 
-    def __len__(self) -> int:
-        return len(self.mean)
+          mean = Σ_s m_s h̄_s / √(m l),    variance = Σ_s m_s (1 - m_s / n_s) S²_s / (m l),
 
-    @property
-    def ratio(self) -> Tensor:
-        """The quotients observed / mean, (K,); nan where the mean is 0."""
-        return torch.where(self.mean > 0, self.observed / self.mean, math.nan)
+      where stratum s has n_s coordinates, m_s of them in the mask, leverages of mean h̄_s and variance S²_s (over
+      n_s - 1).
+    - ``"haar"``: one of the two is a uniformly random subspace; both may be any. The mean is √(k l) / n, and the
+      variance 2 (n - k) (n - l) / (n² (n - 1) (n + 2)).
 
-    @property
-    def z(self) -> Tensor:
-        """(observed - mean) / std, (K,); nan where std is 0."""
-        return torch.where(self.std > 0, (self.observed - self.mean) / self.std, math.nan)
-
-    def at(self, k: int) -> ChanceLevel:
-        """The chance level of the k leading coordinates against the k leading eigenvectors, 1 <= k <= K."""
-        if not 1 <= k <= len(self):
-            raise ValueError(f"expected 1 <= k <= {len(self)}, got {k}")
-        observed, mean, std = (float(curve[k - 1]) for curve in (self.observed, self.mean, self.std))
-        return ChanceLevel(self.null, self.strata, observed, mean, std)
-
-    def __repr__(self) -> str:
-        return f"<ChanceCurve k = 1 ... {len(self)} ({_named(self)})>"
-
-
-def chance(mask: MaskSubspace, subspace: Subspace, strata: Tensor | None = None) -> ChanceLevel:
-    """The overlap of a mask with a subspace beside that of random masks of the same size, in closed form.
-
-    The null is named by `strata`. Without it the random mask is uniform: m of n coordinates without replacement, with
-    mean √(m l) / n. With it the random mask has in every stratum as many coordinates as the mask at hand, uniform
-    within each: the labels of a `ParameterSpace` part "which weights are large" from "which layers have large weights".
-
-        mean = Σ_s m_s h̄_s / √(m l),    variance = Σ_s m_s (1 - m_s / n_s) S²_s / (m l),
-
-    where stratum s has n_s coordinates, m_s of them in the mask, leverages of mean h̄_s and of variance S²_s (over
-    n_s - 1). A random Haar subspace against the fixed mask has the uniform mean as well.
+    p-values and intervals are exact for two masks (hypergeometric laws) and for a Haar-random vector (a beta law, close
+    for larger subspaces). For a mask and a basis they come from random masks.
 
     Args:
-        mask: m of n coordinates.
-        subspace: any subspace of dimension l, a mask too.
+        A: a mask of m of n coordinates; any subspace for ``"haar"``.
+        B: any subspace of dimension l, a mask too.
         strata: integer labels, (n,), of the strata; None for the uniform null.
+        null: ``"haar"``, or one of the other two to insist on it; by default as ``strata`` say.
+        draws: random masks that p-values and intervals come from; they resolve 1 / (1 + draws).
+        seed: of these.
 
     Returns:
-        `ChanceLevel` with `observed`, `mean`, `std`, `ratio`, `z`.
+        `ChanceLevel` with `observed`, `mean`, `std`, `ratio`, `z`, `p_value` and `interval`.
 
     Raises:
-        TypeError: not a mask and a subspace, labels that are not integers, different dtype or device.
-        ValueError: different ambient spaces, or not one label for each coordinate.
+        TypeError: not subspaces, a null of masks where A is none, labels that are not integers, different dtype or
+            device.
+        ValueError: different ambient spaces, not one label for each coordinate, an unknown null or one that does not
+            go with the strata, or draws < 1.
 
-    Source: Cochran, Sampling Techniques (1977), theorems 2.2 (uniform) and 5.3 (stratified).
+    Source: Cochran, Sampling Techniques (1977), theorems 2.2 (uniform) and 5.3 (stratified). Haar measure: Muirhead,
+    Aspects of Multivariate Statistical Theory (1982), section 3.3.
 
-    Cost: that of the leverages, O(n l), and O(n) memory; no product with an operator.
+    Cost: that of the leverages, O(n l), and O(n) memory; no product with an operator. p-values, when first asked for:
+    draws min(m, 1000) numbers for each stratum, if they take draws.
     """
-    if not isinstance(mask, MaskSubspace):
-        raise TypeError(f"chance levels are those of a MaskSubspace, got {type(mask).__name__} as the first argument")
-    check_pair(mask, subspace)
-    labels = _as_strata(strata, subspace)
-    sums = _StratifiedSums(labels, subspace.dtype)
-    leverage = subspace.leverage().double()
+    null = checked_null(null, strata, draws)
+    check_pair(A, B)
+    if null == "haar":
+        return _against_haar(A, B)
+    if not isinstance(A, MaskSubspace):
+        raise TypeError(
+            f"chance levels are those of a MaskSubspace, got {type(A).__name__} as the first argument; "
+            "for two subspaces of any kind choose null='haar'"
+        )
+    labels = as_labels(strata, A.ambient_dim, B)
+    sums = StratifiedSums(labels, B.dtype)
+    leverage = B.leverage().double()
     sums.add(leverage)
-    mean, std = sums.moments(torch.bincount(labels[mask.indices], minlength=len(sums.sizes)))
-    scale = math.sqrt(mask.dim * subspace.dim)
-    observed = leverage[mask.indices].sum()
-    return ChanceLevel(_null(strata), sums.strata, float(observed) / scale, float(mean) / scale, float(std) / scale)
+    counts = torch.bincount(labels[A.indices], minlength=len(sums.sizes))
+    scale = math.sqrt(A.dim * B.dim)
+    mean, std = (float(moment) / scale for moment in sums.moments(counts))
+    observed = float(leverage[A.indices].sum()) / scale
+
+    def law() -> Law:
+        if std == 0:
+            return ConstantLaw(mean)
+        if isinstance(B, MaskSubspace):
+            others = torch.bincount(labels[B.indices], minlength=len(counts))
+            return LatticeLaw.common(sums.sizes.tolist(), counts.tolist(), others.tolist(), 1 / scale)
+        drawn = Strata(labels, counts).sums(leverage, draws, seed) / scale
+        return DrawnLaw(drawn, ROUNDINGS * torch.finfo(B.dtype).eps)
+
+    return ChanceLevel(null, sums.strata, observed, mean, std, law)
 
 
-def chance_curve(scores: Tensor, subspace: EigenSubspace, strata: Tensor | None = None) -> ChanceCurve:
-    """The chance level of the k highest scores against the k leading eigenvectors for every k = 1, ..., K at once.
-
-    Entry k - 1 is `chance(MaskSubspace.top_k(scores, k), subspace.leading(k), strata)`. One pass over the eigenvectors
-    keeps running leverages.
+def permutation_test(
+    statistic: Callable[[MaskSubspace], float],
+    mask: MaskSubspace,
+    strata: Tensor | None = None,
+    *,
+    draws: int = 999,
+    seed: int = 0,
+) -> ChanceLevel:
+    """A statistic of a mask beside its values at random masks, for what has no closed form.
 
     Args:
-        scores: one for each coordinate, (n,).
-        subspace: an eigenspace of dimension K.
-        strata: integer labels, (n,), of the strata; None for the uniform null.
+        statistic: a function of a mask that gives a number, such as ``lambda mask: geodesic(mask, eig.subspace)``.
+        mask: the mask at hand.
+        strata: integer labels, (n,); None for the uniform null. See `chance`.
+        draws: random masks.
+        seed: of these.
+
+    Returns:
+        `ChanceLevel`: mean and standard deviation are those of the draws. What is small for subspaces that are close,
+        such as a distance, takes ``p_value("less")``.
 
     Raises:
-        TypeError: other kinds of arguments, labels that are not integers, different devices.
-        ValueError: not one score and one label for each coordinate.
+        TypeError: not a mask, or labels that are not integers.
+        ValueError: not one label for each coordinate, draws < 1, or a statistic that is not finite.
 
-    Source: as for `chance`.
+    Source: Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9.
 
-    Cost: O(n K) operations, O(n + K²) memory, the K² those of `overlap_curve`.
+    Cost: draws + 1 evaluations of the statistic.
     """
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"expected a tensor of scores, got {type(scores).__name__}; chance levels are those of masks")
-    observed = overlap_curve(scores, subspace)
-    labels = _as_strata(strata, subspace)
-    sums = _StratifiedSums(labels, subspace.dtype)
-    counts = torch.zeros_like(sums.sizes)
-    means, stds = torch.empty_like(observed), torch.empty_like(observed)
-    for j, coordinate in enumerate(ranking(scores, subspace.dim)):
-        counts[labels[coordinate]] += 1
-        sums.add(subspace.vectors[:, j].double().square())
-        means[j], stds[j] = sums.moments(counts)
-    k = torch.arange(1, len(observed) + 1, device=observed.device)
-    return ChanceCurve(_null(strata), sums.strata, observed, means / k, stds / k)
+    null = checked_null(None, strata, draws)
+    if not isinstance(mask, MaskSubspace):
+        raise TypeError(f"a permutation test is one of a MaskSubspace, got {type(mask).__name__}")
+    labels = as_labels(strata, mask.ambient_dim, mask)
+    sizes = torch.bincount(labels)
+    random = Strata(labels, torch.bincount(labels[mask.indices], minlength=len(sizes)))
+    generator = numpy.random.default_rng(seed)
+    masks = (MaskSubspace.from_indices(random.mask(generator), len(labels), mask.dtype) for _ in range(draws))
+    values = numpy.array([float(statistic(each)) for each in masks])
+    observed = float(statistic(mask))
+    if not (math.isfinite(observed) and numpy.isfinite(values).all()):
+        raise ValueError("the statistic is not finite for every mask, so that it has no mean to compare with")
+    rounding = ROUNDINGS * torch.finfo(mask.dtype).eps
+    std = float(values.std(ddof=1)) if draws > 1 else 0.0
+    std = std if std > rounding * abs(float(values.mean())) else 0.0
+    return ChanceLevel(
+        null, int((sizes > 0).sum()), observed, float(values.mean()), std, lambda: DrawnLaw(values, rounding)
+    )
 
 
-class _StratifiedSums:
-    """Sums of random samples from running values x on n coordinates in strata, so many from each stratum.
+def overlap_excess(mask: MaskSubspace, subspace: Subspace, strata: Tensor) -> float:
+    """The overlap over its mean under the stratified null: what is left of it when layers are accounted for.
 
-    The values are kept as x = center[label] + deviation, with centers that follow the means, so that variances come
-    without cancellation however many values were added.
+    One where the mask is no nearer to the subspace than random masks with as many coordinates in every stratum are, nan
+    where these have overlap 0. Its curve over k is `ChanceCurve.ratio` of `chance_curve`, with the strata. Arguments,
+    errors and cost as for `chance`.
     """
-
-    def __init__(self, labels: Tensor, dtype: torch.dtype) -> None:
-        self.labels = labels
-        self.sizes = torch.bincount(labels)
-        self.strata = int((self.sizes > 0).sum())
-        self._center = torch.zeros(len(self.sizes), dtype=torch.float64, device=labels.device)
-        self._deviation = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
-        self._rounding = 16 * torch.finfo(dtype).eps
-
-    def _total(self, values: Tensor) -> Tensor:
-        return torch.zeros_like(self._center).index_add_(0, self.labels, values)
-
-    def add(self, values: Tensor) -> None:
-        """Adds (n,) float64 values to x."""
-        shift = self._total(values) / self.sizes.clamp(min=1)
-        self._center += shift
-        self._deviation += values - shift[self.labels]
-
-    def moments(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the sum of a sample with `counts[s]` coordinates from stratum s."""
-        counts, sizes = counts.double(), self.sizes.clamp(min=1).double()
-        total = self._total(self._deviation)
-        mean = self._center + total / sizes
-        variance = (self._total(self._deviation.square()) - total.square() / sizes) / (sizes - 1).clamp(min=1)
-        # Values that agree to the rounding of the basis are equal: their spread is noise and would make up a z.
-        variance = variance.where(variance > (self._rounding * mean).square(), 0.0)
-        return counts @ mean, (counts * (1 - counts / sizes) * variance).sum().sqrt()
+    return chance(mask, subspace, strata, null="stratified").ratio
 
 
-def _as_strata(strata: Tensor | None, subspace: Subspace) -> Tensor:
-    """Labels in 0, ..., n - 1, (n,) long; all 0 for the uniform null."""
-    n = subspace.ambient_dim
-    if strata is None:
-        return torch.zeros(n, dtype=torch.long, device=subspace.device)
-    dtype = strata.dtype if isinstance(strata, Tensor) else None
-    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        raise TypeError(f"strata are a tensor of integer labels, got {dtype or type(strata).__name__}")
-    if strata.shape != (n,):
-        raise ValueError(f"expected one stratum label for each of the {n} coordinates, got shape {tuple(strata.shape)}")
-    if strata.device != subspace.device:
-        raise TypeError(f"strata on {strata.device} and {subspace} differ in device; move the labels")
-    labels = strata.long()
-    if labels.min() >= 0 and labels.max() < n:
-        return labels
-    inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
-    return inverse
-
-
-def _null(strata: Tensor | None) -> str:
-    return "uniform" if strata is None else "stratified"
-
-
-def _named(chance: ChanceLevel | ChanceCurve) -> str:
-    if chance.null == "uniform":
-        return chance.null
-    return f"{chance.null}, {chance.strata} {'stratum' if chance.strata == 1 else 'strata'}"
+def _against_haar(A: Subspace, B: Subspace) -> ChanceLevel:
+    mean, std, low, high = haar_moments(A.ambient_dim, A.dim, B.dim)
+    return ChanceLevel("haar", 1, overlap(A, B), mean, std, lambda: BetaLaw(low, high, mean, std))

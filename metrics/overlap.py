@@ -84,9 +84,14 @@ def overlap_curve(A: Tensor | EigenSubspace, B: EigenSubspace) -> Tensor:
     else:
         K = min(A.dim, B.dim)
         products = A.leading(K).cross_gram(B.leading(K)).to_dense()
+    return accumulated(products)
+
+
+def accumulated(products: Tensor) -> Tensor:
+    """The overlap curve, (…, K), of the products of K leading vectors with K leading vectors, (…, K, K)."""
     squares = products.double().square()
-    gained = squares.tril().sum(dim=1) + squares.triu(diagonal=1).sum(dim=0)
-    return gained.cumsum(0) / torch.arange(1, len(gained) + 1, device=gained.device)
+    gained = squares.tril().sum(dim=-1) + squares.triu(diagonal=1).sum(dim=-2)
+    return gained.cumsum(-1) / torch.arange(1, gained.shape[-1] + 1, device=gained.device)
 
 
 def _shared(A: Subspace, B: Subspace) -> float:

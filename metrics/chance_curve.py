@@ -1,0 +1,194 @@
+"""Chance levels for every dimension k of a mask and an eigenspace at once."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import attrs
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..linops.mask import ranking
+from ..linops.subspace import EigenSubspace
+from .chance import ChanceLevel
+from .laws import BetaLaw, DrawnLaw, Law
+from .nulls import (
+    ROUNDINGS,
+    StratifiedSums,
+    as_labels,
+    central,
+    checked_null,
+    haar_moments,
+    named,
+    require_law,
+    tails,
+)
+from .overlap import accumulated, overlap_curve
+from .sampling import Strata
+
+_AT_ONCE = 1 << 23  # squared products held by a batch of draws
+
+
+@attrs.frozen(eq=False, repr=False, slots=False)
+class ChanceCurve:
+    """The chance levels at every k = 1, ..., K: tensors (K,) float64 that mean at k - 1 what `ChanceLevel` does at k.
+
+    Attributes:
+        null: what is random: "uniform" and "stratified" masks, or a "haar" subspace.
+        strata: the number of strata that are not empty; 1 without strata.
+        observed: overlaps at hand, the `overlap_curve`.
+        mean: their expectations under the null.
+        std: their standard deviations under the null.
+    """
+
+    null: str
+    strata: int
+    observed: Tensor
+    mean: Tensor
+    std: Tensor
+    _find_law: Callable[[], Law] | None = None
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def ratio(self) -> Tensor:
+        """The quotients observed / mean, (K,), with strata the `overlap_excess`; nan where the mean is 0."""
+        return torch.where(self.mean > 0, self.observed / self.mean, math.nan)
+
+    @property
+    def z(self) -> Tensor:
+        """(observed - mean) / std, (K,); nan where std is 0."""
+        return torch.where(self.std > 0, (self.observed - self.mean) / self.std, math.nan)
+
+    def p_value(self, alternative: str = "greater") -> Tensor:
+        """The p-value at each k by itself, (K,): see `ChanceLevel.p_value`."""
+        return self._tensor(tails(self.law, self.observed.cpu().numpy(), alternative))
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends of the central interval of the null at each k by itself, (K,) each."""
+        low, high = (self._tensor(self.law.quantile(share)) for share in central(level))
+        return low, high
+
+    def band(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends, (K,) each, of a band in which the whole curve of a random mask lies with probability ``level``.
+
+        It is wider than the intervals, since a curve has many k at which to leave it. It ends at the outermost of the
+        draws at the latest, so that many k ask for many draws.
+
+        Raises:
+            ValueError: a level outside (0, 1), or a null of random subspaces, of which the joint law is not known.
+
+        Source: Myllymäki et al. (2017), J. R. Stat. Soc. B 79.
+        """
+        central(level)
+        if not isinstance(self.law, DrawnLaw):
+            raise ValueError(f"the {self.null} null has intervals at each k, but no band: take interval()")
+        low, high = (self._tensor(end) for end in self.law.envelope(level))
+        return low, high
+
+    @functools.cached_property
+    def law(self) -> Law:
+        """The laws of the overlaps under the null."""
+        return require_law(self._find_law)()
+
+    def at(self, k: int) -> ChanceLevel:
+        """The chance level at one k, 1 <= k <= K, with moments alone."""
+        if not 1 <= k <= len(self):
+            raise ValueError(f"expected 1 <= k <= {len(self)}, got {k}")
+        observed, mean, std = (float(curve[k - 1]) for curve in (self.observed, self.mean, self.std))
+        return ChanceLevel(self.null, self.strata, observed, mean, std)
+
+    def _tensor(self, values: NDArray[numpy.float64]) -> Tensor:
+        return torch.from_numpy(numpy.broadcast_to(values, len(self)).copy()).to(self.mean.device)
+
+    def __repr__(self) -> str:
+        return f"<ChanceCurve k = 1 ... {len(self)} ({named(self.null, self.strata)})>"
+
+
+def chance_curve(
+    A: Tensor | EigenSubspace,
+    B: EigenSubspace,
+    strata: Tensor | None = None,
+    *,
+    null: str | None = None,
+    draws: int = 999,
+    seed: int = 0,
+) -> ChanceCurve:
+    """The chance level of the leading k of A against the k leading eigenvectors of B for every k = 1, ..., K at once.
+
+    Entry k - 1 is `chance(MaskSubspace.top_k(A, k), B.leading(k), strata)`. One pass over the eigenvectors keeps
+    running leverages. Random masks of p-values and intervals are nested, as the observed ones are: for k + 1 they hold
+    those for k, and a coordinate of the same stratum as the one that the scores add.
+
+    Args:
+        A: scores, one for each coordinate, (n,); for the Haar null another eigenspace as well.
+        B: an eigenspace of dimension K.
+        strata: integer labels, (n,), of the strata; None for the uniform null.
+        null: ``"haar"``, or one of the other two to insist on it: see `chance`.
+        draws: random orders of coordinates that p-values, intervals and bands come from.
+        seed: of these.
+
+    Raises:
+        TypeError: other kinds of arguments, an eigenspace for a null of masks, labels that are not integers, different
+            devices.
+        ValueError: not one score and one label for each coordinate, an unknown null or one that does not go with the
+            strata, or draws < 1.
+
+    Source: as for `chance`.
+
+    Cost: O(n K) operations, O(n + K²) memory, the K² those of `overlap_curve`; of p-values, when first asked for, draws
+    K² operations. O(K) beside the overlap curve for the Haar null.
+    """
+    null = checked_null(null, strata, draws)
+    if null == "haar":
+        return _against_haar(A, B)
+    if not isinstance(A, Tensor):
+        raise TypeError(
+            f"expected a tensor of scores, got {type(A).__name__}; chance levels are those of masks, "
+            "or with null='haar' of two eigenspaces"
+        )
+    observed = overlap_curve(A, B)
+    order = ranking(A, B.dim)
+    labels = as_labels(strata, len(A), B)
+    sums = StratifiedSums(labels, B.dtype)
+    counts = torch.zeros_like(sums.sizes)
+    means, stds = torch.empty_like(observed), torch.empty_like(observed)
+    for j, coordinate in enumerate(order):
+        counts[labels[coordinate]] += 1
+        sums.add(B.vectors[:, j].double().square())
+        means[j], stds[j] = sums.moments(counts)
+    k = torch.arange(1, len(observed) + 1, device=observed.device)
+    return ChanceCurve(
+        null,
+        sums.strata,
+        observed,
+        means / k,
+        stds / k,
+        lambda: DrawnLaw(
+            _drawn_curves(B, Strata(labels, counts), order, draws, seed), ROUNDINGS * torch.finfo(B.dtype).eps
+        ),
+    )
+
+
+def _against_haar(A: Tensor | EigenSubspace, B: EigenSubspace) -> ChanceCurve:
+    observed = overlap_curve(A, B)
+    k = numpy.arange(1.0, len(observed) + 1)
+    mean, std, low, high = haar_moments(B.ambient_dim, k, k)
+    means, stds = (torch.from_numpy(moment).to(observed.device) for moment in (mean, std))
+    return ChanceCurve("haar", 1, observed, means, stds, lambda: BetaLaw(low, high, mean, std))
+
+
+def _drawn_curves(B: EigenSubspace, strata: Strata, order: Tensor, draws: int, seed: int) -> NDArray[numpy.float64]:
+    """The overlap curves of random orders of coordinates, (draws, K)."""
+    generator, K = numpy.random.default_rng(seed), len(order)
+    curves = []
+    for start in range(0, draws, step := max(1, _AT_ONCE // K**2)):
+        orders = strata.orders(order, min(step, draws - start), generator)
+        rows = B.vectors[torch.from_numpy(orders.reshape(-1)).to(B.device)].reshape(*orders.shape, K)
+        curves.append(accumulated(rows).cpu().numpy())
+    return numpy.concatenate(curves)
