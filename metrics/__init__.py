@@ -3,6 +3,7 @@
 from .angles import PrincipalAngles, principal_angles
 from .chance import ChanceLevel, chance, overlap_excess, permutation_test
 from .chance_curve import ChanceCurve, chance_curve
+from .error_bars import OverlapJackknife, overlap_curve_interval, overlap_interval, overlap_jackknife
 from .grassmann import (
     GRASSMANN_DISTANCES,
     GrassmannDistance,
@@ -23,6 +24,7 @@ __all__ = [
     "ChanceCurve",
     "ChanceLevel",
     "GrassmannDistance",
+    "OverlapJackknife",
     "PrincipalAngles",
     "asimov",
     "binet_cauchy",
@@ -36,7 +38,10 @@ __all__ = [
     "martin",
     "overlap",
     "overlap_curve",
+    "overlap_curve_interval",
     "overlap_excess",
+    "overlap_interval",
+    "overlap_jackknife",
     "permutation_test",
     "principal_angles",
     "procrustes",
