@@ -1,6 +1,6 @@
-"""Scalars that compare two subspaces: principal angles, Grassmann distances, overlap and chance levels."""
+"""What two subspaces are to each other: principal angles, distances, overlap, chance levels, and paths between them."""
 
-from .angles import PrincipalAngles, principal_angles
+from .angles import PrincipalAngles, PrincipalVectors, principal_angles, principal_vectors
 from .chance import ChanceCurve, ChanceLevel, chance, chance_curve
 from .grassmann import (
     GRASSMANN_DISTANCES,
@@ -23,6 +23,7 @@ __all__ = [
     "ChanceLevel",
     "GrassmannDistance",
     "PrincipalAngles",
+    "PrincipalVectors",
     "asimov",
     "binet_cauchy",
     "chance",
@@ -36,6 +37,7 @@ __all__ = [
     "overlap",
     "overlap_curve",
     "principal_angles",
+    "principal_vectors",
     "procrustes",
     "projection",
     "spectral",
