@@ -15,6 +15,8 @@ from .grassmann import (
     projection,
     spectral,
 )
+from .manifold import geodesic_point, grassmann_exp, grassmann_log, karcher_mean
+from .nearest import nearest_mask, nearest_subspace
 from .overlap import containment, jaccard, overlap, overlap_curve
 
 __all__ = [
@@ -32,8 +34,14 @@ __all__ = [
     "containment",
     "fubini_study",
     "geodesic",
+    "geodesic_point",
+    "grassmann_exp",
+    "grassmann_log",
     "jaccard",
+    "karcher_mean",
     "martin",
+    "nearest_mask",
+    "nearest_subspace",
     "overlap",
     "overlap_curve",
     "principal_angles",
