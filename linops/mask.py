@@ -143,11 +143,8 @@ class MaskSubspace(Subspace, kind="mask"):
             raise ValueError(f"{self} {symbol} {other} selects no coordinate; a subspace has at least one dimension")
         return MaskSubspace(mask, self.dtype)
 
-    def _embedded(self, E: Embedding) -> MaskSubspace:
-        return MaskSubspace.from_indices(E.indices[self.indices], E.shape[0], self.dtype)
-
-    def _extracted(self, E: Embedding) -> MaskSubspace:
-        return MaskSubspace(self.mask[E.indices], self.dtype)
+    def _image(self, M: LinearOperator) -> MaskSubspace:
+        return MaskSubspace(M @ self.leverage() > 0, self.dtype)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"bits": torch.from_numpy(numpy.packbits(self.mask.cpu().numpy()))}

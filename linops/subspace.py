@@ -122,10 +122,10 @@ class Subspace(Lattice, Stored, abc.ABC):
             ValueError: an embedding of a space of another dimension.
             TypeError: no embedding, or one of another dtype or device.
 
-        Cost: k lookups for a mask; else n k numbers.
+        Cost: n numbers for a mask; else n k.
         """
         self._require_embedding(E, E.shape[1] if isinstance(E, Embedding) else 0)
-        return self._embedded(E)
+        return self._image(E)
 
     def extracted(self, E: Embedding) -> Subspace:
         """Eᵀ B, the subspace in the m coordinates that E, (n, m), embeds; the way back from `embedded`.
@@ -135,7 +135,7 @@ class Subspace(Lattice, Stored, abc.ABC):
                 in the Frobenius norm, lies outside those coordinates: up to there Eᵀ B is orthonormal to rounding.
             TypeError: no embedding, or one of another dtype or device.
 
-        Cost: n numbers, and m lookups for a mask; else m k numbers.
+        Cost: n numbers for a mask; else n + m k.
         """
         self._require_embedding(E, E.shape[0] if isinstance(E, Embedding) else 0)
         outside = float(self.leverage().index_fill(0, E.indices, 0.0).sum(dtype=torch.float64)) ** 0.5
@@ -144,7 +144,7 @@ class Subspace(Lattice, Stored, abc.ABC):
                 f"{self} does not lie in the {E.shape[1]} coordinates of {E}: {outside:.1e} of its basis is outside; "
                 "take the part in them by A & MaskSubspace.from_indices(E.indices, n)"
             )
-        return self._extracted(E)
+        return self._image(E.T)
 
     def _require_embedding(self, E: Embedding, size: int) -> None:
         if not isinstance(E, Embedding):
@@ -161,11 +161,9 @@ class Subspace(Lattice, Stored, abc.ABC):
         """The basis as an (n, k) tensor, not to be written to."""
         return self.basis.to_dense()
 
-    def _embedded(self, E: Embedding) -> Subspace:
-        return OrthonormalSubspace(E @ self._columns, check=False)
-
-    def _extracted(self, E: Embedding) -> Subspace:
-        return OrthonormalSubspace(E.T @ self._columns, check=False)
+    def _image(self, M: LinearOperator) -> Subspace:
+        """M B, for an M that moves coordinates and loses none of the subspace."""
+        return OrthonormalSubspace(M @ self._columns, check=False)
 
     def _cross_gram(self, other: Subspace) -> Any:
         return NotImplemented
@@ -339,11 +337,8 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
             self.vectors.to(dtype=dtype, device=device), self.eigenvalues.to(dtype=dtype, device=device), check=False
         )
 
-    def _embedded(self, E: Embedding) -> EigenSubspace:
-        return EigenSubspace(E @ self.vectors, self.eigenvalues, check=False)
-
-    def _extracted(self, E: Embedding) -> EigenSubspace:
-        return EigenSubspace(E.T @ self.vectors, self.eigenvalues, check=False)
+    def _image(self, M: LinearOperator) -> EigenSubspace:
+        return EigenSubspace(M @ self.vectors, self.eigenvalues, check=False)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"vectors": self.vectors, "eigenvalues": self.eigenvalues}

@@ -176,11 +176,10 @@ def principal_coordinates(A: Subspace, B: Subspace) -> PrincipalCoordinates:
     # The columns of AᵀB V are orthogonal to rounding, and none of these is shorter than √½.
     U = torch.cat([near / torch.linalg.vector_norm(near, dim=0), U[:, small:]], dim=1)
     far = cosines[small:]
-    angles = PrincipalAngles(
-        torch.cat([(1 - sines.square()).sqrt(), far]),
-        torch.cat([sines, (1 - far.square()).sqrt()]),
-        (A.dim, B.dim),
-    )
+    cosines = torch.cat([(1 - sines.square()).sqrt(), far])
+    sines = torch.cat([sines, (1 - far.square()).sqrt()])
+    # Sorted, because rounding may order two angles of π/4 otherwise, one of each part.
+    angles = PrincipalAngles(cosines.sort(descending=True).values, sines.sort().values, (A.dim, B.dim))
     return PrincipalCoordinates(angles, U, V, residual)
 
 

@@ -156,6 +156,18 @@ class TestPrincipalVectors:
         for actual, expected in ((vectors.left, left), (vectors.right, right)):
             torch.testing.assert_close((actual.mT @ expected).abs(), identity, rtol=0, atol=5e-6)
 
+    def test_clusters_at_the_angle_where_sines_take_over_from_cosines(self, device):
+        """Angles of π/4 are taken from either; they stay ascending, and the vectors orthonormal."""
+        for seed in range(50):
+            A, B = planes([0.3] + 4 * [math.pi / 4] + [1.2], device)
+            Q = rotation(12, seed, device)
+            A, B = (span(Q @ S.vectors @ rotation(6, seed + 1, device), torch.float32) for S in (A, B))
+            vectors = principal_vectors(A, B)
+            assert bool((vectors.angles.sines.diff() >= 0).all())
+            assert bool((vectors.angles.cosines.diff() <= 0).all())
+            gram = vectors.left.double().mT @ vectors.right.double()
+            torch.testing.assert_close(gram, vectors.angles.cosines.diag(), rtol=0, atol=TOLERANCE[torch.float32])
+
     def test_differences_of_tiny_angles_are_resolved(self, device):
         """uᵢ - vᵢ has length 2 sin(θ/2), to a rounding of the vectors."""
         known = [1e-12, 1e-9, 1e-5]
