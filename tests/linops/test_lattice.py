@@ -189,6 +189,13 @@ class TestTolerance:
         assert basis.shape == (N, 6)
         torch.testing.assert_close(basis.mT @ basis, torch.eye(6).double(), rtol=0, atol=1e-14)
 
+    def test_no_room_for_rounding(self, device):
+        """At a tolerance of the precision some sines of 0 pass for new directions, more than the space has."""
+        whole = OrthonormalSubspace.random(40, 39, seed=1, dtype=torch.float32, device=device)
+        part = OrthonormalSubspace(whole.vectors @ OrthonormalSubspace.random(39, 20, device=device).vectors)
+        assert whole.sum(part).dim == 39
+        assert whole.sum(part, tol=torch.finfo(torch.float32).eps).dim <= 40
+
     @pytest.mark.parametrize("tol", [0.0, 1e-17, 0.71, float("nan")])
     def test_out_of_range(self, tol):
         A = OrthonormalSubspace.random(5, 2, dtype=torch.float64)

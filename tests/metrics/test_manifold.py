@@ -99,6 +99,13 @@ class TestLogarithmAndExponential:
         B = span(torch.tensor([[1.0], [1e-12]], dtype=torch.float64, device=device))
         assert grassmann_log(span(identity[:, :1]), B).flatten().tolist() == pytest.approx([0, 1e-12], rel=1e-15)
 
+    def test_basis_stays_orthonormal_where_the_tangent_is_nearly_horizontal(self, dtype, device):
+        """Half the digits are asked of the tangent, all of the basis that comes out."""
+        A, B = pair([0.2, 0.7, 1.1], dtype, device)
+        slip = torch.finfo(dtype).eps ** 0.5 / 2
+        end = dense(grassmann_exp(A, grassmann_log(A, B) + slip * A.vectors / 3**0.5))
+        torch.testing.assert_close(end.mT @ end, torch.eye(3).double().to(device), rtol=0, atol=TOLERANCE[dtype])
+
     def test_masks_and_eigenspaces(self, dtype, device):
         mask = MaskSubspace.random(9, 3, seed=1, dtype=dtype, device=device)
         other = MaskSubspace.random(9, 3, seed=2, dtype=dtype, device=device)
