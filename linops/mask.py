@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
+import numpy
 import torch
 from torch import Tensor
 
 from .basic import Dense
 from .coordinate import Embedding, PartialPermutation
 from .operator import LinearOperator
+from .storage import dtype_name, dtype_named
 from .subspace import OrthonormalSubspace, Subspace
 
 if TYPE_CHECKING:
     from .curvature.operator import CurvatureOperator
     from .parameters import ParameterSpace
 
+    class _OfMasks(Protocol):
+        """What `Lattice` makes of two masks is a mask."""
 
-class MaskSubspace(Subspace):
+        @overload
+        def __call__(self, other: MaskSubspace) -> MaskSubspace: ...
+        @overload
+        def __call__(self, other: Subspace) -> Subspace: ...
+
+
+class MaskSubspace(Subspace, kind="mask"):
     """The span of the coordinate axes that a boolean mask selects; its basis vectors stand in the order of the axes.
 
-    ``A & B``, ``A | B``, ``A - B`` are the spans of the common, joint and remaining axes.
+    ``A & B``, ``A | B``, ``A - B`` of masks are the spans of the common, joint and remaining axes.
 
     Args:
         mask: (n,) boolean, at least one entry true.
@@ -120,21 +130,33 @@ class MaskSubspace(Subspace):
         """The mask as numbers, (n,): one where an axis is selected, zero elsewhere."""
         return self.mask.to(self.dtype)
 
-    def __and__(self, other: MaskSubspace) -> MaskSubspace:
-        return self._combined(other, torch.logical_and, "&") if isinstance(other, MaskSubspace) else NotImplemented
+    if TYPE_CHECKING:
+        __and__: _OfMasks
+        __or__: _OfMasks
+        __sub__: _OfMasks
 
-    def __or__(self, other: MaskSubspace) -> MaskSubspace:
-        return self._combined(other, torch.logical_or, "|") if isinstance(other, MaskSubspace) else NotImplemented
-
-    def __sub__(self, other: MaskSubspace) -> MaskSubspace:
-        return self._combined(other, torch.gt, "-") if isinstance(other, MaskSubspace) else NotImplemented
-
-    def _combined(self, other: MaskSubspace, combine: Any, symbol: str) -> MaskSubspace:
-        self._require_comparable(other)
-        mask = combine(self.mask, other.mask)
+    def _combined(self, other: Subspace, symbol: str) -> Any:
+        if not isinstance(other, MaskSubspace):
+            return NotImplemented
+        mask = {"&": torch.logical_and, "|": torch.logical_or, "-": torch.gt}[symbol](self.mask, other.mask)
         if not bool(mask.any()):
             raise ValueError(f"{self} {symbol} {other} selects no coordinate; a subspace has at least one dimension")
         return MaskSubspace(mask, self.dtype)
+
+    def _image(self, M: LinearOperator) -> MaskSubspace:
+        return MaskSubspace(M @ self.leverage() > 0, self.dtype)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"bits": torch.from_numpy(numpy.packbits(self.mask.cpu().numpy()))}
+
+    def _header(self) -> dict[str, Any]:
+        return {"n": self.ambient_dim, "dtype": dtype_name(self.dtype)}
+
+    @classmethod
+    def _of_tensors(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> MaskSubspace:
+        bits = tensors["bits"]
+        mask = torch.from_numpy(numpy.unpackbits(bits.cpu().numpy(), count=header["n"])).bool()
+        return MaskSubspace(mask.to(bits.device), dtype_named(header["dtype"]))
 
     def _cross_gram(self, other: Subspace) -> Any:
         if isinstance(other, MaskSubspace):

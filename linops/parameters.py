@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .coordinate import Embedding
+
 Selection = str | nn.Module | Tensor | Iterable["str | nn.Module | Tensor"] | None
 """What selects parameters: name patterns, modules, tensors, or a list of such; None for all trainable ones."""
 
@@ -140,6 +142,30 @@ class ParameterSpace:
         chosen = {name for pattern in patterns for name in _matching(self.names, pattern)}
         parts = [torch.arange(part.start, part.stop) for name, part in self.slices.items() if name in chosen]
         return torch.cat(parts).to(self.device)
+
+    def embedding(self, part: ParameterSpace) -> Embedding:
+        """The (n, m) embedding of a space over fewer of the tensors, which go by name and shape.
+
+        ``A.embedded(E)`` takes a subspace for the selected parameters to this space, ``A.extracted(E)`` back.
+
+        Raises:
+            ValueError: a tensor of ``part`` that is not here, or of another shape.
+            TypeError: another dtype or device, or no ParameterSpace.
+
+        Cost: 8 m bytes.
+        """
+        if not isinstance(part, ParameterSpace):
+            raise TypeError(f"{self} embeds another ParameterSpace, got {type(part).__name__}; take H.parameters")
+        for name, shape in part.shapes.items():
+            if name not in self.shapes:
+                raise ValueError(f"{part} has a tensor {name}, which {self} has not; select it there too")
+            if shape != self.shapes[name]:
+                raise ValueError(f"{name} has shape {tuple(shape)} in {part}, {tuple(self.shapes[name])} in {self}")
+        if part.dtype != self.dtype or part.device != self.device:
+            raise TypeError(f"{self} and {part} differ in dtype or device; convert one of the models")
+        slices = [self.slices[name] for name in part.names]
+        indices = torch.cat([torch.arange(place.start, place.stop) for place in slices])
+        return Embedding(indices.to(self.device), self.size, self.dtype)
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")

@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from .basic import Declared, Dense, Identity
+from .coordinate import Embedding
+from .lattice import Lattice, half_precision
 from .operator import LinearOperator
+from .storage import Stored
 from .structure import Structure
 
 
-class Subspace(abc.ABC):
+class Subspace(Lattice, Stored, abc.ABC):
     """A k-dimensional linear subspace of Rⁿ, k >= 1, given by an orthonormal basis.
 
     A subclass defines ``basis``, an (n, k) isometry, and all else follows. Where it knows better than dense algebra how
     its basis meets another kind of subspace it also defines ``_cross_gram`` and ``_residual``, which return
     ``NotImplemented`` for kinds they do not know.
+
+    It is one of a lattice: ``A | B``, ``A & B``, ``A - B`` and ``A.complement()`` are subspaces, see `Lattice`.
     """
 
     @property
@@ -105,6 +110,61 @@ class Subspace(abc.ABC):
         """The diagonal of B Bᵀ, (n,): the share of each coordinate axis that lies in the subspace; it sums to k."""
         return self.basis.to_dense().square().sum(dim=1)
 
+    # -- in larger and smaller spaces ---------------------------------------------------------------------------------
+
+    def embedded(self, E: Embedding) -> Subspace:
+        """E B, the same vectors in a larger space, in which E, (n, m), places the m coordinates of this one.
+
+        A mask stays a mask and an eigenspace keeps its eigenvalues. `ParameterSpace.embedding` gives the E of selected
+        parameters.
+
+        Raises:
+            ValueError: an embedding of a space of another dimension.
+            TypeError: no embedding, or one of another dtype or device.
+
+        Cost: n numbers for a mask; else n k.
+        """
+        self._require_embedding(E, E.shape[1] if isinstance(E, Embedding) else 0)
+        return self._image(E)
+
+    def extracted(self, E: Embedding) -> Subspace:
+        """Eᵀ B, the subspace in the m coordinates that E, (n, m), embeds; the way back from `embedded`.
+
+        Raises:
+            ValueError: an embedding into a space of another dimension, or a basis of which more than √ε of the dtype,
+                in the Frobenius norm, lies outside those coordinates: up to there Eᵀ B is orthonormal to rounding.
+            TypeError: no embedding, or one of another dtype or device.
+
+        Cost: n numbers for a mask; else n + m k.
+        """
+        self._require_embedding(E, E.shape[0] if isinstance(E, Embedding) else 0)
+        outside = float(self.leverage().index_fill(0, E.indices, 0.0).sum(dtype=torch.float64)) ** 0.5
+        if outside > half_precision(self.dtype):
+            raise ValueError(
+                f"{self} does not lie in the {E.shape[1]} coordinates of {E}: {outside:.1e} of its basis is outside; "
+                "take the part in them by A & MaskSubspace.from_indices(E.indices, n)"
+            )
+        return self._image(E.T)
+
+    def _require_embedding(self, E: Embedding, size: int) -> None:
+        if not isinstance(E, Embedding):
+            raise TypeError(f"{self} is placed by an Embedding, got {type(E).__name__}; see ParameterSpace.embedding")
+        if size != self.ambient_dim:
+            raise ValueError(f"{self} does not fit {E}, which embeds R^{E.shape[1]} in R^{E.shape[0]}")
+        if E.dtype != self.dtype or E.device != self.device:
+            raise TypeError(f"{self} and {E} differ in dtype or device; convert it with .to(dtype=..., device=...)")
+
+    # -- what a kind may know better ----------------------------------------------------------------------------------
+
+    @property
+    def _columns(self) -> Tensor:
+        """The basis as an (n, k) tensor, not to be written to."""
+        return self.basis.to_dense()
+
+    def _image(self, M: LinearOperator) -> Subspace:
+        """M B, for an M that moves coordinates and loses none of the subspace."""
+        return OrthonormalSubspace(M @ self._columns, check=False)
+
     def _cross_gram(self, other: Subspace) -> Any:
         return NotImplemented
 
@@ -126,7 +186,7 @@ class Subspace(abc.ABC):
         return f"<{type(self).__name__} {self.dim} of {self.ambient_dim} {dtype} {self.device}>"
 
 
-class OrthonormalSubspace(Subspace):
+class OrthonormalSubspace(Subspace, kind="orthonormal"):
     """The column space of an explicit matrix with orthonormal columns.
 
     Args:
@@ -215,6 +275,17 @@ class OrthonormalSubspace(Subspace):
         norms: Tensor = torch.linalg.vector_norm(self.vectors, dim=1)  # without a second (n, k) block
         return norms.square()
 
+    @property
+    def _columns(self) -> Tensor:
+        return self.vectors
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"vectors": self.vectors}
+
+    @classmethod
+    def _of_tensors(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> OrthonormalSubspace:
+        return cls(**tensors, check=False)
+
     def _cross_gram(self, other: Subspace) -> Any:
         if isinstance(other, OrthonormalSubspace):
             return Dense(self.vectors.mT @ other.vectors)
@@ -226,7 +297,7 @@ class OrthonormalSubspace(Subspace):
         return NotImplemented
 
 
-class EigenSubspace(OrthonormalSubspace):
+class EigenSubspace(OrthonormalSubspace, kind="eigen"):
     """The span of eigenvectors, which keeps their eigenvalues.
 
     Args:
@@ -265,3 +336,9 @@ class EigenSubspace(OrthonormalSubspace):
         return EigenSubspace(
             self.vectors.to(dtype=dtype, device=device), self.eigenvalues.to(dtype=dtype, device=device), check=False
         )
+
+    def _image(self, M: LinearOperator) -> EigenSubspace:
+        return EigenSubspace(M @ self.vectors, self.eigenvalues, check=False)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"vectors": self.vectors, "eigenvalues": self.eigenvalues}

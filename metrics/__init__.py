@@ -1,6 +1,6 @@
-"""Scalars that compare two subspaces: principal angles, Grassmann distances, overlap and chance levels."""
+"""What two subspaces are to each other: principal angles, distances, overlap, chance levels, and paths between them."""
 
-from .angles import PrincipalAngles, principal_angles
+from .angles import PrincipalAngles, PrincipalVectors, principal_angles, principal_vectors
 from .chance import ChanceLevel, chance, overlap_excess, permutation_test
 from .chance_curve import ChanceCurve, chance_curve
 from .error_bars import OverlapJackknife, overlap_curve_interval, overlap_interval, overlap_jackknife
@@ -17,6 +17,8 @@ from .grassmann import (
     projection,
     spectral,
 )
+from .manifold import geodesic_point, grassmann_exp, grassmann_log, karcher_mean
+from .nearest import nearest_mask, nearest_subspace
 from .overlap import containment, jaccard, overlap, overlap_curve
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "GrassmannDistance",
     "OverlapJackknife",
     "PrincipalAngles",
+    "PrincipalVectors",
     "asimov",
     "binet_cauchy",
     "chance",
@@ -34,8 +37,14 @@ __all__ = [
     "containment",
     "fubini_study",
     "geodesic",
+    "geodesic_point",
+    "grassmann_exp",
+    "grassmann_log",
     "jaccard",
+    "karcher_mean",
     "martin",
+    "nearest_mask",
+    "nearest_subspace",
     "overlap",
     "overlap_curve",
     "overlap_curve_interval",
@@ -44,6 +53,7 @@ __all__ = [
     "overlap_jackknife",
     "permutation_test",
     "principal_angles",
+    "principal_vectors",
     "procrustes",
     "projection",
     "spectral",

@@ -6,13 +6,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..linops.coordinate import PartialPermutation
+from ..linops.coordinate import Embedding, PartialPermutation
+from ..linops.lattice import triangular_factor
 from ..linops.mask import MaskSubspace
 from ..linops.operator import LinearOperator
 from ..linops.subspace import Subspace
-
-# A tall block is factorised in pieces of at most this many numbers: 128 MiB in float64.
-_PIECE = 2**24
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -96,6 +94,102 @@ def principal_angles(A: Subspace, B: Subspace) -> PrincipalAngles:
     return PrincipalAngles(cosines / radius, sines / radius, (A.dim, B.dim))
 
 
+@attrs.frozen(eq=False, repr=False)
+class PrincipalVectors:
+    """Orthonormal bases U of r dimensions of A and V of as many of B, with Uᵀ V = diag(cos θ), of two subspaces A, B.
+
+    Attributes:
+        angles: the angles between uᵢ and vᵢ, ascending.
+        left: U, (n, r), in A; r = min(k, l).
+        right: V, (n, r), in B.
+    """
+
+    angles: PrincipalAngles
+    left: Tensor
+    right: Tensor
+
+    def __repr__(self) -> str:
+        return f"<PrincipalVectors of {self.angles!r} in R^{len(self.left)}>"
+
+
+def principal_vectors(A: Subspace, B: Subspace) -> PrincipalVectors:
+    """The min(k, l) pairs of unit vectors, one of each subspace, that meet at the principal angles.
+
+    The pair i has the smallest angle of those orthogonal to the pairs before it. Pairs at equal angles may be turned
+    among themselves, and at right angles are any. Two masks give axes: the common ones, then the others in order.
+
+    Args:
+        A: a subspace of dimension k.
+        B: a subspace of dimension l of the same space.
+
+    Raises:
+        TypeError: not subspaces, or of different dtype or device.
+        ValueError: subspaces of different ambient spaces.
+
+    Source: Björck and Golub (1973); Van Loan, Computing the CS and the generalized singular value decompositions,
+    Numer. Math. 46 (1985) for vectors as accurate at small as at right angles.
+
+    Cost: O(n k l) operations, a float64 copy of AᵀB, and the results; O(n min(k, l)) zeros for two masks.
+    """
+    check_pair(A, B)
+    if isinstance(A, MaskSubspace) and isinstance(B, MaskSubspace):
+        return PrincipalVectors(principal_angles(A, B), _paired_axes(A, B), _paired_axes(B, A))
+    swapped = A.dim < B.dim
+    larger, smaller = (B, A) if swapped else (A, B)
+    pairs = principal_coordinates(larger, smaller)
+    left, right = larger.lift(pairs.projecting.to(A.dtype)), smaller.lift(pairs.projected.to(A.dtype))
+    angles = attrs.evolve(pairs.angles, dims=(A.dim, B.dim))
+    return PrincipalVectors(angles, *((right, left) if swapped else (left, right)))
+
+
+@attrs.frozen(eq=False)
+class PrincipalCoordinates:
+    """Principal vectors in the coordinates of the bases of subspaces A, (n, p), and B, (n, q), p >= q.
+
+    Attributes:
+        angles: the q angles.
+        projecting: U, (p, q) float64: A U are the vectors in A.
+        projected: V, (q, q) float64: B V are those in B; B V = A U diag(cos θ) + R V.
+        residual: R = (I - P_A) B, (n, q), whose columns R V are orthogonal and of lengths sin θ.
+    """
+
+    angles: PrincipalAngles
+    projecting: Tensor
+    projected: Tensor
+    residual: Tensor
+
+
+def principal_coordinates(A: Subspace, B: Subspace) -> PrincipalCoordinates:
+    """The CS decomposition of AᵀB and (I - P_A) B, accurate for cosines and sines alike.
+
+    Where cosines are near 1 their singular vectors are any within a cluster, and those of the sines take their place.
+    """
+    residual = A.residual(B).to_dense()
+    gram = A.cross_gram(B).to_dense().double()
+    U, cosines, Vh = torch.linalg.svd(gram, full_matrices=False)
+    V, factor = Vh.mT, triangular_factor(residual)
+    small = int((cosines > 0.5**0.5).sum())
+    _, sines, Zh = torch.linalg.svd(factor @ V[:, :small], full_matrices=False)
+    turn = Zh.mT.flip(1)  # ascending sines
+    V = torch.cat([V[:, :small] @ turn, V[:, small:]], dim=1)
+    near, sines = gram @ V[:, :small], sines.flip(0)
+    # The columns of AᵀB V are orthogonal to rounding, and none of these is shorter than √½.
+    U = torch.cat([near / torch.linalg.vector_norm(near, dim=0), U[:, small:]], dim=1)
+    far = cosines[small:]
+    cosines = torch.cat([(1 - sines.square()).sqrt(), far])
+    sines = torch.cat([sines, (1 - far.square()).sqrt()])
+    # Sorted, because rounding may order two angles of π/4 otherwise, one of each part.
+    angles = PrincipalAngles(cosines.sort(descending=True).values, sines.sort().values, (A.dim, B.dim))
+    return PrincipalCoordinates(angles, U, V, residual)
+
+
+def _paired_axes(A: MaskSubspace, B: MaskSubspace) -> Tensor:
+    """The axes of A that pair with those of B, (n, min(k, l)): the common ones, then the others."""
+    shared = B.mask[A.indices]
+    order = torch.cat([A.indices[shared], A.indices[~shared]])[: min(A.dim, B.dim)]
+    return Embedding(order, A.ambient_dim, A.dtype).to_dense()
+
+
 def check_pair(A: Subspace, B: Subspace) -> None:
     """Two subspaces that can be compared: same ambient space, dtype and device."""
     for subspace in (A, B):
@@ -111,18 +205,5 @@ def _singular_values(tall: LinearOperator) -> Tensor:
     """All singular values of an (m, l) matrix, m >= l: (l,) float64, descending."""
     if isinstance(tall, PartialPermutation):
         return (torch.arange(tall.shape[1], device=tall.device) < tall.rank).double()
-    values: Tensor = torch.linalg.svdvals(_triangular_factor(tall.to_dense()))
+    values: Tensor = torch.linalg.svdvals(triangular_factor(tall.to_dense()))
     return values
-
-
-def _triangular_factor(matrix: Tensor) -> Tensor:
-    """The factor R of a QR decomposition of a tall matrix, in float64, piece after piece of rows.
-
-    A Gram matrix would square the condition number and lose every sine below 1e-8; one call of QR on the whole would
-    need a float64 copy of it, and LAPACK indexes no more than 2³¹ numbers.
-    """
-    columns = matrix.shape[1]
-    factor = matrix.new_empty(0, columns, dtype=torch.float64)
-    for piece in torch.split(matrix, max(2 * columns, _PIECE // columns)):
-        factor = torch.linalg.qr(torch.cat([factor, piece.double()]), mode="r").R
-    return factor

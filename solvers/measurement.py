@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .files import written_whole
+from ..linops.files import written_whole
 
 
 @attrs.frozen(eq=False, repr=False)

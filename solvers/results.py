@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
-from .files import written_whole
+from ..linops.files import written_whole
 from .report import SolveReport
 
 _Self = TypeVar("_Self", bound="_Decomposition")

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ..solvers.files import written_whole
+from ..linops.files import written_whole
 
 Array = NDArray[np.float64]
 Record = dict[str, Any]

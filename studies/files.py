@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..solvers.files import written_whole
+from ..linops.files import written_whole
 
 LOCK = "study.lock"
 """The file that a run keeps in its folder."""

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..solvers.files import written_whole
+from ..linops.files import written_whole
 from .findings import SPLIT_NAMES, findings, records_of, splits
 from .plots import StudyFigure, save_figures
 from .stylesheet import STYLESHEET

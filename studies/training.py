@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
-from ..solvers.files import written_whole
+from ..linops.files import written_whole
 from ..solvers.streams import stream
 from .problems import Batch, Problem, ProblemData
 

@@ -10,6 +10,7 @@ from eigenspan.linops import (
     Declared,
     Dense,
     EigenSubspace,
+    Embedding,
     LinearOperator,
     MaskSubspace,
     OrthonormalSubspace,
@@ -158,6 +159,43 @@ class SubspaceContract:
             (Dense(M).deflated(A), R @ M64 @ R),
         ):
             torch.testing.assert_close(dense(actual), expected, rtol=0, atol=10 * TOLERANCE[A.dtype])
+
+    # -- larger and smaller spaces ------------------------------------------------------------------------------------
+
+    def test_embedded_and_extracted(self, A):
+        indices = torch.randperm(N + 5)[:N].to(A.device)
+        E = Embedding(indices, N + 5, A.dtype)
+        large = A.embedded(E)
+        assert (large.ambient_dim, large.dim, large.dtype, large.device) == (N + 5, A.dim, A.dtype, A.device)
+        expected = torch.zeros(N + 5, N + 5, dtype=torch.float64)
+        expected[indices.cpu()[:, None], indices.cpu()] = dense(A.projector)
+        self.close(dense(large.projector), expected, A)
+        small = large.extracted(E)
+        self.close(dense(small.projector), dense(A.projector), A)
+        if isinstance(A, MaskSubspace | OrthonormalSubspace):
+            assert type(large) is type(small) is type(A)
+        if isinstance(A, EigenSubspace):
+            self.close(dense(large), dense(E) @ dense(A), A)
+            assert torch.equal(large.eigenvalues, A.eigenvalues)
+            assert torch.equal(small.eigenvalues, A.eigenvalues)
+
+    def test_what_lies_outside_is_not_extracted(self, A):
+        inside = A.leverage().sort(descending=True, stable=True).indices[: N - 1]
+        if float(A.leverage().min()) == 0:  # a mask may lie in fewer axes
+            inside = inside[inside != A.leverage().argmax()]
+        with pytest.raises(ValueError, match=rf"{A} does not lie in the {len(inside)} coordinates .* is outside; take"):
+            A.extracted(Embedding(inside, N, A.dtype))
+
+    def test_embeddings_that_do_not_fit(self, A):
+        E = Embedding(torch.arange(3, device=A.device), 5, A.dtype)
+        other = {torch.float32: torch.float64, torch.float64: torch.float32}[A.dtype]
+        for method in (A.embedded, A.extracted):
+            with pytest.raises(ValueError, match=rf"{A} does not fit <Embedding 5x3 .*, which embeds R\^3 in R\^5"):
+                method(E)
+            with pytest.raises(TypeError, match="placed by an Embedding, got Tensor"):
+                method(E.indices)
+            with pytest.raises(TypeError, match="differ in dtype or device"):
+                method(Embedding(torch.arange(N, device=A.device), N, other))
 
     # -- pairs --------------------------------------------------------------------------------------------------------
 

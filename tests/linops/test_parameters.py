@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from eigenspan.linops import ParameterSpace
+from eigenspan.linops import MaskSubspace, ParameterSpace
 
 # Name to number of entries, in the order of the coordinates.
 SIZES = {"scale": 1, "stem.weight": 12, "stem.bias": 4, "body.0.weight": 4, "body.0.bias": 4, "body.2.weight": 8}
@@ -272,3 +272,45 @@ class TestCoordinates:
     def test_indices_of_nothing(self, model):
         with pytest.raises(ValueError, match=r"'body' matches no parameter; the names are stem\.weight, stem\.bias"):
             ParameterSpace(model, "stem").indices("stem", "body")
+
+
+class TestEmbedding:
+    @pytest.mark.parametrize("selection", [["body.2", "stem.bias"], "scale", None], ids=str)
+    def test_places_coordinates_by_name(self, model, space, selection):
+        part = ParameterSpace(model, selection)
+        E = space.embedding(part)
+        assert (E.shape, E.dtype, E.device) == ((space.size, part.size), space.dtype, space.device)
+        assert torch.equal(E.T @ space.values, part.values)
+        placed = space.unflatten(E @ part.values)
+        for name, tensor in space.unflatten(space.values).items():
+            assert torch.equal(placed[name], tensor if name in part.names else torch.zeros_like(tensor))
+
+    def test_of_another_order(self, model, space):
+        """By name, not by place: a model may list the same tensors otherwise."""
+        reversed_order = nn.Module()
+        reversed_order.body, reversed_order.stem = model.body, model.stem
+        part = ParameterSpace(reversed_order, ["stem", "body"])
+        assert part.names[0].startswith("body")
+        assert torch.equal(space.embedding(part).T @ space.values, part.values)
+
+    def test_subspaces_of_selected_parameters(self, model, space):
+        part = ParameterSpace(model, "stem")
+        mask = MaskSubspace.top_k(part.values.abs(), 5)
+        E = space.embedding(part)
+        large = mask.embedded(E)
+        assert torch.equal(space.values[large.mask], part.values[mask.mask])
+        assert torch.equal(large.extracted(E).mask, mask.mask)
+        with pytest.raises(ValueError, match="does not lie in the 16 coordinates"):
+            large.complement().extracted(E)
+
+    def test_what_does_not_fit(self, model, space):
+        part = ParameterSpace(model, "stem")
+        with pytest.raises(ValueError, match=rf"{space} has a tensor scale, which {part} has not"):
+            part.embedding(space)
+        model.stem = nn.Linear(4, 4, device=space.device)
+        with pytest.raises(ValueError, match=r"stem\.weight has shape \(4, 4\) in .*, \(4, 3\) in "):
+            space.embedding(ParameterSpace(model, "stem"))
+        with pytest.raises(TypeError, match="differ in dtype or device"):
+            part.embedding(ParameterSpace(Net().to(space.device, torch.float64), "stem"))
+        with pytest.raises(TypeError, match=r"embeds another ParameterSpace, got Net; take H\.parameters"):
+            space.embedding(model)

@@ -10,9 +10,8 @@ import scipy.linalg
 import torch
 from metric_contract import TOLERANCE, dense, pairs, planes, rotation, span
 
-from eigenspan.linops import MaskSubspace, OrthonormalSubspace
-from eigenspan.metrics import angles as angles_module
-from eigenspan.metrics import principal_angles
+from eigenspan.linops import MaskSubspace, OrthonormalSubspace, lattice
+from eigenspan.metrics import principal_angles, principal_vectors
 
 RIGHT = math.pi / 2
 
@@ -106,7 +105,7 @@ def test_tall_blocks_are_factorised_in_pieces(monkeypatch, device):
         sizes.append(matrix.numel())
         return qr(matrix, mode=mode)
 
-    monkeypatch.setattr(angles_module, "_PIECE", 999)
+    monkeypatch.setattr(lattice, "_PIECE", 999)
     monkeypatch.setattr(torch.linalg, "qr", recording_qr)
     pieces = principal_angles(A, B).radians
     assert len(sizes) > 15
@@ -118,6 +117,82 @@ def test_repr_shows_the_range(device):
     assert (
         repr(principal_angles(*planes([0.25, 0.5], device))) == "<PrincipalAngles 2 of dims (2, 2): 0.25 ... 0.5 rad>"
     )
+
+
+class TestPrincipalVectors:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_are_orthonormal_bases_of_parts_of_both_that_pair(self, device, dtype):
+        for A, B in pairs(device, dtype):
+            vectors, r = principal_vectors(A, B), min(A.dim, B.dim)
+            U, V = vectors.left.double(), vectors.right.double()
+            assert (vectors.left.dtype, vectors.left.device, U.shape) == (dtype, A.device, (A.ambient_dim, r))
+            cosines, identity = vectors.angles.cosines, torch.eye(r, dtype=torch.float64, device=device)
+            for actual, expected in (
+                (U.mT @ U, identity),
+                (V.mT @ V, identity),
+                (U.mT @ V, cosines.diag()),
+                (dense(A) @ (dense(A).mT @ U), U),
+                (dense(B) @ (dense(B).mT @ V), V),
+            ):
+                torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE[dtype])
+            expected_angles = principal_angles(A, B)
+            assert vectors.angles.dims == expected_angles.dims
+            torch.testing.assert_close(vectors.angles.radians, expected_angles.radians, rtol=0, atol=TOLERANCE[dtype])
+            assert bool((vectors.angles.sines.diff() >= 0).all())
+            assert bool((vectors.angles.cosines.diff() <= 0).all())
+
+    def test_known_vectors_at_both_ends_in_rotated_bases(self, device):
+        """Apart by 1e-9 in angle, which neither cosines near 1 nor sines near 1 tell apart.
+
+        Bases rounded at 2e-16 turn vectors whose angles are 1e-9 apart by up to 1e-6.
+        """
+        known = [1e-9, 2e-9, 0.3, RIGHT - 2e-9, RIGHT - 1e-9]
+        A, B = planes(known, device)
+        Q = rotation(10, 1, device)
+        left, right = Q @ A.vectors, Q @ B.vectors
+        vectors = principal_vectors(span(left @ rotation(5, 2, device)), span(right @ rotation(5, 3, device)))
+        numpy.testing.assert_allclose(vectors.angles.radians.cpu(), known, rtol=2e-6)
+        identity = torch.eye(5, dtype=torch.float64, device=device)
+        for actual, expected in ((vectors.left, left), (vectors.right, right)):
+            torch.testing.assert_close((actual.mT @ expected).abs(), identity, rtol=0, atol=5e-6)
+
+    def test_clusters_at_the_angle_where_sines_take_over_from_cosines(self, device):
+        """Angles of π/4 are taken from either; they stay ascending, and the vectors orthonormal."""
+        for seed in range(50):
+            A, B = planes([0.3] + 4 * [math.pi / 4] + [1.2], device)
+            Q = rotation(12, seed, device)
+            A, B = (span(Q @ S.vectors @ rotation(6, seed + 1, device), torch.float32) for S in (A, B))
+            vectors = principal_vectors(A, B)
+            assert bool((vectors.angles.sines.diff() >= 0).all())
+            assert bool((vectors.angles.cosines.diff() <= 0).all())
+            gram = vectors.left.double().mT @ vectors.right.double()
+            torch.testing.assert_close(gram, vectors.angles.cosines.diag(), rtol=0, atol=TOLERANCE[torch.float32])
+
+    def test_differences_of_tiny_angles_are_resolved(self, device):
+        """uᵢ - vᵢ has length 2 sin(θ/2), to a rounding of the vectors."""
+        known = [1e-12, 1e-9, 1e-5]
+        A, B = planes(known, device)
+        vectors = principal_vectors(A, B)
+        lengths = torch.linalg.vector_norm(vectors.left - vectors.right, dim=0)
+        numpy.testing.assert_allclose(lengths.cpu(), known, rtol=0, atol=5e-16)
+
+    def test_two_masks_give_axes(self, device):
+        A = MaskSubspace.from_indices(torch.tensor([0, 2, 5, 7], device=device), 10)
+        B = MaskSubspace.from_indices(torch.tensor([2, 3, 7], device=device), 10)
+        vectors = principal_vectors(A, B)
+        identity = torch.eye(10, device=device)
+        assert torch.equal(vectors.left, identity[:, [2, 7, 0]])
+        assert torch.equal(vectors.right, identity[:, [2, 7, 3]])
+        assert vectors.angles.radians.tolist() == [0.0, 0.0, RIGHT]
+        assert torch.equal(principal_vectors(B, A).left, vectors.right)
+
+    def test_repr(self, device):
+        described = repr(principal_vectors(*planes([0.25, 0.5], device)))
+        assert described == "<PrincipalVectors of <PrincipalAngles 2 of dims (2, 2): 0.25 ... 0.5 rad> in R^4>"
+
+    def test_not_subspaces(self):
+        with pytest.raises(TypeError, match="two subspaces, got Tensor"):
+            principal_vectors(OrthonormalSubspace.random(9, 2), torch.eye(9)[:, :2])
 
 
 class TestBadInput:

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from eigenspan.solvers.files import written_whole
+from eigenspan.linops.files import written_whole
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
