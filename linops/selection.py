@@ -39,6 +39,8 @@ def candidates(scores: Tensor, within: Tensor | None) -> Tensor:
     if scores.ndim != 1:
         raise ValueError(f"scores are flat, (n,), got shape {tuple(scores.shape)}")
     eligible = torch.arange(len(scores), device=scores.device) if within is None else _eligible(scores, within)
+    if len(eligible) == 0:
+        raise ValueError(f"{'scores hold' if within is None else 'within= holds'} no coordinate to choose from")
     if bool((scores if within is None else scores[eligible]).isnan().any()):
         raise ValueError("scores hold NaN, which has no rank; mend the model or the score first")
     return eligible
@@ -55,8 +57,6 @@ def _eligible(scores: Tensor, within: Tensor) -> Tensor:
         eligible = within.nonzero()[:, 0]
     else:
         raise ValueError(f"within= is a mask of shape {tuple(within.shape)}, the scores have {tuple(scores.shape)}")
-    if len(eligible) == 0:
-        raise ValueError("within= holds no coordinate to choose from")
     return eligible
 
 
@@ -82,8 +82,9 @@ def ranked(scores: Tensor, eligible: Tensor, seed: int | None) -> Tensor:
 
 def by_stratum(order: Tensor, strata: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """``order`` with the coordinates of each stratum together, their order kept, and the sizes of the strata, (s,)."""
-    if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
-        given = strata.dtype if isinstance(strata, Tensor) else type(strata).__name__
+    dtype = strata.dtype if isinstance(strata, Tensor) else None
+    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        given = dtype or type(strata).__name__
         raise TypeError(f"strata are integer labels, (n,), got {given}; use H.parameters.labels()")
     if strata.shape != (n,):
         raise ValueError(f"strata label each of {n} coordinates, got shape {tuple(strata.shape)}")

@@ -225,6 +225,11 @@ class TestWithin:
         with pytest.raises(ValueError, match=f"1 <= k <= 2, as many as within= holds, got k={k}"):
             MaskSubspace.top_k(torch.ones(3), k, within=torch.tensor([0, 2]))
 
+    def test_no_scores(self):
+        for rank in (MaskSubspace.top_k, MaskSubspace.top_fraction, MaskSubspace.above, ranking):
+            with pytest.raises(ValueError, match="scores hold no coordinate to choose from"):
+                rank(torch.zeros(0), 1)
+
     def test_scores_are_a_tensor(self):
         with pytest.raises(TypeError, match=r"scores are a tensor, \(n,\), got list"):
             ranking([1.0, 2.0], 1)
@@ -303,6 +308,7 @@ class TestTopFraction:
         ("strata", "error", "message"),
         [
             (torch.zeros(3), TypeError, "integer labels, .* got torch.float32; use H.parameters.labels"),
+            (torch.zeros(3, dtype=torch.bool), TypeError, "integer labels, .* got torch.bool"),
             ([0, 0, 1], TypeError, "integer labels, .* got list"),
             (torch.zeros(4, dtype=torch.long), ValueError, r"each of 3 coordinates, got shape \(4,\)"),
             (torch.zeros(3, dtype=torch.long, device="meta"), TypeError, "different devices"),
