@@ -48,6 +48,9 @@ def main() -> None:
     scores = torch.rand(N, generator=torch.Generator().manual_seed(3))
     strata = torch.arange(N) * STRATA // N
     report("MaskSubspace.top_k", lambda: MaskSubspace.top_k(scores, K))
+    report("MaskSubspace.top_k, ties at random", lambda: MaskSubspace.top_k(scores, K, seed=1))
+    report(f"MaskSubspace.top_fraction, {STRATA} strata", lambda: MaskSubspace.top_fraction(scores, K / N, strata))
+    report("MaskSubspace.above", lambda: MaskSubspace.above(scores, 1 - K / N))
     held = [
         report("mask-mask cross_gram", lambda: A.cross_gram(B), LIMIT),
         report("mask-mask overlap", lambda: overlap(A, B), LIMIT),

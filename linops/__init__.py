@@ -2,6 +2,7 @@
 
 from .basic import Counted, Declared, Dense, Diagonal, Function, Identity
 from .block import BlockDiagonal, Kronecker, Stacked
+from .composition import Composition
 from .coordinate import Embedding, PartialPermutation
 from .curvature import (
     GGN,
@@ -15,10 +16,13 @@ from .curvature import (
     ProductPlan,
     Risk,
 )
+from .diagonal import exact_diagonal
 from .interop import as_operator, to_scipy
-from .mask import MaskSubspace, absolute_gradient, magnitude, random_scores, ranking
+from .mask import MaskSubspace, ranking
 from .operator import Adjoint, Congruence, LinearOperator, Product, Scaled, Sum
 from .parameters import ParameterSpace
+from .scores import absolute_gradient, connection_sensitivity, magnitude, movement, random_scores, saliency
+from .selection import Ties
 from .structure import Structure
 from .subspace import EigenSubspace, OrthonormalSubspace, Subspace
 
@@ -26,6 +30,7 @@ __all__ = [
     "GGN",
     "Adjoint",
     "BlockDiagonal",
+    "Composition",
     "Congruence",
     "Counted",
     "CurvatureOperator",
@@ -56,10 +61,15 @@ __all__ = [
     "Structure",
     "Subspace",
     "Sum",
+    "Ties",
     "absolute_gradient",
     "as_operator",
+    "connection_sensitivity",
+    "exact_diagonal",
     "magnitude",
+    "movement",
     "random_scores",
     "ranking",
+    "saliency",
     "to_scipy",
 ]

@@ -1,22 +1,25 @@
-"""Parameter masks as subspaces, and the scores that choose them."""
+"""Parameter masks as subspaces, and the rules that choose them by scores."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .basic import Dense
+from .composition import Composition
 from .coordinate import Embedding, PartialPermutation
+from .named_masks import flattened, pruning_masks
 from .operator import LinearOperator
+from .parameters import ParameterSpace
+from .selection import Ties, by_stratum, candidates, largest, ranked, require_k
 from .storage import dtype_name, dtype_named
 from .subspace import OrthonormalSubspace, Subspace
 
 if TYPE_CHECKING:
-    from .curvature.operator import CurvatureOperator
-    from .parameters import ParameterSpace
 
     class _OfMasks(Protocol):
         """What `Lattice` makes of two masks is a mask."""
@@ -36,6 +39,12 @@ class MaskSubspace(Subspace, kind="mask"):
         mask: (n,) boolean, at least one entry true.
         dtype: dtype of the basis, to be that of the subspaces and operators it meets.
 
+    Attributes:
+        mask: (n,) boolean.
+        indices: (k,) the selected coordinates, ascending.
+        ties: `Ties` where scores chose the mask and the last places went to some of several equals; else None. Set
+            operations do not keep it.
+
     Raises:
         ValueError: a wrong shape, or a mask that selects nothing.
         TypeError: a tensor that is not boolean.
@@ -53,6 +62,7 @@ class MaskSubspace(Subspace, kind="mask"):
             raise ValueError("the mask selects no coordinate; a subspace has at least one dimension")
         self.mask = mask.clone()
         self.indices = mask.nonzero()[:, 0]
+        self.ties: Ties | None = None
         self._basis = Embedding(self.indices, len(mask), dtype)
 
     @classmethod
@@ -76,16 +86,122 @@ class MaskSubspace(Subspace, kind="mask"):
         return cls(mask, dtype)
 
     @classmethod
-    def top_k(cls, scores: Tensor, k: int) -> MaskSubspace:
-        """The span of the k axes with the largest scores, (n,), in the order of `ranking`: ties go to the lower index.
+    def top_k(
+        cls, scores: Tensor, k: int, *, within: Tensor | MaskSubspace | None = None, seed: int | None = None
+    ) -> MaskSubspace:
+        """The span of the k axes with the largest scores, (n,), those that lead the `ranking`.
 
-        Raises:
-            ValueError: k outside 1 … n, scores that are not flat, or a NaN among them.
+        Args, Raises: see `ranking`.
 
         Cost: one sort.
         """
-        dtype = scores.dtype if scores.is_floating_point() else torch.float32
-        return cls.from_indices(ranking(scores, k), len(scores), dtype)
+        order = _ranked(scores, within, seed)
+        require_k(k, order, scores)
+        return cls._of_largest(scores, order, order.new_tensor([len(order)]), order.new_tensor([k]))
+
+    @classmethod
+    def top_fraction(
+        cls,
+        scores: Tensor,
+        density: float,
+        strata: Tensor | None = None,
+        *,
+        within: Tensor | MaskSubspace | None = None,
+        seed: int | None = None,
+    ) -> MaskSubspace:
+        """The span of the axes with the largest scores, (n,): a fraction of all, or the same fraction of each stratum.
+
+        Of a stratum of s coordinates it takes ``density * s``, rounded to the nearest integer (a half to the even one),
+        but at least one, so that no layer is cut off.
+
+        Args:
+            scores: (n,) the larger, the sooner selected.
+            density: the fraction that is selected, in (0, 1].
+            strata: integer labels, (n,), such as ``H.parameters.labels()`` for tensors or ``module_labels()``; None for
+                a single stratum.
+            within: see `ranking`; strata have the sizes that they have within.
+            seed: see `ranking`.
+
+        Raises:
+            ValueError: a density outside (0, 1], or strata of another shape; see `ranking`.
+            TypeError: strata that are not integers; see `ranking`.
+
+        Cost: one sort, two with strata.
+        """
+        if not 0 < density <= 1:
+            raise ValueError(f"density is the fraction of the coordinates to select, in (0, 1], got {density}")
+        order = _ranked(scores, within, seed)
+        sizes = order.new_tensor([len(order)])
+        if strata is not None:
+            order, sizes = by_stratum(order, strata, len(scores))
+        counts = (density * sizes.double()).round().long().clamp(min=1)
+        return cls._of_largest(scores, order, sizes, counts)
+
+    @classmethod
+    def above(cls, scores: Tensor, threshold: float, *, within: Tensor | MaskSubspace | None = None) -> MaskSubspace:
+        """The span of all axes with scores, (n,), strictly above a threshold, which is rounded to the scores' dtype.
+
+        Args:
+            scores: (n,).
+            threshold: equal scores are left out.
+            within: see `ranking`.
+
+        Raises:
+            ValueError: no score above the threshold; see `ranking`.
+            TypeError: see `ranking`.
+
+        Cost: one comparison.
+        """
+        eligible = _candidates(scores, within)
+        chosen = eligible[scores[eligible] > threshold]
+        if len(chosen) == 0:
+            raise ValueError(f"no score is above {threshold}; the largest is {scores[eligible].max().item():.6g}")
+        return cls.from_indices(chosen, len(scores), _basis_dtype(scores))
+
+    @classmethod
+    def _of_largest(cls, scores: Tensor, order: Tensor, sizes: Tensor, counts: Tensor) -> MaskSubspace:
+        indices, ties = largest(scores, order, sizes, counts)
+        result = cls.from_indices(indices, len(scores), _basis_dtype(scores))
+        result.ties = ties
+        return result
+
+    @classmethod
+    def from_named(
+        cls, parameters: ParameterSpace, masks: Mapping[str, Tensor], *, missing: bool | None = None
+    ) -> MaskSubspace:
+        """The span of the axes where boolean tensors by parameter name are true, in the dtype of the parameters.
+
+        Args:
+            parameters: the space of the coordinates, ``H.parameters``.
+            masks: name to a tensor of the parameter's shape: boolean, or of numbers that are exactly 0 or 1.
+            missing: whether tensors without a mask are selected whole (True) or not at all (False); None to refuse.
+
+        Raises:
+            ValueError: names that are missing or not in the space, other shapes, entries other than 0 and 1, or masks
+                that select nothing.
+            TypeError: a mask that is no tensor, or on another device.
+
+        Cost: n bytes and 8 k.
+        """
+        return cls(flattened(parameters, masks, missing), parameters.dtype)
+
+    @classmethod
+    def from_pruned(cls, model: nn.Module, parameters: ParameterSpace) -> MaskSubspace:
+        """The span of the axes that ``torch.nn.utils.prune`` kept; tensors that are not pruned are kept whole.
+
+        Args:
+            model: a model with pruned modules, which hold parameters ``weight_orig`` and buffers ``weight_mask``.
+            parameters: its space, made before it was pruned, with names such as ``weight``, or after. The order of the
+                coordinates differs: pruning moves a tensor behind the others of its module.
+
+        Raises:
+            ValueError: a model that holds no masks, a space of another model, or a tensor that modules share and that
+                is not pruned alike in all of them; see `from_named`.
+            TypeError: see `from_named`.
+
+        Cost: n bytes and 8 k.
+        """
+        return cls.from_named(parameters, pruning_masks(model, parameters), missing=True)
 
     @classmethod
     def random(
@@ -114,7 +230,47 @@ class MaskSubspace(Subspace, kind="mask"):
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> MaskSubspace:
         """The same subspace in another dtype or on another device."""
-        return MaskSubspace(self.mask.to(device=device), dtype or self.dtype)
+        moved = MaskSubspace(self.mask.to(device=device), dtype or self.dtype)
+        moved.ties = self.ties
+        return moved
+
+    def to_named(self, parameters: ParameterSpace) -> dict[str, Tensor]:
+        """The mask as boolean tensors by parameter name, of the parameters' shapes, as `from_named` takes it.
+
+        ``prune.custom_from_mask(module, "weight", masks[name])`` prunes by one of them.
+
+        Raises:
+            ValueError: a space that does not have n coordinates.
+
+        Cost: n bytes.
+        """
+        self._require_space(parameters)
+        return parameters.unflatten(self.mask.clone())
+
+    def composition(self, parameters: ParameterSpace, by: str = "tensor") -> Composition:
+        """How many of the selected coordinates each tensor or module has.
+
+        Args:
+            parameters: the space of the coordinates, ``H.parameters``.
+            by: ``"tensor"`` or ``"module"``; a module has the tensors of its own, not those of modules within it.
+
+        Raises:
+            ValueError: a space that does not have n coordinates, or another ``by``.
+
+        Cost: 8 n bytes.
+        """
+        self._require_space(parameters)
+        if by not in ("tensor", "module"):
+            raise ValueError(f'by is "tensor" or "module", got {by!r}')
+        names = parameters.names if by == "tensor" else parameters.module_names
+        labels = parameters.labels() if by == "tensor" else parameters.module_labels()
+        chosen = labels[self.indices.to(labels.device)]
+        sizes, counts = (torch.bincount(part, minlength=len(names)).tolist() for part in (labels, chosen))
+        return Composition(by, names, tuple(sizes), tuple(counts))
+
+    def _require_space(self, parameters: ParameterSpace) -> None:
+        if parameters.size != self.ambient_dim:
+            raise ValueError(f"{self} is no mask of {parameters}; take the parameters of the operator it was made for")
 
     def complement(self) -> MaskSubspace:
         """The span of the axes that are not selected.
@@ -129,6 +285,10 @@ class MaskSubspace(Subspace, kind="mask"):
     def leverage(self) -> Tensor:
         """The mask as numbers, (n,): one where an axis is selected, zero elsewhere."""
         return self.mask.to(self.dtype)
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        return text if self.ties is None else f"{text[:-1]}; {self.ties}>"
 
     if TYPE_CHECKING:
         __and__: _OfMasks
@@ -177,51 +337,35 @@ class MaskSubspace(Subspace, kind="mask"):
         return NotImplemented
 
 
-def ranking(scores: Tensor, k: int) -> Tensor:
+def ranking(scores: Tensor, k: int, *, within: Tensor | MaskSubspace | None = None, seed: int | None = None) -> Tensor:
     """The indices of the k largest of ``scores``, (n,), largest first, (k,); among equal scores the lower index leads.
 
+    Args:
+        scores: (n,) the larger, the earlier.
+        k: how many.
+        within: the m coordinates to choose from: (m,) distinct integers such as ``H.parameters.indices("*.weight")``,
+            (n,) boolean, or a mask; None for all.
+        seed: puts equal scores in a random order instead, the same on every device; None for the lower index.
+
     Raises:
-        ValueError: k outside 1 … n, scores that are not flat, or a NaN among them.
+        ValueError: k outside 1 … n or 1 … m, scores that are not flat, a NaN among those to choose from, or a
+            ``within`` of another shape, out of range, twice, or empty.
+        TypeError: scores that are no tensor, or a ``within`` that is none of the three or on another device.
 
     Cost: one stable sort.
     """
-    if scores.ndim != 1:
-        raise ValueError(f"scores are flat, (n,), got shape {tuple(scores.shape)}")
-    if not 1 <= k <= len(scores):
-        raise ValueError(f"top k takes 1 <= k <= n = {len(scores)}, got k={k}")
-    if bool(scores.isnan().any()):
-        raise ValueError("scores hold NaN, which has no rank; mend the model or the score first")
-    return scores.sort(descending=True, stable=True).indices[:k]
+    order = _ranked(scores, within, seed)
+    require_k(k, order, scores)
+    return order[:k]
 
 
-def magnitude(parameters: ParameterSpace) -> Tensor:
-    """|θ|, (n,): the absolute value of each parameter at the point, the score of magnitude pruning.
-
-    Raises:
-        TypeError: something that is no ParameterSpace, such as a model.
-
-    Cost: none to speak of.
-    """
-    if not hasattr(parameters, "values") or not hasattr(parameters, "slices"):
-        raise TypeError(f"magnitude takes the parameters of an operator, H.parameters, got {type(parameters).__name__}")
-    return parameters.values.abs()
+def _ranked(scores: Tensor, within: Tensor | MaskSubspace | None, seed: int | None) -> Tensor:
+    return ranked(scores, _candidates(scores, within), seed)
 
 
-def absolute_gradient(operator: CurvatureOperator) -> Tensor:
-    """|∇L(θ)|, (n,): the absolute derivative of the operator's loss by each of its parameters.
-
-    Cost: one backward pass over the data.
-    """
-    return operator.gradient().abs()
+def _candidates(scores: Tensor, within: Tensor | MaskSubspace | None) -> Tensor:
+    return candidates(scores, within.mask if isinstance(within, MaskSubspace) else within)
 
 
-def random_scores(parameters: ParameterSpace, seed: int = 0) -> Tensor:
-    """A random ranking of the coordinates, (n,), whose top k is a uniformly random mask.
-
-    In the parameters' dtype, or float32 where that is a half precision, which cannot tell ranks apart.
-
-    Cost: a random permutation, drawn on the CPU so that a seed gives the same scores on every device.
-    """
-    order = torch.randperm(parameters.size, generator=torch.Generator().manual_seed(seed))
-    dtype = parameters.dtype if parameters.dtype in (torch.float32, torch.float64) else torch.float32
-    return order.to(parameters.device, dtype)
+def _basis_dtype(scores: Tensor) -> torch.dtype:
+    return scores.dtype if scores.is_floating_point() else torch.float32

@@ -133,6 +133,20 @@ class ParameterSpace:
         sizes = torch.tensor([shape.numel() for shape in self.shapes.values()])
         return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(self.device)
 
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The modules that hold the tensors, each once, in the order of ``names``; "" is the model itself."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.names))
+
+    def module_labels(self) -> Tensor:
+        """The number of its module for each coordinate, (n,) integers, in the order of ``module_names``.
+
+        A module has the tensors of its own, not those of modules within it; one that is shared is its first holder's.
+        """
+        number = {module: i for i, module in enumerate(self.module_names)}
+        of_tensors = torch.tensor([number[name.rpartition(".")[0]] for name in self.names])
+        return of_tensors.to(self.device)[self.labels()]
+
     def indices(self, *patterns: str) -> Tensor:
         """The coordinates of the tensors whose names match any of the patterns, ascending, (k,) integers.
 

@@ -23,14 +23,15 @@ def row_gram(A: LinearOperator, memory_budget: int | None) -> Tensor:
     products = torch.empty(m, m, dtype=torch.float64, device=A.device)
     blocks = [slice(start, min(start + width, m)) for start in range(0, m, max(width, 1))]
     for number, block in enumerate(blocks):
-        rows = _rows(A, block)
+        rows = rows_of(A, block)
         for other in blocks[number:]:
-            products[block, other] = row_products(rows, rows if other is block else _rows(A, other))
+            products[block, other] = row_products(rows, rows if other is block else rows_of(A, other))
             products[other, block] = products[block, other].mT.clone()  # they may be the same
     return products
 
 
-def _rows(A: LinearOperator, block: slice) -> Tensor:
+def rows_of(A: LinearOperator, block: slice) -> Tensor:
+    """The rows of A in a range, a new (b, n) tensor. Cost: b products of Aᵀ and b (m + n) numbers."""
     unit = torch.zeros(block.stop - block.start, A.shape[0], dtype=A.dtype, device=A.device)
     unit[:, block].fill_diagonal_(1)
     return (A.T @ unit.mT).mT

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import EigenSubspace, Hessian, magnitude, ranking
+from ..linops import EigenSubspace, Hessian, MaskSubspace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..metrics import chance_curve, overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
@@ -224,14 +224,14 @@ class OverlapStudy:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         scores, labels = magnitude(H.parameters), H.parameters.labels()
         uniform, stratified = (chance_curve(scores, eig.subspace, strata) for strata in (None, labels))
-        counts = torch.bincount(labels[ranking(scores, self.options.k)], minlength=len(H.parameters.names))
+        mask = MaskSubspace.top_k(scores, self.options.k)
         record = {
             "loss": H.loss(),
             "k_max": self.options.k,
             "overlap": uniform.observed.tolist(),
             "chance_uniform": {"mean": uniform.mean.tolist(), "std": uniform.std.tolist()},
             "chance_stratified": {"mean": stratified.mean.tolist(), "std": stratified.std.tolist()},
-            "mask_counts": counts.tolist(),
+            "mask_counts": list(mask.composition(H.parameters).counts),
             "eigenvalues": eig.eigenvalues.tolist(),
             "residual_norms": eig.residual_norms.tolist(),
             "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},

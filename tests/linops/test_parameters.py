@@ -260,6 +260,18 @@ class TestCoordinates:
         assert labels.device == space.device
         assert labels.tolist() == [i for i, name in enumerate(space.names) for _ in range(SIZES[name])]
 
+    def test_module_labels_number_the_holders(self, space, model):
+        assert space.module_names == ("", "stem", "body.0", "body.2")
+        labels = space.module_labels()
+        assert (labels.dtype, labels.device) == (torch.int64, space.device)
+        sizes = [sum(p.numel() for p in model.get_submodule(name).parameters(False)) for name in space.module_names]
+        assert labels.tolist() == [i for i, size in enumerate(sizes) for _ in range(size)]
+
+    def test_a_module_that_is_not_selected_has_no_number(self, model):
+        space = ParameterSpace(model, ["scale", "body.2"])
+        assert space.module_names == ("", "body.2")
+        assert space.module_labels().tolist() == [0] + [1] * 8
+
     @pytest.mark.parametrize("patterns", [("stem.bias",), ("*.weight",), ("body", "scale"), ("stem", "stem.*"), ("*",)])
     def test_indices_are_those_of_the_matching_tensors(self, space, model, patterns):
         """Marked in the tensors, found again in the coordinates."""
