@@ -204,6 +204,22 @@ class MaskSubspace(Subspace, kind="mask"):
         return cls.from_named(parameters, pruning_masks(model, parameters), missing=True)
 
     @classmethod
+    def parts(cls, parameters: ParameterSpace, by: str = "tensor") -> dict[str, MaskSubspace]:
+        """The spans of the axes of each tensor or module, by name: together they are all of the space.
+
+        Args:
+            parameters: the space of the coordinates, ``H.parameters``.
+            by: ``"tensor"`` or ``"module"``; see `composition`.
+
+        Raises:
+            ValueError: another ``by``.
+
+        Cost: n bytes for each.
+        """
+        names, labels = _groups(parameters, by)
+        return {name: cls(labels == label, parameters.dtype) for label, name in enumerate(names)}
+
+    @classmethod
     def random(
         cls,
         n: int,
@@ -260,10 +276,7 @@ class MaskSubspace(Subspace, kind="mask"):
         Cost: 8 n bytes.
         """
         self._require_space(parameters)
-        if by not in ("tensor", "module"):
-            raise ValueError(f'by is "tensor" or "module", got {by!r}')
-        names = parameters.names if by == "tensor" else parameters.module_names
-        labels = parameters.labels() if by == "tensor" else parameters.module_labels()
+        names, labels = _groups(parameters, by)
         chosen = labels[self.indices.to(labels.device)]
         sizes, counts = (torch.bincount(part, minlength=len(names)).tolist() for part in (labels, chosen))
         return Composition(by, names, tuple(sizes), tuple(counts))
@@ -365,6 +378,15 @@ def _ranked(scores: Tensor, within: Tensor | MaskSubspace | None, seed: int | No
 
 def _candidates(scores: Tensor, within: Tensor | MaskSubspace | None) -> Tensor:
     return candidates(scores, within.mask if isinstance(within, MaskSubspace) else within)
+
+
+def _groups(parameters: ParameterSpace, by: str) -> tuple[tuple[str, ...], Tensor]:
+    """The names of tensors or modules, and the number of its own for each coordinate."""
+    if by not in ("tensor", "module"):
+        raise ValueError(f'by is "tensor" or "module", got {by!r}')
+    if by == "tensor":
+        return parameters.names, parameters.labels()
+    return parameters.module_names, parameters.module_labels()
 
 
 def _basis_dtype(scores: Tensor) -> torch.dtype:

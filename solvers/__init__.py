@@ -3,6 +3,7 @@
 from .auto import Auto, choose, choose_svd, eigsh, svds
 from .certificates import Certificate, certify
 from .dense import DenseEigh, DenseSVD
+from .diagonal_blocks import solve_diagonal_blocks
 from .estimators import (
     Bounds,
     Estimate,
@@ -81,6 +82,7 @@ __all__ = [
     "frobenius_norm",
     "nuclear_norm",
     "scree",
+    "solve_diagonal_blocks",
     "spectral_density",
     "spectral_norm",
     "svds",

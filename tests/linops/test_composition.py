@@ -81,3 +81,20 @@ def test_bad_arguments(space):
         MaskSubspace.random(9, 2).composition(space)
     with pytest.raises(ValueError, match=r'by is "tensor" or "module", got \'layer\''):
         MaskSubspace.random(17, 2).composition(space, by="layer")
+
+
+class TestParts:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4))
+
+    @pytest.mark.parametrize(
+        ("by", "sizes"),
+        [("tensor", {"0.weight": 6, "0.bias": 2, "1.weight": 8, "1.bias": 4}), ("module", {"0": 8, "1": 12})],
+    )
+    def test_make_up_the_space(self, by, sizes):
+        parts = MaskSubspace.parts(ParameterSpace(self.model), by)
+        assert {name: part.dim for name, part in parts.items()} == sizes
+        assert sum(part.mask.long() for part in parts.values()).tolist() == [1] * 20
+
+    def test_of_something_else(self):
+        with pytest.raises(ValueError, match="got 'layer'"):
+            MaskSubspace.parts(ParameterSpace(self.model), "layer")

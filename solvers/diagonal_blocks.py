@@ -1,0 +1,145 @@
+"""Eigenpairs of many diagonal blocks of one operator, whose products share their passes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..linops import LinearOperator, Subspace
+from .results import EigenDecomposition
+from .solver import EigenSolver
+
+
+def solve_diagonal_blocks(
+    solver: Callable[[int], EigenSolver],
+    A: LinearOperator,
+    blocks: Mapping[str, Subspace],
+    *,
+    progress: bool = False,
+) -> dict[str, EigenDecomposition]:
+    """The leading eigenpairs of the compressions Bᵀ A B of A to several subspaces, by name.
+
+    With the masks of single parameter tensors, ``MaskSubspace.parts(H.parameters)``, these are the Hessians layer by
+    layer. All are solved for at once: whenever each waits for a product, all are made by one product of A with the
+    blocks side by side. So the passes through the data are those of the slowest, not the sum, and A is never multiplied
+    by two at a time. The results are those of ``solver.solve(A.restricted(S))``, to the rounding of wider blocks.
+
+    Args:
+        solver: a function of the dimension of a block that gives its solver, such as
+            ``lambda n: BlockLanczos(k=min(10, n))``.
+        A: a symmetric operator, (n, n).
+        blocks: subspaces of Rⁿ by name.
+        progress: whether to show a bar that counts columns.
+
+    Returns:
+        Decompositions by name, in the coordinates of the blocks: ``S.lift(decomposition.eigenvectors)`` are their
+        vectors in Rⁿ. The seconds of their reports count those of the others as well.
+
+    Raises:
+        TypeError: something that is no solver, operator or subspace.
+        ValueError: no block, subspaces of another space, or what a solver raises.
+
+    Cost: that of the solvers, each column a product of A.
+    """
+    if not isinstance(A, LinearOperator):
+        raise TypeError(f"expected a LinearOperator, got {type(A).__name__}; as_operator makes one of a matrix")
+    if not blocks:
+        raise ValueError("no blocks to solve for")
+    for name, subspace in blocks.items():
+        if not isinstance(subspace, Subspace):
+            raise TypeError(f"block {name!r} is a Subspace, such as a MaskSubspace, got {type(subspace).__name__}")
+        if subspace.ambient_dim != A.shape[0]:
+            raise ValueError(f"block {name!r}, {subspace}, is no part of the space of {A}")
+    with tqdm(disable=not progress, desc="diagonal blocks", unit=" products") as bar:
+        exchange = _Exchange(A, list(blocks), bar)
+        parts = {name: _Compression(exchange, name, A, subspace) for name, subspace in blocks.items()}
+        solvers = {name: solver(part.shape[0]) for name, part in parts.items()}
+        with ThreadPoolExecutor(len(parts), thread_name_prefix="diagonal block") as pool:
+            waiting = {name: pool.submit(exchange.run, name, solvers[name], parts[name]) for name in parts}
+            exchange.serve()
+        return {name: _result(future) for name, future in waiting.items()}
+
+
+def _result(future: Future[EigenDecomposition]) -> EigenDecomposition:
+    error = future.exception()
+    if isinstance(error, _InterruptedError) and error.__cause__ is not None:
+        raise error.__cause__
+    return future.result()
+
+
+class _InterruptedError(RuntimeError):
+    """A product that another solver waits for was not made."""
+
+
+class _Exchange:
+    """Where solvers in threads of their own leave blocks to multiply, and one thread multiplies all at once.
+
+    The lock is held by whoever computes, so that one thread runs at a time, as coroutines would.
+    """
+
+    def __init__(self, A: LinearOperator, names: list[str], bar: tqdm[None]) -> None:
+        self._A, self._bar, self._running = A, bar, set(names)
+        self._turn = threading.Condition()
+        self._asked: dict[str, Tensor] = {}
+        self._answered: dict[str, Tensor] = {}
+        self._error: BaseException | None = None
+
+    def run(self, name: str, solver: EigenSolver, part: LinearOperator) -> EigenDecomposition:
+        """Solve, in a thread of its own."""
+        with self._turn:
+            try:
+                return solver.solve(part)
+            finally:
+                self._running.discard(name)
+                self._turn.notify_all()
+
+    def product(self, name: str, X: Tensor) -> Tensor:
+        """A X, together with what the others ask for."""
+        self._asked[name] = X
+        self._turn.notify_all()
+        self._turn.wait_for(lambda: name in self._answered or self._error is not None)
+        if name not in self._answered:
+            raise _InterruptedError("a product of the operator failed") from self._error
+        return self._answered.pop(name)
+
+    @torch.no_grad()
+    def serve(self) -> None:
+        """Multiply until no solver is left."""
+        with self._turn:
+            try:
+                while True:
+                    self._turn.wait_for(lambda: len(self._asked) == len(self._running))
+                    if not self._running:
+                        return
+                    self._answer()
+            except BaseException as error:
+                self._error = error
+                self._turn.notify_all()
+                if not isinstance(error, Exception):  # an interruption is not a solver's own
+                    raise
+
+    def _answer(self) -> None:
+        names, widths = list(self._asked), [X.shape[1] for X in self._asked.values()]
+        together = torch.cat([X.mT for X in self._asked.values()]).mT
+        self._asked.clear()
+        products = torch.split(self._A @ together, widths, dim=1)
+        self._bar.update(sum(widths))
+        self._answered = dict(zip(names, products, strict=True))
+        self._turn.notify_all()
+
+
+class _Compression(LinearOperator):
+    """Bᵀ A B, whose products with A are made together with those of others."""
+
+    def __init__(self, exchange: _Exchange, name: str, A: LinearOperator, subspace: Subspace) -> None:
+        self._exchange, self._name, self._basis = exchange, name, subspace.basis
+        restricted = A.restricted(subspace)
+        super().__init__(restricted.shape, A.dtype, A.device, restricted.structure)
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self._basis.T @ self._exchange.product(self._name, self._basis @ X)

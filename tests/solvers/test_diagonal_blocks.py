@@ -1,0 +1,118 @@
+"""Diagonal blocks solved for at once: as one by one, in the passes of the slowest."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import eigenspan as es
+from eigenspan.linops import Counted, Dense, LinearOperator, MaskSubspace, OrthonormalSubspace, Structure
+from eigenspan.solvers import solve_diagonal_blocks
+
+
+def symmetric(n, dtype=torch.float64, device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    return Dense((matrix + matrix.mT).to(device, dtype), Structure.SYMMETRIC)
+
+
+def masks(*sizes, device="cpu", dtype=torch.float64):
+    labels = torch.repeat_interleave(torch.tensor(sizes)).to(device)
+    return {f"block {label}": MaskSubspace(labels == label, dtype) for label in range(len(sizes))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_as_one_by_one(dtype, device):
+    A, blocks = symmetric(90, dtype, device), masks(5, 60, 25, device=device, dtype=dtype)
+    found = solve_diagonal_blocks(lambda n: es.BlockLanczos(k=min(6, n)), A, blocks)
+    assert list(found) == list(blocks)
+    for name, subspace in blocks.items():
+        alone = es.BlockLanczos(k=min(6, subspace.dim)).solve(A.restricted(subspace))
+        # Wider blocks are rounded in another order.
+        tolerance = 100 * torch.finfo(dtype).eps * float(alone.eigenvalues.abs().max())
+        torch.testing.assert_close(found[name].eigenvalues, alone.eigenvalues, rtol=0, atol=tolerance)
+        assert found[name].report.products == alone.report.products
+        assert found[name].report.status == alone.report.status
+
+
+def test_subspaces_of_any_kind():
+    A, S = symmetric(30), OrthonormalSubspace.random(30, 8, dtype=torch.float64)
+    found = solve_diagonal_blocks(lambda n: es.DenseEigh(k=3), A, {"mask": masks(10, 20)["block 1"], "span": S})
+    exact = torch.linalg.eigvalsh(S.vectors.mT @ A.to_dense() @ S.vectors)
+    torch.testing.assert_close(found["span"].eigenvalues.abs(), exact.abs().sort(descending=True).values[:3])
+    vectors = S.lift(found["span"].eigenvectors)
+    residual = S.projector @ (A @ vectors) - vectors * found["span"].eigenvalues
+    assert float(residual.abs().max()) < 1e-12
+
+
+def test_passes_are_those_of_the_slowest():
+    A = Counted(symmetric(120))
+    found = solve_diagonal_blocks(lambda n: es.BlockLanczos(k=4), A, masks(20, 70, 30))
+    assert A.calls == max(each.report.passes for each in found.values())
+    assert A.products == sum(each.report.products for each in found.values())
+
+
+def test_one_thread_at_a_time_multiplies():
+    threads = set()
+
+    class Watched(LinearOperator):
+        def __init__(self):
+            self.matrix = symmetric(40)
+            super().__init__((40, 40), torch.float64, torch.device("cpu"), Structure.SYMMETRIC)
+
+        def _matmat(self, X):
+            threads.add(threading.get_ident())
+            return self.matrix @ X
+
+    solve_diagonal_blocks(lambda n: es.BlockLanczos(k=3), Watched(), masks(10, 10, 20))
+    assert threads == {threading.get_ident()}
+
+
+def test_the_hessian_layer_by_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    data = torch.randn(30, 5, dtype=torch.float64), torch.randint(0, 3, (30,))
+    H = es.Hessian(model, nn.CrossEntropyLoss(), data)
+    found = solve_diagonal_blocks(lambda n: es.BlockLanczos(k=min(4, n)), H, MaskSubspace.parts(H.parameters))
+    assert list(found) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    for name, eig in found.items():
+        alone = es.Hessian(model, nn.CrossEntropyLoss(), data, parameters=name)
+        exact = es.DenseEigh(k=min(4, alone.shape[0])).solve(alone)
+        torch.testing.assert_close(eig.eigenvalues, exact.eigenvalues, rtol=0, atol=1e-10)
+
+
+class TestBadInput:
+    def test_kinds(self):
+        A = symmetric(9)
+        with pytest.raises(TypeError, match="expected a LinearOperator, got Tensor"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=1), A.to_dense(), masks(4, 5))
+        with pytest.raises(ValueError, match="no blocks"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=1), A, {})
+        with pytest.raises(TypeError, match="block 'a' is a Subspace"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=1), A, {"a": torch.ones(9)})
+        with pytest.raises(ValueError, match=r"block 'block 0', .* is no part of the space"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=1), A, masks(4, 4))
+
+    def test_a_solver_that_refuses(self):
+        with pytest.raises(ValueError, match=r"k=5 eigenpairs were asked of .*, which has 4"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=5), symmetric(24), masks(20, 4))
+
+    def test_a_product_that_fails(self):
+        class Broken(LinearOperator):
+            calls = 0
+
+            def __init__(self):
+                super().__init__((40, 40), torch.float64, torch.device("cpu"), Structure.SYMMETRIC)
+
+            def _matmat(self, X):
+                self.calls += 1
+                if self.calls == 3:
+                    raise OverflowError("out of something")
+                return 2 * X
+
+        with pytest.raises(OverflowError, match="out of something"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=3), Broken(), masks(10, 30))
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("diagonal block")]
