@@ -27,10 +27,8 @@ from .nulls import (
     require_law,
     tails,
 )
-from .overlap import accumulated, overlap_curve
+from .overlap import overlap_curve
 from .sampling import Strata
-
-_AT_ONCE = 1 << 23  # squared products held by a batch of draws
 
 
 @attrs.frozen(eq=False, repr=False, slots=False)
@@ -142,7 +140,7 @@ def chance_curve(
     Source: as for `chance`.
 
     Cost: O(n K) operations, O(n + K²) memory, the K² those of `overlap_curve`; of p-values, when first asked for, draws
-    K² operations. O(K) beside the overlap curve for the Haar null.
+    K² operations and draws K numbers. O(K) beside the overlap curve for the Haar null.
     """
     null = checked_null(null, strata, draws)
     if null == "haar":
@@ -185,10 +183,12 @@ def _against_haar(A: Tensor | EigenSubspace, B: EigenSubspace) -> ChanceCurve:
 
 def _drawn_curves(B: EigenSubspace, strata: Strata, order: Tensor, draws: int, seed: int) -> NDArray[numpy.float64]:
     """The overlap curves of random orders of coordinates, (draws, K)."""
-    generator, K = numpy.random.default_rng(seed), len(order)
-    curves = []
-    for start in range(0, draws, step := max(1, _AT_ONCE // K**2)):
-        orders = strata.orders(order, min(step, draws - start), generator)
-        rows = B.vectors[torch.from_numpy(orders.reshape(-1)).to(B.device)].reshape(*orders.shape, K)
-        curves.append(accumulated(rows).cpu().numpy())
-    return numpy.concatenate(curves)
+    orders = torch.from_numpy(strata.orders(order, draws, numpy.random.default_rng(seed))).to(B.device)
+    gained = torch.zeros(orders.shape, dtype=torch.float64, device=B.device)
+    # Place by place, so that what is held is a row of B for each draw, which a cache has room for.
+    for place, coordinates in enumerate(orders.mT):
+        squares = B.vectors[coordinates].double().square()
+        gained[:, place] += squares[:, :place].sum(dim=1)
+        gained[:, place:] += squares[:, place:]
+    curves: NDArray[numpy.float64] = gained.cumsum(1).cpu().numpy()
+    return curves / numpy.arange(1, len(order) + 1)
