@@ -1,4 +1,4 @@
-"""What two subspaces are to each other: principal angles, distances, overlap, chance levels, paths; and localisation."""
+"""What two subspaces are to each other: principal angles, distances, overlap, chance levels, paths. Localisation."""
 
 from .angles import PrincipalAngles, PrincipalVectors, principal_angles, principal_vectors
 from .chance import ChanceLevel, chance, overlap_excess, permutation_test
