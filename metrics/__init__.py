@@ -1,4 +1,4 @@
-"""What two subspaces are to each other: principal angles, distances, overlap, chance levels, and paths between them."""
+"""What two subspaces are to each other: principal angles, distances, overlap, chance levels, paths. Localisation."""
 
 from .angles import PrincipalAngles, PrincipalVectors, principal_angles, principal_vectors
 from .chance import ChanceLevel, chance, overlap_excess, permutation_test
@@ -17,6 +17,7 @@ from .grassmann import (
     projection,
     spectral,
 )
+from .localisation import layer_energy, participation_ratio
 from .manifold import geodesic_point, grassmann_exp, grassmann_log, karcher_mean
 from .nearest import nearest_mask, nearest_subspace
 from .overlap import containment, jaccard, overlap, overlap_curve
@@ -42,6 +43,7 @@ __all__ = [
     "grassmann_log",
     "jaccard",
     "karcher_mean",
+    "layer_energy",
     "martin",
     "nearest_mask",
     "nearest_subspace",
@@ -51,6 +53,7 @@ __all__ = [
     "overlap_excess",
     "overlap_interval",
     "overlap_jackknife",
+    "participation_ratio",
     "permutation_test",
     "principal_angles",
     "principal_vectors",

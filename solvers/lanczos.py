@@ -53,8 +53,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         which, seed, check_symmetry: see `EigenSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken: more columns would cost more
-    products than they save. Yesterday's eigenspace saves a tenth of the products of a cold start for ten pairs, and none
-    for hundreds, since a pair takes one product to be confirmed and about two to be found.
+    products than they save. Yesterday's eigenspace saves a tenth of the products of a cold start for ten pairs, and
+    none for hundreds, since a pair takes one product to be confirmed and about two to be found.
 
     Raises:
         ValueError: besides those of `EigenSolver`, max_products < k, a max_basis too small, or a tol below ten

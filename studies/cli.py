@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -75,7 +74,7 @@ def study(
     split: Annotated[str, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}")] = "train",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")] = "float32",
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, data order and solver.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")] = 0,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder with the full data.", show_default="embedded data")
     ] = None,
@@ -110,7 +109,7 @@ def study(
 def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
     """Prints a record as a table, or as lines where a table would not fit. In ASCII, which every terminal can show."""
     rows = [cells(row) for row in table_rows(record, table_k)]
-    table = Table(*HEADINGS, box=box.ASCII2, show_edge=False)
+    table = Table(*HEADINGS, box=None, pad_edge=False)
     for column in table.columns:
         column.justify, column.no_wrap = "right", True
     for row in rows:
@@ -123,8 +122,8 @@ def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
             return
         for k, overlap, *levels in rows:
             console.print(f"k {k}: overlap {overlap}")
-            for null, (mean, ratio, z) in (("uniform", levels[:3]), ("stratified", levels[3:])):
-                console.print(f"  {null} {mean}, ratio {ratio}, z {z}")
+            for null, (mean, ratio, z, p) in (("uniform", levels[:4]), ("stratified", levels[4:])):
+                console.print(f"  {null} {mean}, ratio {ratio}, z {z}, p {p}")
 
 
 def _headline(record: dict[str, Any]) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -26,6 +27,10 @@ Record = dict[str, Any]
 
 OVERLAP = "#0b4f8a"
 """The colour of a single line."""
+NULLS = {"uniform": ("#6e6e6e", "--"), "stratified": ("#d55e00", "-."), "haar": ("#009e73", ":")}
+"""Colour and dashes of each level of chance: the colour-blind tell them apart (Okabe & Ito, 2008), and so do prints."""
+SEQUENTIAL = matplotlib.colormaps["viridis"]
+"""The colours of numbers: of even steps in lightness, for the colour-blind and in grey too."""
 
 _FEW = 30  # points of a line, which are marked
 _STYLE: dict[Any, Any] = {
@@ -44,7 +49,24 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "eigenspan",
 }
 # The yellow end of the map is too faint on white, and inverted on black.
-_STEPS = LinearSegmentedColormap.from_list("steps", matplotlib.colormaps["viridis"](np.linspace(0, 0.8, 64)))
+_STEPS = LinearSegmentedColormap.from_list("steps", SEQUENTIAL(np.linspace(0, 0.8, 64)))
+
+
+@attrs.frozen
+class StudyFigure:
+    """A figure with its words.
+
+    Attributes:
+        name: of its files, without suffix.
+        figure: the drawing.
+        caption: what it shows and how it is drawn.
+        alternative: the main numbers in it, for those who do not see it.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+    alternative: str
 
 
 @contextlib.contextmanager
@@ -118,6 +140,11 @@ def logarithmic(axes: Axes) -> None:
         axes.set_ylim(10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high)))
 
 
+def step_colors(count: int) -> list[tuple[float, ...]]:
+    """Colours of things in a row, the first the darkest; of one the colour of a single line."""
+    return [to_rgba(OVERLAP)] if count == 1 else [tuple(_STEPS(share)) for share in np.linspace(0, 1, count)]
+
+
 def _colors(records: Sequence[Record]) -> ScalarMappable:
     steps = [record["step"] for record in records]
     return ScalarMappable(Normalize(min(steps), max(*steps, min(steps) + 1)), _STEPS)
@@ -132,6 +159,13 @@ def draw_lines(axes: Axes, records: Sequence[Record], curves: Sequence[Array] | 
         drawn = {"color": color, "lw": 1.4, "marker": "o" if known.sum() < _FEW else "", **style}
         axes.plot(ranks(curve)[known], curve[known], **drawn)
     axes.xaxis.set_major_locator(whole_numbers(5))
+
+
+def draw_level(axes: Axes, null: str, x: Array, mean: Array, low: Array, high: Array, label: str | None = None) -> None:
+    """A level of chance: its mean, with the band from ``low`` to ``high``."""
+    color, dashes = NULLS[null]
+    axes.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    axes.plot(x, mean, color=color, ls=dashes, label=label)
 
 
 def step_key(figure: Figure, records: Sequence[Record], panels: Sequence[Axes]) -> None:

@@ -6,17 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..metrics import ChanceLevel
-from .tables import TableRow, number, residual, table_rows, text
+from .records import LEVEL
+from .tables import RecordedLevel, TableRow, number, residual, table_rows, text
 
 SPLIT_NAMES = {"train": "training", "test": "test"}
 """Splits in words."""
-SIGNIFICANT = 2.0
-"""So many standard deviations from chance, an overlap is called different from it."""
 
 
 def findings(results: dict[str, Any]) -> dict[str, list[str]]:
-    """Sentences by heading: one heading a split for the overlap, then where the weights lie, then the accuracy.
+    """Sentences by heading: one a split for the overlap, then for layers of weights and eigenvectors, for accuracy.
 
     Args:
         results: those of `OverlapStudy.run`, with at least one record.
@@ -28,7 +26,8 @@ def findings(results: dict[str, Any]) -> dict[str, list[str]]:
         found[heading] = [*_last_record(results, records[-1]), *_dependence(results, records)]
     return found | {
         "Where the large weights are": _tensors(results, results["records"][-1]),
-        "Accuracy": _accuracy(results["records"]),
+        "Where the eigenvectors live": _localisation(results, results["records"][-1]),
+        "Accuracy": [*_accuracy(results["records"]), *_error(results)],
     }
 
 
@@ -55,28 +54,38 @@ def _last_record(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
         "the same space.",
         f"A random mask of {row.k:,} parameters would overlap by {_spread(row.uniform)}. {_comparison(row.uniform)}",
         "A random mask with as many parameters in every tensor as the largest have would overlap by "
-        f"{_spread(row.stratified)}. {_comparison(row.stratified)}{_explained(row)}",
+        f"{_spread(row.stratified)}. {_comparison(row.stratified)}{_excess(row.stratified)}{_explained(row)}",
     ]
 
 
-def _spread(level: ChanceLevel) -> str:
-    return f"{text(level.mean, '.4f')} ± {text(level.std, '.4f')} (mean and standard deviation)"
+def _spread(level: RecordedLevel) -> str:
+    return (
+        f"{text(level.mean, '.4f')} on average, and {LEVEL:.0%} of such masks by {text(level.low, '.4f')} to "
+        f"{text(level.high, '.4f')}"
+    )
 
 
-def _comparison(level: ChanceLevel) -> str:
+def _comparison(level: RecordedLevel) -> str:
     if not math.isfinite(level.z):
         return f"All such masks have the same overlap, {text(level.mean, '.4f')}: there is nothing to compare."
-    if abs(level.z) <= SIGNIFICANT:
-        verdict = "not told apart from chance"
-    else:
-        verdict = f"{'above' if level.z > 0 else 'below'} this chance level"
-    return f"The observed overlap is {text(level.ratio, '.2f')} times that, z = {level.z:+.1f}: {verdict}."
+    verdict = {"inside": "not told apart from chance"}.get(level.verdict, f"{level.verdict} this chance level")
+    return (
+        f"The observed overlap is {text(level.ratio, '.2f')} times that average, z = {level.z:+.1f}, p = "
+        f"{text(level.p, '.3f')}: {verdict}."
+    )
+
+
+def _excess(level: RecordedLevel) -> str:
+    if not (math.isfinite(level.z) and level.mean > 0):
+        return ""
+    low, high = (text(end / level.mean, ".2f") for end in (level.low, level.high))
+    return f" That quotient, the overlap excess, is {low} to {high} for {LEVEL:.0%} of the random masks."
 
 
 def _explained(row: TableRow) -> str:
     """The share of the excess over uniform chance that comes with the tensors alone."""
     excess = row.overlap - row.uniform.mean
-    if not row.uniform.z > SIGNIFICANT:
+    if not (math.isfinite(row.uniform.z) and math.isfinite(row.stratified.mean) and row.uniform.verdict == "above"):
         return ""
     share = (row.stratified.mean - row.uniform.mean) / excess
     if share >= 1:
@@ -101,13 +110,13 @@ def _dependence(results: dict[str, Any], records: Sequence[dict[str, Any]]) -> l
         largest = [table_rows(record, results["table_k"])[-1] for record in records]
         top, bottom = max(largest, key=lambda row: row.overlap), min(largest, key=lambda row: row.overlap)
         above = [
-            sum(level.z > SIGNIFICANT for level in levels)
+            sum(level.verdict == "above" for level in levels)
             for levels in ([row.uniform for row in largest], [row.stratified for row in largest])
         ]
         sentences.append(
             f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({text(top.overlap, '.4f')}) "
             f"and lowest at step {bottom.step:,} ({text(bottom.overlap, '.4f')}). Of {len(records)} records "
-            f"{above[0]} are more than {SIGNIFICANT:g} standard deviations above uniform chance, and {above[1]} above "
+            f"{above[0]} are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that of "
             "stratified chance."
         )
     return sentences
@@ -136,6 +145,45 @@ def _tensors(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
         f"Of the {k:,} largest parameters at step {record['step']:,}: {parts}.",
         f"The largest tensor, {names[widest]}, has {sizes[widest] / sum(sizes):.0%} of all parameters and "
         f"{counts[widest] / k:.0%} of the {k:,} largest.",
+        *_ties(record),
+    ]
+
+
+def _ties(record: dict[str, Any]) -> list[str]:
+    """Whether the mask is the choice of an order of equals."""
+    ties = record["mask_ties"]
+    if ties is None:
+        return []
+    return [
+        f"The last places are arbitrary: {ties['tied']:,} parameters have the same magnitude, of which "
+        f"{ties['selected']:,} were taken, those of the lowest index."
+    ]
+
+
+def _localisation(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """Which tensors hold most of the eigenspace, and how many parameters take part in its vectors."""
+    names, k = results["parameters"]["names"], results["table_k"][-1]
+    energy = [number(row[-1]) for row in record["layer_energy"]["eigenspaces"]]
+    most = sorted(range(len(names)), key=lambda index: -energy[index])[:3]
+    parts = ", ".join(f"{text(energy[index], '.0%')} in {names[index]}" for index in most)
+    ratios = [value for value in map(number, record["participation_ratio"]) if not math.isnan(value)]
+    counted = f"from {min(ratios):,.0f} to {max(ratios):,.0f}" if ratios else "not known"
+    return [
+        f"Of the energy of the {k:,} leading eigenvectors at step {record['step']:,}: {parts}.",
+        f"The number of parameters that take part in one, the participation ratio, is {counted} of "
+        f"{sum(results['parameters']['sizes']):,}.",
+    ]
+
+
+def _error(results: dict[str, Any]) -> list[str]:
+    """What the error of the eigenspace may change in the overlap, at the largest k of interest where that is shown."""
+    rows = [row for row in table_rows(results["records"][-1], results["table_k"]) if math.isfinite(row.error[0])]
+    if not rows:
+        return []
+    row = rows[-1]
+    return [
+        f"At step {row.step:,} and k = {row.k:,} the overlap with the true eigenspace is between {row.error[0]:.4f} "
+        f"and {row.error[1]:.4f}, if no eigenvalue larger than the last one found was missed."
     ]
 
 

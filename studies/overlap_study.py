@@ -16,12 +16,13 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import EigenSubspace, Hessian, MaskSubspace, magnitude
+from ..linops import EigenSubspace, Hessian
 from ..linops.curvature.guards import untouched_random_state
-from ..metrics import chance_curve, overlap_curve
+from ..metrics import overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
 from .files import LOCK, locked, read_json, write_json
 from .problems import Problem
+from .records import FORMAT, record_of
 from .tables import reached_k
 from .training import Checkpoint, train
 
@@ -52,7 +53,7 @@ class StudyOptions:
         split: ``"train"``, ``"test"`` or ``"both"``: which data the Hessian is of.
         device: where to compute, such as ``"cpu"`` or ``"cuda"``.
         dtype: ``"float32"`` or ``"float64"``.
-        seed: of initialisation, data order and solver.
+        seed: of initialisation, data order, solver and random masks.
         data_root: a folder with the full data; None for the embedded ones.
 
     Raises:
@@ -222,18 +223,9 @@ class OverlapStudy:
         eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
         if len(eig.eigenvalues) < self.options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
-        scores, labels = magnitude(H.parameters), H.parameters.labels()
-        uniform, stratified = (chance_curve(scores, eig.subspace, strata) for strata in (None, labels))
-        mask = MaskSubspace.top_k(scores, self.options.k)
         record = {
             "loss": H.loss(),
-            "k_max": self.options.k,
-            "overlap": uniform.observed.tolist(),
-            "chance_uniform": {"mean": uniform.mean.tolist(), "std": uniform.std.tolist()},
-            "chance_stratified": {"mean": stratified.mean.tolist(), "std": stratified.std.tolist()},
-            "mask_counts": list(mask.composition(H.parameters).counts),
-            "eigenvalues": eig.eigenvalues.tolist(),
-            "residual_norms": eig.residual_norms.tolist(),
+            **record_of(H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
             "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},
         }
         return record | (self._exact(H, eig.subspace) if self.options.exact else {})
@@ -247,7 +239,12 @@ class OverlapStudy:
     # -- the folder ---------------------------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        return {"study": self.problem.name, "eigenspan": __version__, **attrs.asdict(self.options)}
+        return {
+            "study": self.problem.name,
+            "eigenspan": __version__,
+            "record format": FORMAT,
+            **attrs.asdict(self.options),
+        }
 
     @contextlib.contextmanager
     def _claimed(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The figures of a study: overlap by step and by k with both levels of chance, the spectrum, and the accuracy."""
+"""The figures of a study: overlap by step and by k with both levels of chance, layers, the spectrum, the accuracy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 import attrs
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from ..metrics import ChanceLevel
 from .drawing import (
+    NULLS,
     OVERLAP,
     Array,
     Record,
+    StudyFigure,
     array,
+    draw_level,
     draw_lines,
     empty_figure,
     figure_of_panels,
@@ -30,29 +31,9 @@ from .drawing import (
     write_figure,
 )
 from .findings import SPLIT_NAMES, records_of, splits
-from .tables import TableRow, table_rows, text
-
-NULLS = {"uniform": ("#6e6e6e", "--"), "stratified": ("#d55e00", "-.")}
-"""Colour and dashes of each level of chance."""
-BAND = 2
-"""Half width of the bands around them, in standard deviations."""
-
-
-@attrs.frozen
-class StudyFigure:
-    """A figure with its words.
-
-    Attributes:
-        name: of its files, without suffix.
-        figure: the drawing.
-        caption: what it shows and how it is drawn.
-        alternative: the main numbers in it, for those who do not see it.
-    """
-
-    name: str
-    figure: Figure
-    caption: str
-    alternative: str
+from .layer_plots import composition_figure, energy_figure
+from .records import LEVEL
+from .tables import RecordedLevel, TableRow, table_rows, text
 
 
 def save_figures(results: dict[str, Any], directory: Path) -> list[StudyFigure]:
@@ -85,13 +66,20 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
     for split in splits(results):
         records = records_of(results, split)
         suffix = f"-{split}" if len(splits(results)) > 1 else ""
-        drawings = [_by_step(records, results["table_k"]), _by_k(records), _spectrum(records), _residuals(records)]
+        drawings = [
+            _by_step(records, results["table_k"]),
+            _by_k(records),
+            energy_figure(results, records),
+            _spectrum(records),
+            _residuals(records),
+        ]
         if "exact" in records[0]:
             drawings.append(_exact(records, float(np.finfo(results["options"]["dtype"]).eps)))
         when = f", step {records[0]['step']}" if len(records) == 1 else ""
         for drawn in drawings:
             drawn.figure.suptitle(f"{results['title']}: Hessian on {SPLIT_NAMES[split]} data{when}")
             yield attrs.evolve(drawn, name=drawn.name + suffix)
+    yield composition_figure(results)  # one for all splits, as the mask is
 
 
 # -- overlap by step --------------------------------------------------------------------------------------------------
@@ -120,8 +108,9 @@ def _by_step(records: list[Record], table_k: Sequence[int]) -> StudyFigure:
         figure,
         "Overlap of the mask of the k largest parameters with the k leading Hessian eigenvectors, at each recorded "
         "step. Grey, dashed: any random mask of k parameters. Orange, dash-dotted: random masks with as many "
-        f"parameters in every tensor as the k largest have. Bands: ±{BAND} standard deviations. Each panel has its own "
-        "scale; the last one is the loss.",
+        f"parameters in every tensor as the k largest have. Bands hold {LEVEL:.0%} of such masks. Bars, where they "
+        "show behind the dots: what the error of the computed eigenvectors may change. Each panel has its own scale; "
+        "the last one is the loss.",
         f"Panels of overlap against training step for k = {dimensions}, with both levels of chance. "
         f"{_in_words(rows[-1])}",
     )
@@ -131,18 +120,19 @@ def _step_panel(axes: Axes, series: Sequence[TableRow]) -> None:
     steps = np.array([row.step for row in series], dtype=float)
     _level(axes, steps, [row.uniform for row in series])
     _level(axes, steps, [row.stratified for row in series])
-    axes.plot(steps, [row.overlap for row in series], "o-", color=OVERLAP, label="overlap")
+    overlap, ends = np.array([row.overlap for row in series]), np.array([row.error for row in series]).T
+    axes.vlines(steps, *ends, color=OVERLAP, lw=1.2)
+    axes.plot(steps, overlap, "o-", color=OVERLAP, label="overlap")
     axes.set(title=f"overlap at k = {series[0].k}", ylim=(0, None))
 
 
-def _level(axes: Axes, x: Array, levels: Sequence[ChanceLevel]) -> None:
+def _level(axes: Axes, x: Array, levels: Sequence[RecordedLevel]) -> None:
     """A level of chance with its band. A single x is widened, or there would be nothing to see."""
-    color, dashes = NULLS[levels[0].null]
-    mean, std = np.array([level.mean for level in levels]), np.array([level.std for level in levels])
+    curves = np.array([(level.mean, level.low, level.high) for level in levels]).T
     if len(x) == 1:
-        x, mean, std = np.array([x[0] - 1, x[0] + 1]), mean.repeat(2), std.repeat(2)
-    axes.fill_between(x, np.maximum(mean - BAND * std, 0), mean + BAND * std, color=color, alpha=0.2, lw=0)
-    axes.plot(x, mean, color=color, ls=dashes, label=f"{levels[0].null} chance")
+        x, curves = np.array([x[0] - 1, x[0] + 1]), curves.repeat(2, axis=1)
+    mean, low, high = curves
+    draw_level(axes, levels[0].null, x, mean, low, high, f"{levels[0].null} chance")
 
 
 def _in_words(series: Sequence[TableRow]) -> str:
@@ -162,16 +152,22 @@ def _by_k(records: list[Record]) -> StudyFigure:
     figure = empty_figure((9, 8.5))
     panels = figure.subplot_mosaic([["overlap", "overlap"], ["uniform", "stratified"]], height_ratios=[1.25, 1])
     top, overlap = panels["overlap"], np.stack([array(record["overlap"]) for record in records])
-    for null, (color, dashes) in NULLS.items():
-        chances = [record[f"chance_{null}"] for record in records]
-        mean, std = (np.stack([array(chance[what]) for chance in chances]) for what in ("mean", "std"))
-        low, high = (mean - BAND * std).min(axis=0), (mean + BAND * std).max(axis=0)
+    for null in ("uniform", "stratified"):
+        color, dashes = NULLS[null]
+        mean, low, high = (
+            np.stack([array(record[f"chance_{null}"][what]) for record in records]) for what in ("mean", "low", "high")
+        )
         label = f"{null} chance" if len(records) == 1 else f"{null} chance, all steps"
-        top.fill_between(ranks(low), np.maximum(low, 0), high, color=color, alpha=0.2, lw=0, label=label)
+        lowest, highest = low.min(axis=0), high.max(axis=0)
+        top.fill_between(ranks(lowest), lowest, highest, color=color, alpha=0.2, lw=0, label=label)
         if len(records) == 1 or null == "uniform":  # the uniform mean is k / n at every step
-            top.plot(ranks(low), mean[0], color=color, ls=dashes)
-        _ratio_panel(panels[null], null, _ratio(overlap, mean), _ratio(BAND * std, mean).max(axis=0))
-        draw_lines(panels[null], records, _ratio(overlap, mean))
+            top.plot(ranks(mean[0]), mean[0], color=color, ls=dashes)
+        ratios = _ratio(overlap, mean)
+        _ratio_panel(panels[null], null, ratios, _ratio(low, mean).min(axis=0), _ratio(high, mean).max(axis=0))
+        draw_lines(panels[null], records, ratios)
+    if len(records) == 1:
+        least, most = (array(records[0]["overlap_error"][end]) for end in ("low", "high"))
+        top.fill_between(ranks(overlap[0]), least, most, color=OVERLAP, alpha=0.3, lw=0)
     draw_lines(top, records, overlap)
     top.set(title="overlap", xlabel="k", ylim=(0, None))
     top.legend(loc="upper left")
@@ -181,20 +177,21 @@ def _by_k(records: list[Record]) -> StudyFigure:
         "overlap-by-k",
         figure,
         "Overlap of the k largest parameters with the k leading eigenvectors against k: as it is, and divided by each "
-        f"level of chance. Bands: ±{BAND} standard deviations, the widest over the steps. The stratified level "
-        "changes from step to step, so judge by its own panel. At small k the quotients are noise, and leave the "
-        "panels.",
+        f"level of chance; divided by the stratified one it is the overlap excess. Bands hold {LEVEL:.0%} of the "
+        "random masks at each k, the widest over the steps. The stratified level changes from step to step, so judge "
+        "by its own panel. At small k the quotients are noise, and leave the panels."
+        + (" Blue band: what the error of the computed eigenvectors may change." if len(records) == 1 else ""),
         f"Overlap against k from 1 to {k}, one line a step, with both levels of chance. "
         f"{_in_words(table_rows(last, [k]))}",
     )
 
 
-def _ratio_panel(axes: Axes, null: str, ratios: Array, width: Array) -> None:
+def _ratio_panel(axes: Axes, null: str, ratios: Array, low: Array, high: Array) -> None:
     """Chance, which is 1, with its band; the scale is that of the larger k."""
     color, dashes = NULLS[null]
-    axes.fill_between(ranks(width), np.maximum(1 - width, 0), 1 + width, color=color, alpha=0.2, lw=0)
+    axes.fill_between(ranks(low), low, high, color=color, alpha=0.2, lw=0)
     axes.axhline(1, color=color, ls=dashes)
-    settled = ratios[:, len(width) // 10 :]
+    settled = ratios[:, len(low) // 10 :]
     highest = settled[np.isfinite(settled)].max(initial=1.5)
     axes.set(title=f"overlap / {null} chance", xlabel="k", ylim=(0, 1.2 * highest))
 

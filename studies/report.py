@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..linops.files import written_whole
+from .drawing import StudyFigure
 from .findings import SPLIT_NAMES, findings, records_of, splits
-from .plots import StudyFigure, save_figures
+from .plots import save_figures
+from .records import DRAWS, LEVEL
 from .stylesheet import STYLESHEET
 from .tables import HEADINGS, cells, number, residual, table_rows, text
 
@@ -21,10 +23,21 @@ _READING = (
     "Any two subspaces overlap a little. Uniform chance is the overlap of a random mask of k of all n parameters; its "
     "mean is k / n. Stratified chance is that of random masks with as many parameters in every tensor as the k largest "
     "have: it holds fixed in which tensors these lie, so that what is above it is due to which entries of a tensor "
-    "they are. Both levels are exact means and standard deviations, not simulations.",
+    "they are. Overlap / stratified chance is the overlap excess: 1 where there is no such effect. Means and standard "
+    "deviations of both levels are exact, not simulated.",
+    f"Intervals and p-values come from {DRAWS} random masks for each level. An interval, a band in the figures, holds "
+    f"{LEVEL:.0%} of them. The p-value is two-sided: how often a random mask is as far out as the observed one, above "
+    f"or below. It is never less than {2 / (1 + DRAWS):g}; there z says how far beyond all random masks the overlap "
+    f"is. Each p-value is of one k and one step: of twenty about one is below {1 - LEVEL:.2g} by chance alone.",
     "Ratio is overlap / chance, and z the distance from chance in standard deviations of a random mask. The spread is "
     "that of the mask alone, with the network fixed: another seed gives another network and other numbers. Records "
-    "along one training are not independent, and at small k the distribution is far from normal.",
+    "along one training are not independent, and at small k the distribution is far from normal, so that there the "
+    "p-value is to be read and not z.",
+    "The energy of an eigenvector in a tensor is the sum of the squares of its entries there, 1 over all tensors. "
+    "A mask overlaps more by stratified chance where it holds much of a small tensor that has much energy.",
+    "The error of the overlap follows from the residual norms of the eigenpairs and the gaps between the eigenvalues. "
+    "It is a bound if no eigenvalue was missed that is larger in magnitude than the last one found; between nearly "
+    "equal eigenvalues there is none, and a dash or nothing is shown.",
 )
 _CITATION = (
     "A. Fernandez, F. Schneider, M. Mahsereci, P. Hennig (2025). Connecting Parameter Magnitudes and Hessian "
@@ -90,7 +103,7 @@ def _key_numbers(results: dict[str, Any]) -> str:
         levels = (row.uniform, row.stratified)
         entries = [
             (text(row.overlap, ".4f"), where),
-            *((f"{text(one.ratio, '.2f')} ×", f"{one.null} chance, z = {text(one.z, '+.1f')}") for one in levels),
+            *((f"{text(one.ratio, '.2f')} ×", f"{one.null} chance, p = {text(one.p, '.3f')}") for one in levels),
         ]
         items = "".join(f"<li><b>{escape(value)}</b>{_prose(meaning)}</li>" for value, meaning in entries)
         lists.append(f'<ul class="key">{items}</ul>\n')
@@ -132,7 +145,7 @@ def _overlap_tables(results: dict[str, Any]) -> str:
             groups.append([(first if row is rows[0] else "") + _cells(cells(row)) for row in rows])
         caption = (
             f"Hessian on {SPLIT_NAMES[split]} data. Uniform and stratified: mean overlap of random masks; ratio: "
-            "overlap / chance; z: distance from chance in standard deviations."
+            "overlap / chance; z: distance from chance in standard deviations; p: two-sided p-value."
         )
         tables.append(_table(caption, ("step", *HEADINGS), groups))
     return "".join(tables)

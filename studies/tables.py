@@ -11,6 +11,28 @@ import attrs
 from ..metrics import ChanceLevel
 
 
+@attrs.frozen(repr=False, slots=False)
+class RecordedLevel(ChanceLevel):
+    """A chance level of a record: its law was left behind, and what is known of it are these numbers.
+
+    Attributes:
+        low: lower end of the central interval of probability `LEVEL` under the null.
+        high: upper end of it.
+        p: the two-sided p-value.
+    """
+
+    low: float = attrs.field(kw_only=True)
+    high: float = attrs.field(kw_only=True)
+    p: float = attrs.field(kw_only=True)
+
+    @property
+    def verdict(self) -> str:
+        """Where the observed overlap is to the interval: ``"above"``, ``"below"`` or ``"inside"``."""
+        if self.observed > self.high:
+            return "above"
+        return "below" if self.observed < self.low else "inside"
+
+
 @attrs.frozen(kw_only=True)
 class TableRow:
     """A record at one k. What was not measured, or is null in ``results.json``, is NaN.
@@ -22,6 +44,7 @@ class TableRow:
         loss: on the data that the Hessian is of.
         top_eigenvalue: λ₁, the largest in magnitude.
         overlap: of the mask of the k largest weights with the k leading eigenvectors.
+        error: the ends of an interval of that overlap with the true eigenspace, by residual norms.
         uniform: the overlap beside that of any random mask of k weights.
         stratified: the overlap beside that of random masks with as many weights in every tensor.
         products: Hessian-vector products of the whole solve.
@@ -34,8 +57,9 @@ class TableRow:
     loss: float
     top_eigenvalue: float
     overlap: float
-    uniform: ChanceLevel
-    stratified: ChanceLevel
+    error: tuple[float, float]
+    uniform: RecordedLevel
+    stratified: RecordedLevel
     products: int
     seconds: float
 
@@ -56,6 +80,7 @@ def table_rows(record: dict[str, Any], table_k: Sequence[int]) -> list[TableRow]
             loss=number(record["loss"]),
             top_eigenvalue=number(record["eigenvalues"][0]),
             overlap=number(record["overlap"][k - 1]),
+            error=(number(record["overlap_error"]["low"][k - 1]), number(record["overlap_error"]["high"][k - 1])),
             uniform=_level("uniform", record, k),
             stratified=_level("stratified", record, k),
             products=report["products"],
@@ -70,11 +95,11 @@ def reached_k(table_k: Sequence[int], k_max: int) -> list[int]:
     return sorted({min(k, k_max) for k in table_k})
 
 
-def _level(null: str, record: dict[str, Any], k: int) -> ChanceLevel:
+def _level(null: str, record: dict[str, Any], k: int) -> RecordedLevel:
     chance = record[f"chance_{null}"]
-    observed, mean, std = (number(curve[k - 1]) for curve in (record["overlap"], chance["mean"], chance["std"]))
+    mean, std, low, high, p = (number(chance[name][k - 1]) for name in ("mean", "std", "low", "high", "p_value"))
     strata = 1 if null == "uniform" else len(record["mask_counts"])
-    return ChanceLevel(null, strata, observed, mean, std)
+    return RecordedLevel(null, strata, number(record["overlap"][k - 1]), mean, std, low=low, high=high, p=p)
 
 
 def number(value: float | None) -> float:
@@ -90,15 +115,15 @@ def residual(record: dict[str, Any]) -> float:
     return max(known) / scale if known and scale > 0 else math.nan
 
 
-HEADINGS = ("k", "overlap", "uniform", "ratio", "z", "stratified", "ratio", "z")
+HEADINGS = ("k", "overlap", "uniform", "ratio", "z", "p", "stratified", "ratio", "z", "p")
 """Of the columns of `cells`."""
 
 
 def cells(row: TableRow) -> tuple[str, ...]:
-    """k, the overlap, and for both nulls the level of chance, overlap / chance, and the distance in deviations."""
+    """k, the overlap, and for both nulls the level of chance, overlap / chance, the distance in deviations, the p."""
     parts = [str(row.k), text(row.overlap, ".4f")]
     for level in (row.uniform, row.stratified):
-        parts += [text(level.mean, ".4f"), text(level.ratio, ".2f"), text(level.z, "+.1f")]
+        parts += [text(level.mean, ".4f"), text(level.ratio, ".2f"), text(level.z, "+.1f"), text(level.p, ".3f")]
     return tuple(parts)
 
 

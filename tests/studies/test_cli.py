@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from eigenspan.solvers import BlockLanczos
 from eigenspan.studies import cli, overlap_study, problems, report
 from eigenspan.studies.overlap_study import OverlapStudy
+from eigenspan.studies.tables import HEADINGS
 
 SMALL_OPTIONS = ["--k", "6", "--steps", "2"]
 
@@ -42,7 +43,8 @@ def test_a_study_prints_tables_and_writes_its_files(tmp_path):
 
 def table(output):
     """The cells of the tables in an output."""
-    return [[cell.strip() for cell in line.split("|")] for line in output.splitlines() if "|" in line]
+    rows = [line.split() for line in output.splitlines()]
+    return [row for row in rows if len(row) == len(HEADINGS) and (row[0] == "k" or row[0].isdecimal())]
 
 
 def test_the_table_holds_the_numbers_of_the_results(tmp_path, undrawn):
@@ -57,8 +59,8 @@ def test_the_table_holds_the_numbers_of_the_results(tmp_path, undrawn):
             overlap, wanted = record["overlap"][k - 1], [str(k)]
             wanted.append(f"{overlap:.4f}")
             for null in ("uniform", "stratified"):
-                mean, std = (record[f"chance_{null}"][what][k - 1] for what in ("mean", "std"))
-                wanted += [f"{mean:.4f}", f"{overlap / mean:.2f}", f"{(overlap - mean) / std:+.1f}"]
+                mean, std, p = (record[f"chance_{null}"][what][k - 1] for what in ("mean", "std", "p_value"))
+                wanted += [f"{mean:.4f}", f"{overlap / mean:.2f}", f"{(overlap - mean) / std:+.1f}", f"{p:.3f}"]
             assert wanted in rows
 
 

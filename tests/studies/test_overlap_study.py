@@ -40,6 +40,77 @@ def test_records_are_those_of_the_dense_hessian(tmp_path, device):
         assert record["chance_uniform"]["mean"] == pytest.approx([k / 27 for k in range(1, 7)], rel=1e-9)
         assert sum(record["mask_counts"]) == 6
         assert len(record["chance_stratified"]["std"]) == len(record["residual_norms"]) == 6
+        squares = vectors[:, order].square()
+        layers = torch.stack([part.sum(dim=0) for part in squares.split([12, 3, 9, 3])])
+        energy = record["layer_energy"]
+        assert torch.tensor(energy["eigenvectors"]).sub(layers).abs().max() < 1e-6
+        assert torch.tensor(energy["eigenspaces"])[:, 0].sub(layers[:, :2].mean(dim=1)).abs().max() < 1e-6
+        assert record["participation_ratio"] == pytest.approx((1 / squares.square().sum(dim=0)).tolist(), rel=1e-5)
+        assert record["mask_ties"] is None
+
+
+def test_intervals_and_p_values_are_those_of_random_masks(tmp_path):
+    """Of all 27 masks of one parameter, whose overlaps are the squares of the entries of the first eigenvector."""
+    (record,) = run(tmp_path, steps=0)["records"]
+    (state,) = (tmp_path / "checkpoints").glob("*000000*")
+    model = small_model().double()
+    model.load_state_dict(torch.load(state, weights_only=True)["model"])
+    inputs, targets = small_data().hessian["train"]
+    H = es.Hessian(model, SMALL.loss, (inputs.double(), targets))
+    squares = es.DenseEigh(k=1).solve(H).eigenvectors[:, 0].square()
+    chance, observed = record["chance_uniform"], record["overlap"][0]
+    above, below = (float(part.double().mean()) for part in (squares >= observed - 1e-9, squares <= observed + 1e-9))
+    # Of 999 draws the share beyond a value is off by 0.05 in one of a thousand studies, at most.
+    assert chance["p_value"][0] == pytest.approx(min(1, 2 * min(above, below)), abs=0.1)
+    low, high = (float((squares < end - 1e-9).double().mean()) for end in (chance["low"][0], chance["high"][0]))
+    assert low <= 0.025
+    assert high >= 1 - 2 / 27
+    stratified = record["chance_stratified"]
+    ends = zip(*(stratified[name] for name in ("low", "mean", "high")), strict=True)
+    assert all(low <= mean <= high for low, mean, high in ends)
+
+
+def test_the_error_of_the_overlap_holds_the_exact_one(tmp_path):
+    """Of eigenvectors in single precision: the interval is of their error, and holds the overlap in double."""
+    (record,) = run(tmp_path / "found", steps=0, dtype="float32")["records"]
+    (exact,) = run(tmp_path / "exact", steps=0, solver="dense")["records"]
+    ends = zip(record["overlap_error"]["low"], record["overlap_error"]["high"], exact["overlap"], strict=True)
+    shown = [(low, overlap, high) for low, high, overlap in ends if low is not None]
+    assert len(shown) >= 3
+    assert all(low <= overlap <= high for low, overlap, high in shown)
+    assert all(0 < high - low < 1e-2 for low, _, high in shown)
+
+
+def test_residuals_that_were_not_measured_bound_no_error(tmp_path, monkeypatch):
+    solvers = {"sketched": lambda k, seed: es.SketchedEigh(outer=k, measure_residuals=False, seed=seed)}
+    monkeypatch.setattr(overlap_study, "SOLVERS", solvers)
+    (record,) = run(tmp_path, steps=0, solver="sketched")["records"]
+    assert record["overlap_error"] == {"low": [None] * 6, "high": [None] * 6}
+
+
+def test_ties_are_recorded(tmp_path):
+    def model():
+        network = small_model()
+        with torch.no_grad():
+            network[0].weight[:, 0] = 3.0
+            network[0].weight[0, 1:] = -3.0
+        return network
+
+    (record,) = OverlapStudy(attrs.evolve(SMALL, model=model), options(k=4, steps=0), tmp_path).run()["records"]
+    assert record["mask_ties"] == {"threshold": 3.0, "tied": 6, "selected": 4, "strata": 1}
+
+
+def test_a_folder_of_records_with_other_keys_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(overlap_study, "FORMAT", 1)
+    run(tmp_path, steps=0)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"another study \(record format 1 -> \d+\)"):
+        run(tmp_path, steps=0)
+    study = json.loads((tmp_path / "study.json").read_text())
+    study.pop("record format")  # as of folders before there was such a number
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    with pytest.raises(ValueError, match=r"another study \(record format None -> \d+\)"):
+        run(tmp_path, steps=0)
 
 
 @pytest.mark.parametrize("solver", ["block-lanczos", "sketched", "sketched-two-pass", "arpack", "dense"])

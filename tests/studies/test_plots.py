@@ -13,10 +13,12 @@ import pytest
 from matplotlib.figure import Figure
 from study_cases import run
 
+from eigenspan.studies import plots
 from eigenspan.studies.drawing import write_figure
-from eigenspan.studies.plots import BAND, save_figures
+from eigenspan.studies.plots import save_figures
 
-NAMES = ["overlap-by-step", "overlap-by-k", "spectrum", "residuals", "exact"]
+NAMES = ["overlap-by-step", "overlap-by-k", "energy-by-layer", "spectrum", "residuals", "exact", "mask-by-layer"]
+UNKNOWN = {name: [None] * 6 for name in ("mean", "std", "low", "high", "p_value")}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def drawn(results, folder):
     return {one.name: one for one in save_figures(results, folder)}
+
+
+@pytest.fixture
+def unwritten(monkeypatch):
+    """Figures without their files, which take the time."""
+    monkeypatch.setattr(plots, "write_figure", lambda figure, stem: None)
 
 
 def panel(drawn, name, title):
@@ -111,17 +119,27 @@ def test_overlap_by_step_has_both_levels_of_chance(results, drawn, k):
     overlap = line(axes, "overlap")
     assert overlap.get_xdata().tolist() == steps
     assert list(overlap.get_ydata()) == [record["overlap"][k - 1] for record in records]
-    for null, band in zip(("uniform", "stratified"), axes.collections, strict=True):
-        mean, std = ([record[f"chance_{null}"][what][k - 1] for record in records] for what in ("mean", "std"))
+    for null, band in zip(("uniform", "stratified"), axes.collections[:2], strict=True):
+        mean, low, high = (
+            [record[f"chance_{null}"][what][k - 1] for record in records] for what in ("mean", "low", "high")
+        )
         level = line(axes, f"{null} chance")
         assert level.get_xdata().tolist() == steps
         assert level.get_ydata().tolist() == mean
         corners = band.get_paths()[0].vertices
-        for step, middle, spread in zip(steps, mean, std, strict=True):
+        for step, *ends in zip(steps, low, high, strict=True):
             heights = corners[corners[:, 0] == step, 1]
-            assert heights.max() == pytest.approx(middle + BAND * spread)
-            assert heights.min() == pytest.approx(max(middle - BAND * spread, 0))
+            assert [heights.min(), heights.max()] == ends
     assert axes.get_ylim()[0] == 0
+
+
+def test_the_error_of_the_eigenvectors_is_a_bar_behind_the_overlap(results, tmp_path, unwritten):
+    known = copy.deepcopy(results)
+    for record in known["records"]:
+        record["overlap_error"] = {"low": [0.1] * 6, "high": [0.4] * 6}
+    figures = {one.name: one for one in save_figures(known, tmp_path)}
+    bars = panel(figures, "overlap-by-step", "overlap at k = 6").collections[2]
+    assert [bar.tolist() for bar in bars.get_segments()] == [[[step, 0.1], [step, 0.4]] for step in (0, 2)]
 
 
 def test_the_loss_is_beside_it(results, drawn):
@@ -145,6 +163,39 @@ def test_overlap_by_k_is_drawn_as_it_is_and_relative_to_chance(results, drawn):
         for drawing, record in zip(drawn_lines(axes, 2), records, strict=True):
             ratio = np.array(record["overlap"]) / np.array(record[f"chance_{null}"]["mean"])
             assert drawing.get_ydata() == pytest.approx(ratio)
+        chances = [{name: np.array(curve) for name, curve in record[f"chance_{null}"].items()} for record in records]
+        corners = axes.collections[0].get_paths()[0].vertices
+        for k in range(1, 7):
+            heights = corners[corners[:, 0] == k, 1]
+            assert heights.min() == pytest.approx(min((one["low"] / one["mean"])[k - 1] for one in chances))
+            assert heights.max() == pytest.approx(max((one["high"] / one["mean"])[k - 1] for one in chances))
+
+
+def test_layers_of_eigenvectors_are_those_of_the_last_record(results, drawn):
+    record = results["records"][-1]
+    vectors = panel(drawn, "energy-by-layer", "energy of eigenvectors, step 2")
+    spaces = panel(drawn, "energy-by-layer", "mean of the first k, step 2")
+    for axes, what in ((vectors, "eigenvectors"), (spaces, "eigenspaces")):
+        assert axes.images[0].get_array().tolist() == record["layer_energy"][what]
+        assert [label.get_text() for label in axes.get_yticklabels()] == results["parameters"]["names"]
+    assert [label.get_text() for label in spaces.get_xticklabels()] == ["2", "6"]
+    ratios = panel(drawn, "energy-by-layer", "participation ratio")
+    for drawing, one in zip(ratios.lines, results["records"], strict=True):
+        assert list(drawing.get_ydata()) == one["participation_ratio"]
+
+
+def test_layers_of_the_mask_are_those_of_the_first_and_last_record(results, drawn):
+    (axes,) = drawn["mask-by-layer"].figure.axes
+    for bars, record in zip(axes.containers[1:], results["records"], strict=True):
+        assert bars.get_label() == f"step {record['step']}"
+        assert [6 * bar.get_width() for bar in bars] == pytest.approx(record["mask_counts"])
+
+
+def test_two_splits_have_one_figure_of_the_mask(results, tmp_path, unwritten):
+    both = copy.deepcopy(results)
+    both["records"] += [record | {"split": "test"} for record in both["records"]]
+    names = [one.name for one in save_figures(both, tmp_path)]
+    assert names == [*(f"{name}-{split}" for split in ("train", "test") for name in NAMES[:-1]), "mask-by-layer"]
 
 
 def test_the_spectrum_tells_signs_apart_on_a_logarithmic_axis(results, drawn):
@@ -200,7 +251,7 @@ def test_every_figure_has_words_and_no_labels_that_overlap(drawn):
 
 def test_a_single_record_and_a_single_k(single, tmp_path):
     figures = {one.name: one for one in save_figures(single, tmp_path)}
-    assert list(figures) == NAMES[:-1]
+    assert list(figures) == [name for name in NAMES if name != "exact"]
     (record,) = single["records"]
     axes = panel(figures, "overlap-by-step", "overlap at k = 1")
     assert line(axes, "overlap").get_ydata() == record["overlap"]
@@ -209,9 +260,13 @@ def test_a_single_record_and_a_single_k(single, tmp_path):
     assert np.ptp(level.get_xdata()) > 0
     assert axes.get_xticks().tolist() == [0]
     for one in figures.values():
-        assert "step 0" in one.figure.get_suptitle()
+        assert "step 0" in one.figure.get_suptitle() or one.name == "mask-by-layer"
         assert "training step" not in [axes.get_ylabel() for axes in one.figure.axes]
     assert [text.get_text() for axes in figures["spectrum"].figure.axes for text in axes.texts] == ["none"]
+
+
+def energy(record):
+    return record["layer_energy"]
 
 
 def test_what_is_null_is_left_out(results, tmp_path):
@@ -219,8 +274,11 @@ def test_what_is_null_is_left_out(results, tmp_path):
     holed = copy.deepcopy(results)
     for record in holed["records"]:
         record["residual_norms"] = [None] * 6
-        record["chance_stratified"] = {"mean": [None] * 6, "std": [None] * 6}
-        record["chance_uniform"]["std"] = [None] * 6
+        record["chance_stratified"] = UNKNOWN
+        record["chance_uniform"]["low"] = [None] * 6
+        record["overlap_error"] = {"low": [None] * 6, "high": [None] * 6}
+        record["layer_energy"] = {name: [[None] * len(row) for row in rows] for name, rows in energy(record).items()}
+        record["participation_ratio"] = [None] * 6
         record["overlap"][0] = None
         record["exact"]["subspace_overlap"][2] = None
     figures = {one.name: one for one in save_figures(holed, tmp_path)}
@@ -235,6 +293,6 @@ def test_zero_eigenvalues_and_levels_are_drawn_without_a_warning(single, tmp_pat
     flat = copy.deepcopy(single)
     (record,) = flat["records"]
     record["eigenvalues"], record["residual_norms"] = [0.0], [0.0]
-    record["chance_stratified"] = {"mean": [0.0], "std": [0.0]}
+    record["chance_stratified"] = {name: [0.0] for name in UNKNOWN}
     figures = {one.name: one for one in save_figures(flat, tmp_path)}
     assert [text.get_text() for axes in figures["spectrum"].figure.axes for text in axes.texts] == ["none", "none"]

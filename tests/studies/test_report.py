@@ -104,7 +104,7 @@ def test_it_loads_nothing_and_runs_nothing(source):
 def test_the_figures_are_inside_with_captions_and_words(source, folder):
     page = Page(source)
     images = page.attributes("img")
-    assert len(images) == source.count("<figcaption>") == 10
+    assert len(images) == source.count("<figcaption>") == 13
     drawings = {path.read_bytes() for path in (folder / "figures").glob("*.svg")}
     for image in images:
         assert re.search(r"\d", image["alt"])
@@ -143,11 +143,13 @@ def test_tables_hold_the_numbers_of_the_results(results, source):
     for record in results["records"]:
         for row in table_rows(record, results["table_k"]):
             level = record["chance_stratified"]
-            mean, std = level["mean"][row.k - 1], level["std"][row.k - 1]
+            mean, std, p = (level[name][row.k - 1] for name in ("mean", "std", "p_value"))
             overlap = record["overlap"][row.k - 1]
-            wanted = [f"{overlap:.4f}", f"{mean:.4f}", f"{overlap / mean:.2f}", f"{(overlap - mean) / std:+.1f}"]
-            assert [cells(row)[1], *cells(row)[5:]] == wanted
-            assert any(found[-8:] == list(cells(row)) for found in rows)
+            quotient, deviations = f"{overlap / mean:.2f}", f"{(overlap - mean) / std:+.1f}"
+            assert [cells(row)[1], *cells(row)[6:]] == [
+                *(f"{overlap:.4f}", f"{mean:.4f}", quotient, deviations, f"{p:.3f}")
+            ]
+            assert any(found[-10:] == list(cells(row)) for found in rows)
         solve = [str(record["step"]), record["split"], f"{record['loss']:.4f}", f"{record['eigenvalues'][0]:.4g}"]
         (found,) = [row for row in rows if row[:4] == solve]
         assert found[5] == str(sum(value < 0 for value in record["eigenvalues"]))
@@ -199,13 +201,16 @@ def test_what_is_null_or_not_finite_is_a_dash(results, tmp_path, undrawn):
     for record in holed["records"]:
         record["loss"] = record["report"]["peak_memory"] = record["report"]["seconds"] = None
         record["residual_norms"] = [None] * 6
-        record["chance_uniform"] = {"mean": [0.0] * 6, "std": [0.0] * 6}
-        record["chance_stratified"] = {"mean": [float("nan")] * 6, "std": [float("inf")] * 6}
+        record["chance_uniform"] = {name: [0.0] * 6 for name in ("mean", "std", "low", "high")} | {"p_value": [1.0] * 6}
+        record["chance_stratified"] = {name: [float("nan")] * 6 for name in ("mean", "low", "high", "p_value")}
+        record["chance_stratified"]["std"] = [float("inf")] * 6
+        record["participation_ratio"] = [None] * 6
+        record["layer_energy"] = {"eigenspaces": [[None] * 2] * 4}
     page = write(holed, tmp_path)
     (row,) = [row for row in page.rows if row[:3] == ["4", "train", "-"]]
     assert row[6] == row[9] == "-"
-    assert ["2", f"{holed['records'][1]['overlap'][1]:.4f}", "0.0000", "-", "-", "-", "-", "-"] in [
-        row[-8:] for row in page.rows
+    assert ["2", f"{holed['records'][1]['overlap'][1]:.4f}", "0.0000", "-", "-", "1.000", *"----"] in [
+        row[-10:] for row in page.rows
     ]
     assert "were not measured" in page.text
     for word in ("nan", "inf", "null"):
@@ -215,30 +220,43 @@ def test_what_is_null_or_not_finite_is_a_dash(results, tmp_path, undrawn):
 # -- what was found ---------------------------------------------------------------------------------------------------
 
 
-def study(overlap, uniform, stratified, status="converged: every wanted pair meets the tolerance"):
-    """Results of one record and one k, with levels of chance as (mean, std)."""
+def level(low, mean, high, std=0.01, p=0.5):
+    return {"mean": [mean], "std": [std], "low": [low], "high": [high], "p_value": [p]}
+
+
+def study(overlap, uniform, stratified, status="converged: every wanted pair meets the tolerance", **changes):
+    """Results of one record and one k, with levels of chance as those of `level`."""
     record = {
-        **{"step": 7, "split": "train", "loss": 0.5, "k_max": 1, "mask_counts": [1, 0]},
+        **{"step": 7, "split": "train", "loss": 0.5, "k_max": 1, "mask_counts": [1, 0], "mask_ties": None},
         **{"overlap": [overlap], "eigenvalues": [-2.0], "residual_norms": [2e-4]},
-        "chance_uniform": {"mean": [uniform[0]], "std": [uniform[1]]},
-        "chance_stratified": {"mean": [stratified[0]], "std": [stratified[1]]},
+        "overlap_error": {"low": [None], "high": [None]},
+        "layer_energy": {"eigenvectors": [[0.3], [0.7]], "eigenspaces": [[0.3], [0.7]]},
+        "participation_ratio": [4.2],
+        "chance_uniform": level(*uniform),
+        "chance_stratified": level(*stratified),
         "report": {"products": 5, "seconds": 1.0, "status_text": status},
     }
-    return {"records": [record], "table_k": [1], "parameters": {"names": ["a", "b"], "sizes": [3, 7]}}
+    return {"records": [record | changes], "table_k": [1], "parameters": {"names": ["a", "b"], "sizes": [3, 7]}}
+
+
+ABOVE, INSIDE, BELOW = (0.08, 0.1, 0.12, 0.01, 0.002), (0.17, 0.19, 0.21, 0.01, 0.27), (0.28, 0.3, 0.32, 0.01, 0.004)
 
 
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        (((0.1, 0.01), (0.19, 0.01)), "2.00 times that, z = +10.0: above this chance level."),
-        (((0.1, 0.01), (0.19, 0.01)), "1.05 times that, z = +1.0: not told apart from chance."),
-        (((0.1, 0.01), (0.19, 0.01)), "accounts for 90% of the excess over uniform chance"),
-        (((0.1, 0.01), (0.05, 0.01)), "accounts for 0% of the excess"),
         (
-            ((0.1, 0.01), (0.3, 0.01)),
-            "z = -10.0: below this chance level. Which tensors the largest lie in accounts for all",
+            (ABOVE, INSIDE),
+            "by 0.1000 on average, and 95% of such masks by 0.0800 to 0.1200. The observed",
         ),
-        (((0.1, 0.01), (0.2, 0.0)), "All such masks have the same overlap, 0.2000"),
+        ((ABOVE, INSIDE), "2.00 times that average, z = +10.0, p = 0.002: above this chance level."),
+        ((ABOVE, INSIDE), "1.05 times that average, z = +1.0, p = 0.270: not told apart from chance."),
+        ((ABOVE, INSIDE), "the overlap excess, is 0.89 to 1.11 for 95% of the random masks."),
+        ((ABOVE, INSIDE), "accounts for 90% of the excess over uniform chance"),
+        ((ABOVE, (0.03, 0.05, 0.07)), "accounts for 0% of the excess"),
+        ((ABOVE, BELOW), "z = -10.0, p = 0.004: below this chance level."),
+        ((ABOVE, BELOW), "Which tensors the largest lie in accounts for all"),
+        ((ABOVE, (0.2, 0.2, 0.2, 0.0)), "All such masks have the same overlap, 0.2000"),
     ],
 )
 def test_the_overlap_is_compared_with_both_levels_of_chance(levels, words):
@@ -246,19 +264,31 @@ def test_the_overlap_is_compared_with_both_levels_of_chance(levels, words):
 
 
 def test_no_excess_is_explained_where_there_is_none():
-    assert "accounts for" not in " ".join(findings(study(0.11, (0.1, 0.01), (0.105, 0.01)))["Overlap"])
+    assert "accounts for" not in " ".join(findings(study(0.11, ABOVE, (0.1, 0.105, 0.12)))["Overlap"])
 
 
-def test_the_mask_and_the_accuracy_are_said():
-    found = findings(study(0.2, (0.1, 0.01), (0.1, 0.01), status="not converged when 5 products were spent"))
+def test_the_mask_the_eigenvectors_and_the_accuracy_are_said():
+    found = findings(study(0.2, ABOVE, ABOVE, status="not converged when 5 products were spent"))
     assert found["Where the large weights are"] == [
         "Of the 1 largest parameters at step 7: 1 in a (33% of its entries).",
         "The largest tensor, b, has 70% of all parameters and 0% of the 1 largest.",
+    ]
+    assert found["Where the eigenvectors live"] == [
+        "Of the energy of the 1 leading eigenvectors at step 7: 70% in b, 30% in a.",
+        "The number of parameters that take part in one, the participation ratio, is from 4 to 4 of 10.",
     ]
     assert found["Accuracy"] == [
         "1 of 1 solves not converged when 5 products were spent.",
         "No residual norm ‖Hv - λv‖ is larger than 1.0e-04 of the largest |λ|.",
     ]
+
+
+def test_an_arbitrary_mask_and_the_error_of_the_overlap_are_said_where_they_are_known():
+    ties = {"threshold": 0.5, "tied": 4, "selected": 2, "strata": 1}
+    error = {"low": [0.15], "high": [0.25]}
+    found = findings(study(0.2, ABOVE, ABOVE, mask_ties=ties, overlap_error=error))
+    assert "4 parameters have the same magnitude, of which 2 were taken" in found["Where the large weights are"][-1]
+    assert "k = 1 the overlap with the true eigenspace is between 0.1500 and 0.2500, if" in found["Accuracy"][-1]
 
 
 def test_rise_and_fall_are_said(results):

@@ -1,0 +1,98 @@
+"""Localisation: on which layers, and on how many coordinates, a vector lives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..linops.subspace import OrthonormalSubspace
+
+
+def layer_energy(vectors: Tensor | OrthonormalSubspace, labels: Tensor) -> Tensor:
+    """The shares Σ_{i in layer} vᵢ² / ‖v‖² of every vector, (L, k) float64; each column sums to one.
+
+    Of orthonormal vectors the mean of the columns, times k and over the size of a layer, is the mean leverage of its
+    coordinates: that with which a mask overlaps by chance if it is random within layers.
+
+    Args:
+        vectors: (n, k) a vector in each column, or a subspace with such a basis, an eigenspace.
+        labels: (n,) integers 0 … L - 1, the layer of each coordinate, such as ``H.parameters.labels()`` for tensors
+            or ``module_labels()``.
+
+    Returns:
+        (L, k) on the device of the vectors, a row a layer and a column a vector; nan for a vector of zeros.
+
+    Raises:
+        TypeError: vectors or labels of another kind, labels that are not integers, or different devices.
+        ValueError: vectors that are not (n, k), not one label for each coordinate, or a negative one.
+
+    Cost: O(n k) operations and O(n) memory.
+    """
+    columns = _columns(vectors)
+    _require_labels(labels, columns)
+    energy = torch.zeros(int(labels.max()) + 1, columns.shape[1], dtype=torch.float64, device=columns.device)
+    for j, column in enumerate(columns.mT):
+        energy[:, j].index_add_(0, labels.long(), _scaled(column).square())
+    return energy / energy.sum(dim=0)
+
+
+def participation_ratio(vectors: Tensor | OrthonormalSubspace) -> Tensor:
+    """The number of coordinates that take part in every vector, (Σ vᵢ²)² / Σ vᵢ⁴, (k,) float64, in [1, n].
+
+    It is m for m equal entries among zeros, and about n / 3 for a vector in a uniformly random direction: the mean of
+    Σ vᵢ⁴ is 3 / (n + 2). Its inverse is known as the inverse participation ratio.
+
+    Args:
+        vectors: (n, k) a vector in each column, or a subspace with such a basis, an eigenspace.
+
+    Returns:
+        (k,) on the device of the vectors; nan for a vector of zeros.
+
+    Raises:
+        TypeError: vectors of another kind.
+        ValueError: vectors that are not (n, k).
+
+    Source: Bell & Dean, Atomic vibrations in vitreous silica, Discuss. Faraday Soc. 50 (1970).
+
+    Cost: O(n k) operations and O(n) memory.
+    """
+    columns = _columns(vectors)
+    found = torch.empty(columns.shape[1], dtype=torch.float64, device=columns.device)
+    for j, column in enumerate(columns.mT):
+        squares = _scaled(column).square()
+        found[j] = squares.sum().square() / squares.square().sum()
+    return found
+
+
+def _scaled(column: Tensor) -> Tensor:
+    """A vector in float64 whose largest entry is one, so that fourth powers neither overflow nor vanish."""
+    exact = column.double()
+    largest = exact.abs().max()
+    return exact / largest if largest > 0 else exact.new_full(exact.shape, math.nan)
+
+
+def _columns(vectors: Tensor | OrthonormalSubspace) -> Tensor:
+    if isinstance(vectors, OrthonormalSubspace):
+        return vectors.vectors
+    if not isinstance(vectors, Tensor):
+        raise TypeError(
+            f"expected vectors, (n, k), or a subspace that holds them, got {type(vectors).__name__}; "
+            "a decomposition has its .subspace, and where a mask lies its composition() says"
+        )
+    if vectors.ndim != 2 or len(vectors) == 0:
+        raise ValueError(f"vectors are the columns of (n, k), got shape {tuple(vectors.shape)}; of one take v[:, None]")
+    return vectors.detach()
+
+
+def _require_labels(labels: Tensor, columns: Tensor) -> None:
+    dtype = labels.dtype if isinstance(labels, Tensor) else None
+    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise TypeError(f"labels are a tensor of integers, got {dtype or type(labels).__name__}")
+    if labels.device != columns.device:
+        raise TypeError(f"labels on {labels.device} and vectors on {columns.device} are on different devices; move one")
+    if labels.shape != columns.shape[:1]:
+        raise ValueError(f"expected one label for each of {len(columns)} coordinates, got shape {tuple(labels.shape)}")
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels number the layers from 0, got {int(labels.min())}; renumber them")

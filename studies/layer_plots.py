@@ -1,0 +1,76 @@
+"""The figures of a study by layer: where its largest weights lie, and where its eigenvectors live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..linops.composition import Composition
+from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, step_key
+from .findings import records_of, splits
+from .panels import plot_composition, plot_layer_energy
+from .tables import number, text
+
+
+def energy_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure:
+    """Shares of eigenvectors and of eigenspaces by tensor, and below them in how many coordinates eigenvectors live.
+
+    Args:
+        results: those of `OverlapStudy.run`.
+        records: of one split, by step.
+    """
+    names, last = results["parameters"]["names"], records[-1]
+    figure = empty_figure((11, 4.2 + 0.3 * len(names)))
+    panels = figure.subplot_mosaic([["first", "spaces"], ["ratio", "ratio"]], height_ratios=[1 + 0.1 * len(names), 1])
+    first, spaces = (array(last["layer_energy"][what]) for what in ("eigenvectors", "eigenspaces"))
+    for what, values, labels in (("first", first, None), ("spaces", spaces, results["table_k"])):
+        plot_layer_energy(panels[what], values, names, labels)
+        figure.colorbar(panels[what].images[0], ax=panels[what])
+    panels["first"].set_title(f"energy of eigenvectors, step {last['step']}")
+    panels["spaces"].set(title=f"mean of the first k, step {last['step']}", xlabel="k")
+    ends = [*records[:1], *records[1:][-1:]]  # dots of more would hide one another
+    ratios = [array(record["participation_ratio"]) for record in ends]
+    draw_lines(panels["ratio"], ends, ratios, ls="none", marker="o", ms=2.5)
+    panels["ratio"].set(title="participation ratio", xlabel="rank i", ylim=(0, None))
+    step_key(figure, ends, [panels["ratio"]])
+    size, most = sum(results["parameters"]["sizes"]), int(np.nan_to_num(spaces[:, -1]).argmax())
+    return StudyFigure(
+        "energy-by-layer",
+        figure,
+        "In which tensors eigenvectors live: the share of the squares of their entries that lies in each tensor, for "
+        "single eigenvectors and on average over the first k. Below, at the first and the last step: the participation "
+        "ratio (Σv²)² / Σv⁴, the number of parameters that take part in an eigenvector; a random direction has about "
+        f"{size / 3:,.0f} of {size:,}.",
+        f"At step {last['step']} the tensor with most of the first {results['table_k'][-1]} eigenvectors is "
+        f"{names[most]}, with {text(spaces[most, -1], '.0%')}; the first eigenvector has a participation ratio of "
+        f"{text(number(last['participation_ratio'][0]), '.0f')}.",
+    )
+
+
+def composition_figure(results: dict[str, Any]) -> StudyFigure:
+    """Where the largest parameters lie at the first and at the last step.
+
+    Args:
+        results: those of `OverlapStudy.run`.
+    """
+    names, sizes = (tuple(results["parameters"][what]) for what in ("names", "sizes"))
+    records = records_of(results, splits(results)[0])
+    ends = {
+        f"step {record['step']}": Composition("tensor", names, sizes, tuple(record["mask_counts"]))
+        for record in (records[0], records[-1])
+    }
+    figure = empty_figure((9, 1.6 + 0.5 * len(names)))
+    plot_composition(figure.subplots(), ends)
+    figure.suptitle(f"{results['title']}: the {records[0]['k_max']} largest parameters")
+    step, last = list(ends.items())[-1]
+    most = max(range(len(names)), key=lambda index: last.counts[index])
+    return StudyFigure(
+        "mask-by-layer",
+        figure,
+        "In which tensors the largest parameters lie: the share of each tensor in all parameters, and in the largest. "
+        "Where the bars differ, the mask is no uniformly random one. The numbers are densities: how much of the tensor "
+        "is among the largest.",
+        f"At {step} the tensor with most of the largest is {names[most]}, with {last.counts[most]} of "
+        f"{sum(last.counts)}, or {last.shares[most]:.0%}; it has {sizes[most] / sum(sizes):.0%} of all parameters.",
+    )
