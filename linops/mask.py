@@ -207,6 +207,8 @@ class MaskSubspace(Subspace, kind="mask"):
     def parts(cls, parameters: ParameterSpace, by: str = "tensor") -> dict[str, MaskSubspace]:
         """The spans of the axes of each tensor or module, by name: together they are all of the space.
 
+        Those without entries are left out.
+
         Args:
             parameters: the space of the coordinates, ``H.parameters``.
             by: ``"tensor"`` or ``"module"``; see `composition`.
@@ -217,7 +219,8 @@ class MaskSubspace(Subspace, kind="mask"):
         Cost: n bytes for each.
         """
         names, labels = _groups(parameters, by)
-        return {name: cls(labels == label, parameters.dtype) for label, name in enumerate(names)}
+        present = set(torch.unique(labels).tolist())
+        return {name: cls(labels == label, parameters.dtype) for label, name in enumerate(names) if label in present}
 
     @classmethod
     def random(

@@ -122,7 +122,8 @@ def movement(parameters: ParameterSpace, earlier: ParameterSpace) -> Tensor:
 def random_scores(parameters: ParameterSpace, seed: int = 0) -> Tensor:
     """A random ranking of the coordinates, (n,), whose top k is a uniformly random mask.
 
-    In the parameters' dtype, or float32 where that is a half precision, which cannot tell ranks apart.
+    In the parameters' dtype where that tells all ranks apart, which half precision and, from n = 2²⁴ on, float32 do
+    not; else in float32 or float64.
 
     Raises:
         TypeError: something that is no ParameterSpace.
@@ -131,7 +132,8 @@ def random_scores(parameters: ParameterSpace, seed: int = 0) -> Tensor:
     """
     _require_space("random_scores", parameters)
     order = torch.randperm(parameters.size, generator=torch.Generator().manual_seed(seed))
-    dtype = parameters.dtype if parameters.dtype in (torch.float32, torch.float64) else torch.float32
+    least = torch.float32 if parameters.size <= 2**24 else torch.float64
+    dtype = torch.promote_types(parameters.dtype, least)
     return order.to(parameters.device, dtype)
 
 

@@ -21,7 +21,6 @@ from ..linops.subspace import Subspace
 from .angles import check_pair
 from .laws import BetaLaw, ConstantLaw, DrawnLaw, LatticeLaw, Law
 from .nulls import (
-    ROUNDINGS,
     StratifiedSums,
     as_labels,
     central,
@@ -29,6 +28,7 @@ from .nulls import (
     haar_moments,
     named,
     require_law,
+    rounding_of,
     tails,
 )
 from .overlap import overlap
@@ -127,7 +127,9 @@ def chance(
       variance 2 (n - k) (n - l) / (n² (n - 1) (n + 2)).
 
     p-values and intervals are exact for two masks (hypergeometric laws) and for a Haar-random vector (a beta law, close
-    for larger subspaces). For a mask and a basis they come from random masks.
+    for larger subspaces). For a mask and a basis they come from random masks, of which, in strata with more than a
+    thousand coordinates in the mask and outside, the thousand largest leverages are sampled and the sum of the others
+    is drawn by its first three moments.
 
     Args:
         A: a mask of m of n coordinates; any subspace for ``"haar"``.
@@ -162,24 +164,30 @@ def chance(
             "for two subspaces of any kind choose null='haar'"
         )
     labels = as_labels(strata, A.ambient_dim, B)
-    sums = StratifiedSums(labels, B.dtype)
+    rounding = rounding_of(B)
+    sums = StratifiedSums(labels, rounding)
     leverage = B.leverage().double()
+    if not bool(leverage.isfinite().all()):
+        raise ValueError(f"{B} has entries that are not finite")
     sums.add(leverage)
     counts = torch.bincount(labels[A.indices], minlength=len(sums.sizes))
     scale = math.sqrt(A.dim * B.dim)
     mean, std = (float(moment) / scale for moment in sums.moments(counts))
     observed = float(leverage[A.indices].sum()) / scale
+    sizes, number = sums.sizes, sums.strata
+    # What is left of a stratum is its total less a sample: of equal numbers there may remain roundings in float64.
+    slack = 64 * torch.finfo(torch.float64).eps * float(leverage.sum()) / scale
 
     def law() -> Law:
         if std == 0:
             return ConstantLaw(mean)
         if isinstance(B, MaskSubspace):
             others = torch.bincount(labels[B.indices], minlength=len(counts))
-            return LatticeLaw.common(sums.sizes.tolist(), counts.tolist(), others.tolist(), 1 / scale)
+            return LatticeLaw.common(sizes.tolist(), counts.tolist(), others.tolist(), 1 / scale)
         drawn = Strata(labels, counts).sums(leverage, draws, seed) / scale
-        return DrawnLaw(drawn, ROUNDINGS * torch.finfo(B.dtype).eps)
+        return DrawnLaw(drawn, rounding, slack)
 
-    return ChanceLevel(null, sums.strata, observed, mean, std, law)
+    return ChanceLevel(null, number, observed, mean, std, law)
 
 
 def permutation_test(
@@ -223,7 +231,7 @@ def permutation_test(
     observed = float(statistic(mask))
     if not (math.isfinite(observed) and numpy.isfinite(values).all()):
         raise ValueError("the statistic is not finite for every mask, so that it has no mean to compare with")
-    rounding = ROUNDINGS * torch.finfo(mask.dtype).eps
+    rounding = 16 * torch.finfo(torch.float32).eps  # statistics are computed in single precision or better
     std = float(values.std(ddof=1)) if draws > 1 else 0.0
     std = std if std > rounding * abs(float(values.mean())) else 0.0
     return ChanceLevel(
@@ -243,4 +251,5 @@ def overlap_excess(mask: MaskSubspace, subspace: Subspace, strata: Tensor) -> fl
 
 def _against_haar(A: Subspace, B: Subspace) -> ChanceLevel:
     mean, std, low, high = haar_moments(A.ambient_dim, A.dim, B.dim)
-    return ChanceLevel("haar", 1, overlap(A, B), mean, std, lambda: BetaLaw(low, high, mean, std))
+    rounding = max(rounding_of(A), rounding_of(B))
+    return ChanceLevel("haar", 1, overlap(A, B), mean, std, lambda: BetaLaw(low, high, mean, std, rounding))

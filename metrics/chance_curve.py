@@ -17,7 +17,6 @@ from ..linops.subspace import EigenSubspace
 from .chance import ChanceLevel
 from .laws import BetaLaw, DrawnLaw, Law
 from .nulls import (
-    ROUNDINGS,
     StratifiedSums,
     as_labels,
     central,
@@ -25,6 +24,7 @@ from .nulls import (
     haar_moments,
     named,
     require_law,
+    rounding_of,
     tails,
 )
 from .overlap import overlap_curve
@@ -75,11 +75,11 @@ class ChanceCurve:
     def band(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """The ends, (K,) each, of a band in which the whole curve of a random mask lies with probability ``level``.
 
-        It is wider than the intervals, since a curve has many k at which to leave it. It ends at the outermost of the
-        draws at the latest, so that many k ask for many draws.
+        It is wider than the intervals, since a curve has many k at which to leave it, and many k ask for many draws.
 
         Raises:
-            ValueError: a level outside (0, 1), or a null of random subspaces, of which the joint law is not known.
+            ValueError: a level outside (0, 1), too few draws for it, or a null of random subspaces, of which the joint
+                law is not known.
 
         Source: Myllymäki et al. (2017), J. R. Stat. Soc. B 79.
         """
@@ -152,9 +152,12 @@ def chance_curve(
             "or with null='haar' of two eigenspaces"
         )
     observed = overlap_curve(A, B)
+    if not bool(observed.isfinite().all()):
+        raise ValueError(f"{B} has entries that are not finite")
     order = ranking(A, B.dim)
     labels = as_labels(strata, len(A), B)
-    sums = StratifiedSums(labels, B.dtype)
+    rounding = rounding_of(B)
+    sums = StratifiedSums(labels, rounding)
     counts = torch.zeros_like(sums.sizes)
     means, stds = torch.empty_like(observed), torch.empty_like(observed)
     for j, coordinate in enumerate(order):
@@ -168,9 +171,7 @@ def chance_curve(
         observed,
         means / k,
         stds / k,
-        lambda: DrawnLaw(
-            _drawn_curves(B, Strata(labels, counts), order, draws, seed), ROUNDINGS * torch.finfo(B.dtype).eps
-        ),
+        lambda: DrawnLaw(_drawn_curves(B, Strata(labels, counts), order, draws, seed), rounding),
     )
 
 
@@ -179,7 +180,7 @@ def _against_haar(A: Tensor | EigenSubspace, B: EigenSubspace) -> ChanceCurve:
     k = numpy.arange(1.0, len(observed) + 1)
     mean, std, low, high = haar_moments(B.ambient_dim, k, k)
     means, stds = (torch.from_numpy(moment).to(observed.device) for moment in (mean, std))
-    return ChanceCurve("haar", 1, observed, means, stds, lambda: BetaLaw(low, high, mean, std))
+    return ChanceCurve("haar", 1, observed, means, stds, lambda: BetaLaw(low, high, mean, std, rounding_of(B)))
 
 
 def _drawn_curves(B: EigenSubspace, strata: Strata, order: Tensor, draws: int, seed: int) -> NDArray[numpy.float64]:

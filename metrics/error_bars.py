@@ -67,8 +67,11 @@ def overlap_curve_interval(A: Tensor | EigenSubspace, B: EigenSubspace, sine_nor
     """
     observed = overlap_curve(A, B)
     K = len(observed)
-    if sine_norms.ndim != 1 or len(sine_norms) < K or not bool((sine_norms[:K] >= 0).all()):
-        raise ValueError(f"expected {K} bounds >= 0 of sines, one for each k, got shape {tuple(sine_norms.shape)}")
+    if not isinstance(sine_norms, Tensor) or sine_norms.ndim != 1 or len(sine_norms) < K:
+        given = tuple(sine_norms.shape) if isinstance(sine_norms, Tensor) else type(sine_norms).__name__
+        raise ValueError(f"expected a tensor of {K} bounds of sines, one for each k, got {given}")
+    if not bool((sine_norms[:K] >= 0).all()):
+        raise ValueError("bounds of sines are numbers >= 0, got some that are not")
     k = torch.arange(1, K + 1, dtype=torch.float64, device=observed.device)
     return _reachable(observed, k, k, B.ambient_dim, sine_norms[:K].to(observed))
 
@@ -78,10 +81,11 @@ def _reachable(observed: Tensor, k: Any, dim: Any, n: int, sine_norm: Tensor) ->
     k, dim = (torch.as_tensor(part, dtype=torch.float64, device=observed.device) for part in (k, dim))
     scale, most, least = (k * dim).sqrt(), torch.minimum(k, dim), (k + dim - n).clamp(min=0)
     shared = observed * scale
+    shared = shared.clamp(min=least, max=most)  # bases are orthonormal to rounding only
     root, linear = shared.sqrt(), most.sqrt() * sine_norm
     high = torch.minimum((root + sine_norm).square(), shared + linear).minimum(most)
     low = torch.maximum((root - sine_norm).clamp(min=0).square(), shared - linear).maximum(least)
-    return low / scale, high / scale
+    return low.minimum(shared) / scale, high.maximum(shared) / scale
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -107,7 +111,7 @@ class OverlapJackknife:
             ValueError: a level outside (0, 1).
         """
         margin = self.standard_error * float(scipy.stats.t(self.parts - 1).ppf(central(level)[1]))
-        return self.overlap - margin, self.overlap + margin
+        return (self.overlap - margin).clamp(min=0), (self.overlap + margin).clamp(max=1)
 
     def __repr__(self) -> str:
         return (
@@ -185,6 +189,12 @@ def _curve_after_step(A: Tensor | EigenSubspace, B: EigenSubspace, images: Tenso
     for piece in found.split(_ROWS):
         gram += piece.double().mT @ piece.double()
     lengths = gram.diagonal().sqrt()
+    held = int((lengths > 100 * torch.finfo(images.dtype).eps * lengths.max()).sum())
+    if held < B.dim:
+        raise ValueError(
+            f"without one of the parts {held} of {B.dim} eigenvectors are left that products tell from rounding "
+            f"errors, or products are not finite: take B.leading({max(held, 1)}) or less, or larger parts"
+        )
     triangle = torch.linalg.cholesky(gram / (lengths[:, None] * lengths), upper=True)
     products = found[ranking(A, K)] if isinstance(A, Tensor) else A.vectors[:, :K].mT @ found
     products = torch.linalg.solve_triangular(triangle, products.double() / lengths, upper=True, left=False)
@@ -196,7 +206,7 @@ def _checked_weights(weights: Tensor | None, count: int) -> list[float]:
         raise ValueError(f"a jackknife leaves out one of at least two parts, got {count}")
     if weights is None:
         return [1 / count] * count
-    valid = weights.shape == (count,) and bool((weights > 0).all())
+    valid = isinstance(weights, Tensor) and weights.shape == (count,) and bool((weights > 0).all())
     if not valid or not math.isclose(float(weights.sum()), 1, abs_tol=1e-6):
         raise ValueError(f"expected {count} positive weights of sum 1, one for each part, got {weights}")
     shares: list[float] = weights.double().tolist()

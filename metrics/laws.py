@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[numpy.float64]
 
 _DEVIATIONS = 12  # from the mean, and as many points, beyond which is less than 1e-28
+_LEAST = 1e-28  # a tail that is not told from none
 _NEGLIGIBLE = 1e-30  # beside the largest probability of a lattice: far below what sums of these resolve
 
 
@@ -52,18 +53,20 @@ class BetaLaw(Law):
 
     It is exact where one of the two has dimension one. In general the overlap is the trace of a matrix of the
     multivariate beta law, which a beta variable of the same two moments is close to: tails are off by less than 0.01,
-    but for dimension two in small spaces, 0.02 at n = 10 and 0.06 at n = 4.
+    but for small dimension or codimension in small spaces, 0.02 at n = 10 and 0.06 at n = 4. Tails end at 1e-28.
 
     Args:
         low: ends of the intervals.
         high: the other ends.
         mean: of the laws.
         std: of the laws; where it is 0 all of the law is at the mean.
+        rounding: of observed values, relative.
 
     Source: Pillai (1955), for the trace; Muirhead, Aspects of Multivariate Statistical Theory (1982), section 10.6.
     """
 
-    def __init__(self, low: ArrayLike, high: ArrayLike, mean: ArrayLike, std: ArrayLike) -> None:
+    def __init__(self, low: ArrayLike, high: ArrayLike, mean: ArrayLike, std: ArrayLike, rounding: float = 0.0) -> None:
+        self._rounding = rounding
         low, high, self._mean, self._std = (numpy.asarray(part, dtype=float) for part in (low, high, mean, std))
         varies = self._std > 0
         width = numpy.where(varies, high - low, 1.0)
@@ -74,8 +77,9 @@ class BetaLaw(Law):
 
     def tail(self, x: ArrayLike, upper: bool = True) -> Array:
         """See `Law`."""
-        share = self._beta.sf(x) if upper else self._beta.cdf(x)
-        return numpy.where(self._std > 0, share, 1.0)
+        slack = self._rounding * numpy.abs(numpy.asarray(x, dtype=float))
+        share = self._beta.sf(x - slack) if upper else self._beta.cdf(x + slack)
+        return numpy.where(self._std > 0, share, 1.0).clip(min=_LEAST)
 
     def quantile(self, probability: float) -> Array:
         """See `Law`."""
@@ -84,6 +88,8 @@ class BetaLaw(Law):
 
 class LatticeLaw(Law):
     """A law on equidistant points: of the overlap of two masks, whose common coordinates are counted.
+
+    Tails are exact down to 1e-28, where they end.
 
     Args:
         first: the first point, in steps.
@@ -122,9 +128,8 @@ class LatticeLaw(Law):
         """See `Law`."""
         slack = self._step / 2 if upper else -self._step / 2  # the point that was observed counts, to rounding
         at = numpy.searchsorted(self._points, numpy.asarray(x, dtype=float) - slack)
-        if upper:
-            return numpy.append(self._above, 0.0)[at]
-        return numpy.append(0.0, self._below)[at]
+        shares = numpy.append(self._above, 0.0) if upper else numpy.append(0.0, self._below)
+        return shares[at].clip(min=_LEAST)
 
     def quantile(self, probability: float) -> Array:
         """See `Law`."""
@@ -147,12 +152,13 @@ class DrawnLaw(Law):
     Args:
         values: the draws, (N,) or (N, K).
         rounding: values this close, relative, count as equal.
+        slack: and those this close, absolute.
 
     Source: Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9.
     """
 
-    def __init__(self, values: Array, rounding: float) -> None:
-        self.values, self._rounding = values, rounding
+    def __init__(self, values: Array, rounding: float, slack: float = 0.0) -> None:
+        self.values, self._rounding, self._slack = values, rounding, slack
 
     @functools.cached_property
     def ranked(self) -> Array:
@@ -162,7 +168,7 @@ class DrawnLaw(Law):
     def tail(self, x: ArrayLike, upper: bool = True) -> Array:
         """See `Law`."""
         x = numpy.asarray(x, dtype=float)
-        slack = self._rounding * numpy.abs(x)
+        slack = self._rounding * numpy.abs(x) + self._slack
         beyond = self.values >= x - slack if upper else self.values <= x + slack
         return numpy.asarray((1 + beyond.sum(axis=0)) / (1 + len(self.values)))
 
@@ -174,9 +180,17 @@ class DrawnLaw(Law):
     def envelope(self, probability: float) -> tuple[Array, Array]:
         """Values at equal depth from both ends of each column, between which all of a draw lies with that probability.
 
+        Raises:
+            ValueError: too few draws: more of them than that are outermost somewhere.
+
         Source: Myllymäki et al. (2017), J. R. Stat. Soc. B 79: the global rank envelope.
         """
         rank = self.values.argsort(axis=0).argsort(axis=0)
         depth = numpy.sort(numpy.minimum(rank, len(rank) - 1 - rank).min(axis=1))
         least = int(depth[math.floor((1 - probability) * len(depth))])
+        if least == 0:
+            raise ValueError(
+                f"{len(rank)} draws are too few for a band of level {probability:g} over so many k: ask for more "
+                "draws= or a lower level, or take interval()"
+            )
         return self.ranked[least], self.ranked[len(rank) - 1 - least]

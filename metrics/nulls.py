@@ -9,14 +9,21 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..linops.mask import MaskSubspace
 from ..linops.subspace import Subspace
 from .laws import Law
 
 ALTERNATIVES = ("greater", "less", "two-sided")
 """What a p-value is of, as SciPy names it: more than by chance, less, or either."""
 
-ROUNDINGS = 16
-"""Of the dtype of a subspace, by which its leverages are off; values as close as that are equal."""
+_ROUNDINGS = 16
+
+
+def rounding_of(subspace: Subspace) -> float:
+    """By how much the leverages of a subspace may be off, relative: values as close as that are equal."""
+    if isinstance(subspace, MaskSubspace):
+        return 0.0
+    return _ROUNDINGS * min(torch.finfo(subspace.dtype).eps, torch.finfo(torch.float32).eps)
 
 
 class StratifiedSums:
@@ -26,13 +33,13 @@ class StratifiedSums:
     without cancellation however many values were added.
     """
 
-    def __init__(self, labels: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, labels: Tensor, rounding: float) -> None:
         self.labels = labels
         self.sizes = torch.bincount(labels)
         self.strata = int((self.sizes > 0).sum())
         self._center = torch.zeros(len(self.sizes), dtype=torch.float64, device=labels.device)
         self._deviation = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
-        self._rounding = ROUNDINGS * torch.finfo(dtype).eps
+        self._rounding = rounding
 
     def _total(self, values: Tensor) -> Tensor:
         return torch.zeros_like(self._center).index_add_(0, self.labels, values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import attrs
 import numpy
@@ -33,8 +32,9 @@ class Strata:
     def sums(self, values: Tensor, draws: int, seed: int) -> Array:
         """Sums of ``values``, (n,), over the coordinates of random masks, (draws,).
 
-        Of at most a thousand coordinates of a stratum, or all but so many, the sum is that of a sample. Of more it is
-        a draw from the Pearson law of type III, a shifted gamma law, with its first three moments, which are known.
+        Of at most a thousand coordinates of a stratum, or all but so many, the sum is that of a sample. Of more, the
+        thousand largest values are sampled, and the sum of the others is a draw from the Pearson law of type III, a
+        shifted gamma law, with its first three moments, which are known.
 
         Source: Finucan, Galbraith & Stone (1974), Biometrika 61, for the third moment of a sample's sum.
 
@@ -48,13 +48,7 @@ class Strata:
                 continue
             population = flat[part]
             drawn = min(count, len(part) - count)
-            if drawn > _LARGE:
-                totals += _pearson_sums(population, count, draws, generator)
-                continue
-            sums = numpy.zeros(draws)
-            for start in range(0, draws, step := max(1, _AT_ONCE // max(1, drawn))):
-                rows = sums[start : start + step]
-                rows += population[ordered_samples(len(part), drawn, len(rows), generator)].sum(axis=1)
+            sums = (_large_sums if drawn > _LARGE else _small_sums)(population, drawn, draws, generator)
             totals += sums if drawn == count else population.sum() - sums
         return totals
 
@@ -80,6 +74,7 @@ class Strata:
         chosen = [
             part[ordered_samples(len(part), count, 1, generator)[0]]
             for part, count in zip(self._members, self.counts.tolist(), strict=True)
+            if count > 0
         ]
         return torch.from_numpy(numpy.concatenate(chosen)).to(self.labels.device)
 
@@ -111,18 +106,43 @@ def ordered_samples(size: int, count: int, draws: int, generator: numpy.random.G
     return found
 
 
-def _pearson_sums(population: Array, count: int, draws: int, generator: numpy.random.Generator) -> Array:
-    """Draws with mean, variance and third moment of the sum of ``count`` of a population, without replacement."""
-    size = len(population)
-    deviations = population - population.mean()
-    variance = count * (size - count) / (size * (size - 1)) * float(deviations @ deviations)
-    if variance == 0:
-        return numpy.full(draws, count * population.mean())
-    third = count * (size - count) * (size - 2 * count) / (size * (size - 1) * (size - 2))
-    skewness = third * float((deviations**2) @ deviations) / variance**1.5
-    mean, std = count * float(population.mean()), math.sqrt(variance)
-    if abs(skewness) < 1e-6:  # a gamma law of a shape beyond all precision
-        return generator.normal(mean, std, draws)
-    shape = 4 / skewness**2
-    unit: Array = (generator.gamma(shape, size=draws) - shape) / math.sqrt(shape)
-    return mean + math.copysign(std, skewness) * unit
+def _small_sums(population: Array, count: int, draws: int, generator: numpy.random.Generator) -> Array:
+    """Sums of samples without replacement, (draws,)."""
+    sums = numpy.zeros(draws)
+    for start in range(0, draws, step := max(1, _AT_ONCE // max(1, count))):
+        rows = sums[start : start + step]
+        rows += population[ordered_samples(len(population), count, len(rows), generator)].sum(axis=1)
+    return sums
+
+
+def _large_sums(population: Array, count: int, draws: int, generator: numpy.random.Generator) -> Array:
+    """Sums of samples without replacement, (draws,): of their largest values exactly, of the others by moments.
+
+    Few values may make up most of a sum, whose law then is far from any smooth one.
+    """
+    order = population.argpartition(len(population) - _LARGE)
+    others, largest = population[order[:-_LARGE]], population[order[-_LARGE:]]
+    found = generator.hypergeometric(_LARGE, len(others), count, draws)
+    sums = numpy.empty(draws)
+    for start in range(0, draws, step := _AT_ONCE // _LARGE):
+        counts = found[start : start + step]
+        orders = generator.random((len(counts), _LARGE)).argsort(axis=1)
+        partial = numpy.concatenate([numpy.zeros((len(counts), 1)), largest[orders].cumsum(axis=1)], axis=1)
+        sums[start : start + step] = numpy.take_along_axis(partial, counts[:, None], axis=1)[:, 0]
+    return sums + _pearson_sums(others, count - found, generator)
+
+
+def _pearson_sums(population: Array, counts: Integers, generator: numpy.random.Generator) -> Array:
+    """Draws with mean, variance and third moment of sums of ``counts`` values, (draws,), without replacement."""
+    size, mean = len(population), float(population.mean())
+    deviations = population - mean
+    finite = counts * (size - counts) / (size * (size - 1.0))
+    std = numpy.sqrt(finite * float(deviations @ deviations))
+    third = finite * (size - 2.0 * counts) / (size - 2) * float((deviations**2) @ deviations)
+    skewness = numpy.divide(third, std**3, out=numpy.zeros(len(counts)), where=std > 0)
+    # A gamma law of next to no skewness has a shape beyond all precision.
+    shape = 4 / numpy.maximum(numpy.abs(skewness), 1e-6) ** 2
+    unit = numpy.sign(skewness) * (generator.gamma(shape) - shape) / numpy.sqrt(shape)
+    unit = numpy.where(numpy.abs(skewness) > 1e-6, unit, generator.standard_normal(len(counts)))
+    drawn: Array = (counts * mean + std * unit).clip(counts * population.min(), counts * population.max())
+    return drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -42,9 +42,10 @@ def solve_diagonal_blocks(
 
     Raises:
         TypeError: something that is no solver, operator or subspace.
-        ValueError: no block, subspaces of another space, or what a solver raises.
+        ValueError: no block, subspaces of another space, or what a solver raises; the first error ends all.
 
-    Cost: that of the solvers, each column a product of A.
+    Cost: that of the solvers, each column a product of A; and 2 n numbers for each column that is multiplied, of all
+    blocks together.
     """
     if not isinstance(A, LinearOperator):
         raise TypeError(f"expected a LinearOperator, got {type(A).__name__}; as_operator makes one of a matrix")
@@ -59,17 +60,19 @@ def solve_diagonal_blocks(
         exchange = _Exchange(A, list(blocks), bar)
         parts = {name: _Compression(exchange, name, A, subspace) for name, subspace in blocks.items()}
         solvers = {name: solver(part.shape[0]) for name, part in parts.items()}
+        for name, each in solvers.items():
+            if not isinstance(each, EigenSolver):
+                raise TypeError(f"solver= gives an EigenSolver, got {type(each).__name__} for block {name!r}")
         with ThreadPoolExecutor(len(parts), thread_name_prefix="diagonal block") as pool:
-            waiting = {name: pool.submit(exchange.run, name, solvers[name], parts[name]) for name in parts}
-            exchange.serve()
-        return {name: _result(future) for name, future in waiting.items()}
-
-
-def _result(future: Future[EigenDecomposition]) -> EigenDecomposition:
-    error = future.exception()
-    if isinstance(error, _InterruptedError) and error.__cause__ is not None:
-        raise error.__cause__
-    return future.result()
+            try:
+                waiting = {name: pool.submit(exchange.run, name, solvers[name], parts[name]) for name in parts}
+                exchange.serve()
+            except BaseException as error:  # threads that wait for products would wait for ever
+                exchange.fail(error)
+                raise
+        if exchange.error is not None:
+            raise exchange.error
+        return {name: future.result() for name, future in waiting.items()}
 
 
 class _InterruptedError(RuntimeError):
@@ -83,17 +86,27 @@ class _Exchange:
     """
 
     def __init__(self, A: LinearOperator, names: list[str], bar: tqdm[None]) -> None:
-        self._A, self._bar, self._running = A, bar, set(names)
+        self.A, self._bar, self._running = A, bar, set(names)
         self._turn = threading.Condition()
         self._asked: dict[str, Tensor] = {}
         self._answered: dict[str, Tensor] = {}
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Let all solvers end; of several errors the first one counts."""
+        with self._turn:
+            self.error = error if self.error is None else self.error
+            self._turn.notify_all()
 
     def run(self, name: str, solver: EigenSolver, part: LinearOperator) -> EigenDecomposition:
         """Solve, in a thread of its own."""
         with self._turn:
             try:
+                self._require_no_error()
                 return solver.solve(part)
+            except BaseException as error:
+                self.fail(error)
+                raise
             finally:
                 self._running.discard(name)
                 self._turn.notify_all()
@@ -102,32 +115,29 @@ class _Exchange:
         """A X, together with what the others ask for."""
         self._asked[name] = X
         self._turn.notify_all()
-        self._turn.wait_for(lambda: name in self._answered or self._error is not None)
-        if name not in self._answered:
-            raise _InterruptedError("a product of the operator failed") from self._error
+        self._turn.wait_for(lambda: name in self._answered or self.error is not None)
+        self._require_no_error()
         return self._answered.pop(name)
+
+    def _require_no_error(self) -> None:
+        if self.error is not None:
+            raise _InterruptedError("another block has failed") from self.error
 
     @torch.no_grad()
     def serve(self) -> None:
         """Multiply until no solver is left."""
         with self._turn:
-            try:
-                while True:
-                    self._turn.wait_for(lambda: len(self._asked) == len(self._running))
-                    if not self._running:
-                        return
-                    self._answer()
-            except BaseException as error:
-                self._error = error
-                self._turn.notify_all()
-                if not isinstance(error, Exception):  # an interruption is not a solver's own
-                    raise
+            while True:
+                self._turn.wait_for(lambda: len(self._asked) == len(self._running) or self.error is not None)
+                if not self._running or self.error is not None:
+                    return
+                self._answer()
 
     def _answer(self) -> None:
         names, widths = list(self._asked), [X.shape[1] for X in self._asked.values()]
         together = torch.cat([X.mT for X in self._asked.values()]).mT
         self._asked.clear()
-        products = torch.split(self._A @ together, widths, dim=1)
+        products = torch.split(self.A @ together, widths, dim=1)
         self._bar.update(sum(widths))
         self._answered = dict(zip(names, products, strict=True))
         self._turn.notify_all()
@@ -138,8 +148,14 @@ class _Compression(LinearOperator):
 
     def __init__(self, exchange: _Exchange, name: str, A: LinearOperator, subspace: Subspace) -> None:
         self._exchange, self._name, self._basis = exchange, name, subspace.basis
-        restricted = A.restricted(subspace)
-        super().__init__(restricted.shape, A.dtype, A.device, restricted.structure)
+        self._restricted = A.restricted(subspace)
+        super().__init__(self._restricted.shape, A.dtype, A.device, self._restricted.structure)
+
+    def factor(self) -> LinearOperator:
+        return self._restricted.factor()
+
+    def __repr__(self) -> str:
+        return f"<block {self._name!r} {self.shape[0]}x{self.shape[0]} of {self._exchange.A}>"
 
     def _matmat(self, X: Tensor) -> Tensor:
         return self._basis.T @ self._exchange.product(self._name, self._basis @ X)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import EigenSubspace, Hessian
+from ..linops import EigenSubspace, Hessian, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..metrics import overlap_curve
-from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
+from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
 from .files import LOCK, locked, read_json, write_json
 from .problems import Problem
 from .records import FORMAT, record_of
 from .tables import reached_k
+from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint, train
 
 SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
@@ -86,9 +87,10 @@ class StudyOptions:
 class OverlapStudy:
     """Trains a network, and at steps along the way compares its largest weights with its top Hessian eigenspace.
 
-    A folder holds the study: ``study.json`` says what it is of, ``checkpoints/`` the training, ``records/`` one file a
-    step and split, ``results.json`` all of them. Each file appears whole or not at all, so that a run that was
-    interrupted goes on where it stopped and loses at most the record it was at; a run that was finished does nothing.
+    A folder holds the study: ``study.json`` says what it is of, ``checkpoints/`` the training, ``eigenspaces/`` and
+    ``records/`` one file a step and split, ``tracking/`` how the steps compare, ``results.json`` all numbers. Each file
+    appears whole or not at all, so that a run that was interrupted goes on where it stopped and loses at most the
+    record it was at; a run that was finished does nothing.
 
     Args:
         problem: the network, its data and its training.
@@ -153,7 +155,8 @@ class OverlapStudy:
         with tqdm(pairs, desc="records", unit="record", disable=not progress) as bar:
             for checkpoint, split in bar:
                 on_record(self._record(checkpoint, split, progress))
-        results = self.results()
+        tracking = {split: self._tracking(checkpoints, split) for split in SPLITS[self.options.split]}
+        results = {**self.results(), "tracking": tracking}
         write_json(results, self.directory / "results.json")
         return results
 
@@ -189,11 +192,12 @@ class OverlapStudy:
     # -- records ------------------------------------------------------------------------------------------------------
 
     def _record(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
-        path = self.directory / "records" / f"{checkpoint.step:08d}-{split}.json"
+        path = self._path(checkpoint.step, split)
         if path.exists():
             return self._read_record(path)
         model = checkpoint.restore(self.problem, self.data, device=self.options.device)
-        record = {"step": checkpoint.step, "split": split, **self._measure(model, split, progress)}
+        measured = self._measure(self._hessian(model, split), self._eigenspace(checkpoint.step, split), progress)
+        record = {"step": checkpoint.step, "split": split, **measured}
         write_json({"of": self._identity(), **record}, path)
         return record
 
@@ -207,12 +211,39 @@ class OverlapStudy:
             raise ValueError(f"{path} is not a record of this study: remove it, and it is measured anew")
         return record
 
-    def _measure(self, model: nn.Module, split: str, progress: bool) -> dict[str, Any]:
+    def _path(self, step: int, split: str) -> Path:
+        """The file of the record at a step."""
+        return self.directory / "records" / f"{step:08d}-{split}.json"
+
+    def _eigenspace(self, step: int, split: str) -> Path:
+        """The file of the eigenpairs at a step."""
+        return self.directory / "eigenspaces" / f"{step:08d}-{split}.npz"
+
+    def _tracking(self, checkpoints: Sequence[Checkpoint], split: str) -> dict[str, Any]:
+        """The eigenspaces and masks of all steps beside one another: see `EigenspaceTracker.to_dict`."""
+        path = self.directory / "tracking" / f"{split}.json"
+        if path.exists():
+            return self._read_record(path)
+        tracker = EigenspaceTracker(SOLVERS[self.options.solver](self.options.k, self.options.seed))
+        for checkpoint in checkpoints:
+            file = self._eigenspace(checkpoint.step, split)
+            if not file.exists():
+                raise ValueError(
+                    f"{file} is missing: remove {self._path(checkpoint.step, split)}, and both are made anew"
+                )
+            H = self._hessian(checkpoint.restore(self.problem, self.data, device=self.options.device), split)
+            eig = EigenDecomposition.load(file, self.options.device)
+            tracker.add(Snapshot(checkpoint.step, eig, {"magnitude": magnitude(H.parameters)}, H.gradient()))
+        found = tracker.to_dict(reached_k(self.problem.table_k, self.options.k))
+        write_json({"of": self._identity(), **found}, path)
+        return self._read_record(path)
+
+    def _hessian(self, model: nn.Module, split: str) -> Hessian:
         dtype = DTYPES[self.options.dtype]
         inputs, targets = self.data.hessian[split]
         inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
         # A plan that is given, not found by a timed trial: a study that is run again has the same numbers to the bit.
-        H = Hessian(
+        return Hessian(
             model,
             self.problem.loss,
             (inputs, targets),
@@ -220,9 +251,12 @@ class OverlapStudy:
             chunk_size=_COLUMNS_AT_ONCE,
             micro_batch_size=len(targets),
         )
+
+    def _measure(self, H: Hessian, eigenspace: Path, progress: bool) -> dict[str, Any]:
         eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
         if len(eig.eigenvalues) < self.options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
+        eig.save(eigenspace)
         record = {
             "loss": H.loss(),
             **record_of(H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
@@ -255,7 +289,8 @@ class OverlapStudy:
                 stack.enter_context(locked(self.directory))
                 self._refuse_others()
                 write_json(self._identity(), self.directory / "study.json")  # of an old study too: can it be written?
-                (self.directory / "records").mkdir(exist_ok=True)
+                for folder in ("records", "eigenspaces", "tracking"):
+                    (self.directory / folder).mkdir(exist_ok=True)
             except OSError as error:
                 raise OSError(
                     f"{self.directory} cannot be written ({error.strerror or error}): choose another folder"

@@ -74,6 +74,7 @@ def plot_overlap_matrix(
     labels: Sequence[object],
     other_labels: Sequence[object] | None = None,
     title: str = "overlap",
+    highest: float = 1.0,
 ) -> None:
     """A heat map of overlaps in [0, 1], such as those of eigenspaces at every step of a training with one another.
 
@@ -86,6 +87,7 @@ def plot_overlap_matrix(
         labels: of the r rows, such as steps; the first is on top.
         other_labels: of the c columns; by default the same.
         title: above the panel.
+        highest: the overlap at which the colours end, to tell small ones apart.
 
     Raises:
         ValueError: labels that are not as many as rows and columns, or a number outside [0, 1].
@@ -94,7 +96,7 @@ def plot_overlap_matrix(
     outside = (values < -1e-6) | (values > 1 + 1e-6)
     if outside.any():
         raise ValueError(f"an overlap is in [0, 1], got {values[outside][0]:.6g}")
-    _heat_map(axes, values, labels, labels if other_labels is None else other_labels, highest=1.0)
+    _heat_map(axes, values, labels, labels if other_labels is None else other_labels, highest)
     axes.set_title(title)
 
 

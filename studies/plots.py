@@ -34,6 +34,7 @@ from .findings import SPLIT_NAMES, records_of, splits
 from .layer_plots import composition_figure, energy_figure
 from .records import LEVEL
 from .tables import RecordedLevel, TableRow, table_rows, text
+from .tracking_plots import tracking_figure
 
 
 def save_figures(results: dict[str, Any], directory: Path) -> list[StudyFigure]:
@@ -70,6 +71,7 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
             _by_step(records, results["table_k"]),
             _by_k(records),
             energy_figure(results, records),
+            *([tracking_figure(results, split)] if len(records) > 1 else []),
             _spectrum(records),
             _residuals(records),
         ]

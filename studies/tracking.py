@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +38,24 @@ class Snapshot:
     eig: EigenDecomposition
     scores: dict[str, Tensor]
     gradient: Tensor | None
-    others: dict[str, EigenDecomposition]
-    layers: dict[str, EigenDecomposition]
+    others: dict[str, EigenDecomposition] = attrs.field(factory=dict)
+    layers: dict[str, EigenDecomposition] = attrs.field(factory=dict)
 
     def gradient_share(self) -> Tensor:
         """The share of ‖g‖² in the span of the first k eigenvectors for every k = 1, ..., K, (K,) float64.
 
-        A random direction has the share k / n.
+        A random direction has the share k / n; a zero gradient has none, and NaN.
 
         Raises:
-            ValueError: no gradient, or a zero one.
+            ValueError: no gradient.
 
         Source: Gur-Ari, Roberts & Dyer (2018), Gradient descent happens in a tiny subspace.
         """
         if self.gradient is None:
             raise ValueError(f"the snapshot at step {self.step} has no gradient; give it to record(gradient=)")
-        squared = float(self.gradient.double().square().sum())
-        if squared == 0:
-            raise ValueError(f"the gradient at step {self.step} is zero and has no direction")
-        return (self.eig.eigenvectors.mT @ self.gradient).double().square().cumsum(0) / squared
+        gradient = self.gradient.to(self.eig.eigenvectors)
+        squared = gradient.double().square().sum()
+        return (self.eig.eigenvectors.mT @ gradient).double().square().cumsum(0) / squared
 
     def __repr__(self) -> str:
         return f"<Snapshot at step {self.step}: {self.eig!r}>"
@@ -110,18 +110,27 @@ class EigenspaceTracker:
             progress: whether solvers show bars.
 
         Raises:
-            TypeError: as the solver.
-            ValueError: as the solver; a step that is not later, another n than before, or scores of another size.
+            TypeError: as the solver; a step that is no integer.
+            ValueError: as the solver; a step that is not later, another n than before, other names than in the records
+                before, scores of another size or with NaN, or other operators of another size.
 
         Cost: a solve for each operator and layer; a product for a column of a layer is one of the whole operator.
         """
-        self._require_next(step, operator)
+        step = index(step)
+        self._require_next(step, operator.shape[0], repr(operator))
         if isinstance(operator, CurvatureOperator):
             scores = {"magnitude": magnitude(operator.parameters)} if scores is None else scores
             gradient = operator.gradient() if gradient is None else gradient
+        self._require_same_contents(_contents(scores, gradient, others, layers))
         for name, values in [*(scores or {}).items(), *([] if gradient is None else [("gradient", gradient)])]:
-            if values.shape != (operator.shape[0],):
-                raise ValueError(f"{name} has shape {tuple(values.shape)}, {operator} takes ({operator.shape[0]},)")
+            if not isinstance(values, Tensor) or values.shape != (operator.shape[0],):
+                shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise ValueError(f"{name} has shape {shape}, {operator} takes a tensor ({operator.shape[0]},)")
+            if bool(values.isnan().any()):
+                raise ValueError(f"{name} holds NaN at step {step}; mend the model first")
+        for name, other in (others or {}).items():
+            if other.shape != operator.shape or other.dtype != operator.dtype:
+                raise ValueError(f"{name!r}, {other}, is not comparable with {operator}: another shape or dtype")
         snapshot = Snapshot(
             step,
             self.solver.solve(operator, self._start(), progress),
@@ -130,8 +139,18 @@ class EigenspaceTracker:
             {name: self.solver.solve(other, self._start(name), progress) for name, other in (others or {}).items()},
             solve_diagonal_blocks(self._solver_of, operator, layers, progress=progress) if layers else {},
         )
-        self.snapshots.append(snapshot)
+        self.add(snapshot)
         return snapshot
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keeps what was found elsewhere, such as eigenpairs that were loaded from files.
+
+        Raises:
+            ValueError: a step that is not later, another n than before, or other names than in the records before.
+        """
+        self._require_same_contents(_contents(snapshot.scores, snapshot.gradient, snapshot.others, snapshot.layers))
+        self._require_next(snapshot.step, snapshot.eig.eigenvectors.shape[0], repr(snapshot))
+        self.snapshots.append(snapshot)
 
     @property
     def steps(self) -> list[int]:
@@ -170,6 +189,7 @@ class EigenspaceTracker:
 
     def gradient_shares(self) -> Tensor:
         """`Snapshot.gradient_share` of every step, (T, K) float64."""
+        self._require_records()
         return torch.stack([snapshot.gradient_share() for snapshot in self.snapshots])
 
     def to_dict(self, ks: Iterable[int]) -> dict[str, Any]:
@@ -178,8 +198,7 @@ class EigenspaceTracker:
         Raises:
             ValueError: nothing recorded, or a k beyond what was solved for.
         """
-        if not self.snapshots:
-            raise ValueError("nothing was recorded yet")
+        self._require_records()
         first = self.snapshots[0]
         result: dict[str, Any] = {
             "steps": self.steps,
@@ -214,15 +233,27 @@ class EigenspaceTracker:
         steps = f"steps {self.steps[0]} … {self.steps[-1]}" if self.snapshots else "nothing yet"
         return f"<EigenspaceTracker of {len(self.snapshots)} records, {steps}: {self.solver!r}>"
 
-    def _require_next(self, step: int, operator: LinearOperator) -> None:
+    def _require_next(self, step: int, size: int, what: str) -> None:
         if not self.snapshots:
             return
         last = self.snapshots[-1]
         if step <= last.step:
             raise ValueError(f"records go forward: step {step} does not come after {last.step}")
         n = last.eig.eigenvectors.shape[0]
-        if operator.shape[0] != n:
-            raise ValueError(f"{operator} is of another dimension than the records before, {n}")
+        if size != n:
+            raise ValueError(f"{what} is of another dimension than the records before, {n}")
+
+    def _require_same_contents(self, contents: dict[str, list[str]]) -> None:
+        if not self.snapshots:
+            return
+        first = self.snapshots[0]
+        wanted = _contents(first.scores, first.gradient, first.others, first.layers)
+        if contents != wanted:
+            raise ValueError(f"all records hold the same: the first one {wanted}, this one {contents}")
+
+    def _require_records(self) -> None:
+        if not self.snapshots:
+            raise ValueError("nothing was recorded yet")
 
     def _start(self, name: str | None = None) -> EigenSubspace | None:
         """The last eigenspace of an operator, the followed one or one of the others, where starting from it pays."""
@@ -239,20 +270,30 @@ class EigenspaceTracker:
         return attrs.evolve(self.solver, k=min(self.solver.k, n))
 
     def _eigenspaces(self, k: int) -> list[Subspace]:
+        self._require_records()
         return [snapshot.eig.subspace.leading(k) for snapshot in self.snapshots]
 
     def _masks(self, name: str, k: int) -> list[Subspace]:
-        dtype = self.snapshots[0].eig.eigenvectors.dtype
         scores = self._named(name, "scores", lambda snapshot: snapshot.scores)
+        dtype = self.snapshots[0].eig.eigenvectors.dtype
         return [MaskSubspace.top_k(each, k).to(dtype=dtype) for each in scores]
 
     def _named(self, name: str, kind: str, find: Callable[[Snapshot], dict[str, Any]]) -> list[Any]:
         """What all snapshots have by that name."""
+        self._require_records()
         for snapshot in self.snapshots:
             if name not in find(snapshot):
                 known = ", ".join(find(snapshot)) or "none"
                 raise ValueError(f"step {snapshot.step} has no {kind} {name!r}; it has {known}")
         return [find(snapshot)[name] for snapshot in self.snapshots]
+
+
+def _contents(
+    scores: Mapping[str, Any] | None, gradient: Any, others: Mapping[str, Any] | None, layers: Mapping[str, Any] | None
+) -> dict[str, list[str]]:
+    """The names of what a record holds beside the eigenpairs."""
+    named = {"scores": scores, "others": others, "layers": layers, "gradient": None if gradient is None else {"it": 0}}
+    return {kind: sorted(held or {}) for kind, held in named.items()}
 
 
 def _matrix(rows: list[Subspace], columns: list[Subspace]) -> Tensor:

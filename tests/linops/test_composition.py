@@ -98,3 +98,8 @@ class TestParts:
     def test_of_something_else(self):
         with pytest.raises(ValueError, match="got 'layer'"):
             MaskSubspace.parts(ParameterSpace(self.model), "layer")
+
+    def test_tensors_without_entries_are_left_out(self):
+        model = nn.Linear(2, 2)
+        model.empty = nn.Parameter(torch.zeros(0, 4))
+        assert list(MaskSubspace.parts(ParameterSpace(model))) == ["weight", "bias"]

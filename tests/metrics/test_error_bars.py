@@ -85,8 +85,16 @@ class TestOverlapInterval:
         for norm in (-1.0, math.nan):
             with pytest.raises(ValueError, match="a number >= 0, got"):
                 overlap_interval(A, B, norm)
-        with pytest.raises(ValueError, match="expected 3 bounds >= 0 of sines"):
-            overlap_curve_interval(torch.arange(9.0), B, torch.zeros(2))
+        for few in (torch.zeros(2), [0.1, 0.1, 0.1]):
+            with pytest.raises(ValueError, match="expected a tensor of 3 bounds of sines"):
+                overlap_curve_interval(torch.arange(9.0), B, few)
+        with pytest.raises(ValueError, match="numbers >= 0, got some that are not"):
+            overlap_curve_interval(torch.arange(9.0), B, torch.tensor([0.1, math.nan, 0.2]))
+
+    def test_a_space_and_itself(self):
+        """Bases are orthonormal to rounding only, the interval is in order for all that."""
+        B = OrthonormalSubspace.random(50, 3, seed=1)
+        assert overlap_interval(B, B, 0.0) == (1.0, 1.0)
 
 
 class TestJackknife:
@@ -165,6 +173,14 @@ class TestJackknife:
         low, high = found.interval()
         assert bool((low < found.overlap).all() and (found.overlap < high).all())
         assert "over 6 parts of the data" in repr(found)
+
+    def test_parts_without_which_eigenvectors_vanish(self):
+        blocks = [torch.zeros(12, 12, dtype=torch.float64) for _ in range(3)]
+        for number, block in enumerate(blocks):
+            block.diagonal()[4 * number : 4 * number + 4] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+        B = self._eigenspace(torch.stack(blocks).mean(0), 12)
+        with pytest.raises(ValueError, match=r"8 of 12 eigenvectors are left .* B\.leading\(8\)"):
+            overlap_jackknife(torch.arange(12).double(), B, [Dense(block, es.Structure.SYMMETRIC) for block in blocks])
 
     def test_bad_input(self):
         parts = self._parts(3, 3)

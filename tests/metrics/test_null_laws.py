@@ -63,6 +63,19 @@ class TestUnderTheNull:
             covered.append(low <= level.observed <= high)
         assert_uniform_and_covering(p_values, covered)
 
+    def test_a_single_axis_among_thousands(self, device):
+        """The overlap with one axis is 0 or 1 / √m: its law is that of a coin, however many coordinates are drawn."""
+        axis = OrthonormalSubspace(torch.eye(10_000, 1, dtype=torch.float64, device=device))
+        hit, missed = (
+            chance(MaskSubspace((torch.arange(10_000, device=device) - start) % 10_000 < 2000, torch.float64), axis)
+            for start in (0, 5)
+        )
+        # Five standard errors of 9,999 draws.
+        assert hit.p_value() == pytest.approx(0.2, abs=0.02)
+        assert (hit.p_value("less"), missed.p_value()) == (1, 1)
+        assert missed.p_value("less") == pytest.approx(0.8, abs=0.02)
+        assert hit.interval() == pytest.approx((0, 2000**-0.5))
+
     def test_the_normal_law_would_not_do(self, device):
         subspace = uneven(300, 12, 2, device)
         masks = [MaskSubspace.random(300, 3, seed=seed, dtype=torch.float64, device=device) for seed in range(DRAWN)]
@@ -227,6 +240,48 @@ class TestLaws:
         assert level.p_value() == level.p_value("less") == level.p_value("two-sided") == 1
         assert level.interval() == (level.mean, level.mean)
 
+    def test_no_p_value_is_zero(self, device):
+        mask = MaskSubspace(torch.arange(100_000, device=device) < 1000)
+        assert chance(mask, mask).p_value() == 1e-28
+        for seed in range(5):
+            line = OrthonormalSubspace.random(2, 1, seed=seed, device=device)
+            # Equal to rounding: as far as single precision tells, an angle of 1e-3, which one line in 700 has.
+            assert 1e-5 < chance(line, line, null="haar").p_value() < 3e-3
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_masks_of_any_dtype_are_counted(self, dtype, device):
+        levels = []
+        for each in (torch.float32, dtype):
+            A, B = (MaskSubspace(torch.arange(1000, device=device) < size, each) for size in (500, 990))
+            levels.append(chance(A, B))
+        assert levels[0].std == levels[1].std > 0
+        assert levels[0].p_value() == levels[1].p_value()
+
+    def test_what_is_left_of_a_stratum_is_exact(self, device):
+        """More than half of a stratum is drawn as what a sample leaves of it, and may leave nothing."""
+        index = torch.arange(12, device=device)
+        mask = MaskSubspace((index >= 3) & (index < 10), torch.float64)
+        for seed in range(20):
+            v = torch.zeros(12, 1, dtype=torch.float64)
+            v[:3, 0] = torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            level = chance(mask, OrthonormalSubspace((v / v.norm()).to(device)))
+            exact = math.comb(9, 7) / math.comb(12, 7)  # the three are all left out
+            assert level.p_value("less") == pytest.approx(exact, abs=5 * math.sqrt(exact / 9999))
+
+    def test_entries_that_are_not_numbers(self, device):
+        vectors = torch.eye(20, 3, device=device)
+        vectors[0, 0] = torch.nan
+        B = EigenSubspace(vectors, torch.ones(3, device=device), check=False)
+        with pytest.raises(ValueError, match="entries that are not finite"):
+            chance(MaskSubspace.random(20, 3, device=device), B)
+        with pytest.raises(ValueError, match="entries that are not finite"):
+            chance_curve(torch.arange(20.0, device=device).flip(0), B)
+
+    def test_a_band_of_too_few_draws(self, device):
+        curve = chance_curve(torch.arange(200.0, device=device), uneven(200, 60, 1, device), draws=50)
+        with pytest.raises(ValueError, match="50 draws are too few for a band"):
+            curve.band()
+
 
 class TestSamples:
     @pytest.mark.parametrize(("size", "count"), [(5, 2), (5, 4), (6, 3)])
@@ -263,6 +318,13 @@ class TestPermutationTest:
         level = permutation_test(lambda mask: geodesic(mask, subspace), close, draws=199)
         assert level.p_value("less") == 1 / 200
         assert level.z < -2
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+    def test_the_dtype_of_the_mask_does_not_round_the_statistic(self, dtype, device):
+        mask = MaskSubspace(torch.arange(50, device=device) >= 40, dtype)
+        level = permutation_test(lambda each: 0.9 + 1e-4 * float(each.indices.sum()), mask)
+        assert level.std > 0
+        assert level.p_value() == 1 / 1000
 
     def test_of_a_constant(self, device):
         level = permutation_test(lambda mask: 0.1 * mask.dim, MaskSubspace.random(9, 3, device=device))

@@ -48,6 +48,15 @@ def test_subspaces_of_any_kind():
     assert float(residual.abs().max()) < 1e-12
 
 
+def test_factors_are_those_of_the_compressions():
+    R = torch.randn(9, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    A = es.as_operator(R)
+    subspace = MaskSubspace(torch.arange(60) < 20, torch.float64)
+    found = solve_diagonal_blocks(lambda n: es.GramEigh(k=3), A.T @ A, {"block": subspace})["block"]
+    alone = es.GramEigh(k=3).solve((A.T @ A).restricted(subspace))
+    torch.testing.assert_close(found.eigenvalues, alone.eigenvalues)
+
+
 def test_passes_are_those_of_the_slowest():
     A = Counted(symmetric(120))
     found = solve_diagonal_blocks(lambda n: es.BlockLanczos(k=4), A, masks(20, 70, 30))
@@ -99,6 +108,29 @@ class TestBadInput:
     def test_a_solver_that_refuses(self):
         with pytest.raises(ValueError, match=r"k=5 eigenpairs were asked of .*, which has 4"):
             solve_diagonal_blocks(lambda n: es.BlockLanczos(k=5), symmetric(24), masks(20, 4))
+
+    def test_a_solver_that_is_none(self):
+        with pytest.raises(TypeError, match="gives an EigenSolver, got int for block 'block 0'"):
+            solve_diagonal_blocks(lambda n: 5, symmetric(24), masks(20, 4))
+
+    def test_one_error_ends_all(self):
+        A = Counted(symmetric(200))
+        with pytest.raises(ValueError, match="has 4"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=10), A, masks(4, 196))
+        assert A.products < 100
+
+    def test_a_thread_that_does_not_start(self, monkeypatch):
+        start, names = threading.Thread.start, []
+
+        def failing(thread):
+            names.append(thread.name)
+            if len(names) > 2:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", failing)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=3), symmetric(60), masks(20, 20, 20))
 
     def test_a_product_that_fails(self):
         class Broken(LinearOperator):

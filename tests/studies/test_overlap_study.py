@@ -234,10 +234,34 @@ def test_a_folder_in_use_is_refused(tmp_path):
 def test_a_folder_that_became_another_study_is_refused(tmp_path):
     early = OverlapStudy(SMALL, options(), tmp_path)
     (tmp_path / "study.json").unlink()
-    (tmp_path / "records").rmdir()
+    for folder in ("records", "eigenspaces", "tracking"):
+        (tmp_path / folder).rmdir()
     run(tmp_path, seed=1)
     with pytest.raises(ValueError, match="another study"):
         early.run()
+
+
+def test_steps_are_compared_with_one_another(tmp_path):
+    results = run(tmp_path, split="both")
+    assert list(results["tracking"]) == ["train", "test"]
+    for split, tracking in results["tracking"].items():
+        assert tracking["steps"] == [0, 2, 4]
+        records = {record["step"]: record for record in results["records"] if record["split"] == split}
+        for k, found in ((2, tracking["by_k"]["2"]), (6, tracking["by_k"]["6"])):
+            for place, step in enumerate(tracking["steps"]):
+                diagonal = found["masks_with_eigenspaces"]["magnitude"][place][place]
+                assert diagonal == pytest.approx(records[step]["overlap"][k - 1], abs=1e-12)
+                assert found["eigenspaces"][place][place] == pytest.approx(1)
+
+
+def test_a_missing_eigenspace_says_what_to_do(tmp_path):
+    run(tmp_path)
+    sorted((tmp_path / "eigenspaces").iterdir())[1].unlink()
+    (tmp_path / "tracking" / "train.json").unlink()
+    with pytest.raises(ValueError, match=r"is missing: remove .*00000002-train.json, and both are made anew"):
+        run(tmp_path)
+    (tmp_path / "records" / "00000002-train.json").unlink()
+    run(tmp_path)
 
 
 def test_a_foreign_or_damaged_record_is_refused(tmp_path):

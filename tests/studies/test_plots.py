@@ -17,7 +17,16 @@ from eigenspan.studies import plots
 from eigenspan.studies.drawing import write_figure
 from eigenspan.studies.plots import save_figures
 
-NAMES = ["overlap-by-step", "overlap-by-k", "energy-by-layer", "spectrum", "residuals", "exact", "mask-by-layer"]
+NAMES = [
+    "overlap-by-step",
+    "overlap-by-k",
+    "energy-by-layer",
+    "through-training",
+    "spectrum",
+    "residuals",
+    "exact",
+    "mask-by-layer",
+]
 UNKNOWN = {name: [None] * 6 for name in ("mean", "std", "low", "high", "p_value")}
 
 
@@ -194,8 +203,23 @@ def test_layers_of_the_mask_are_those_of_the_first_and_last_record(results, draw
 def test_two_splits_have_one_figure_of_the_mask(results, tmp_path, unwritten):
     both = copy.deepcopy(results)
     both["records"] += [record | {"split": "test"} for record in both["records"]]
+    both["tracking"]["test"] = both["tracking"]["train"]
     names = [one.name for one in save_figures(both, tmp_path)]
     assert names == [*(f"{name}-{split}" for split in ("train", "test") for name in NAMES[:-1]), "mask-by-layer"]
+
+
+def test_steps_are_compared_with_one_another(results, drawn):
+    at_k = results["tracking"]["train"]["by_k"]["6"]
+    for title, matrix in (
+        ("eigenvectors with eigenvectors, k = 6", at_k["eigenspaces"]),
+        ("masks with masks, k = 6", at_k["masks"]["magnitude"]),
+        ("mask (row) with eigenvectors (column), k = 6", at_k["masks_with_eigenspaces"]["magnitude"]),
+    ):
+        image = panel(drawn, "through-training", title).images[0]
+        np.testing.assert_array_equal(image.get_array(), matrix)
+    lines = drawn_lines(panel(drawn, "through-training", "share of the gradient"), 3)[:2]
+    for line, shares in zip(lines, results["tracking"]["train"]["gradient_shares"], strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), shares)
 
 
 def test_the_spectrum_tells_signs_apart_on_a_logarithmic_axis(results, drawn):
@@ -251,7 +275,7 @@ def test_every_figure_has_words_and_no_labels_that_overlap(drawn):
 
 def test_a_single_record_and_a_single_k(single, tmp_path):
     figures = {one.name: one for one in save_figures(single, tmp_path)}
-    assert list(figures) == [name for name in NAMES if name != "exact"]
+    assert list(figures) == [name for name in NAMES if name not in ("exact", "through-training")]
     (record,) = single["records"]
     axes = panel(figures, "overlap-by-step", "overlap at k = 1")
     assert line(axes, "overlap").get_ydata() == record["overlap"]

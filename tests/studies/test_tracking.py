@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy
 import pytest
 import torch
 from study_cases import small_data, small_model
@@ -167,12 +168,15 @@ class TestBadInput:
             tracker.record(4, Dense(torch.eye(5), Structure.SYMMETRIC))
         for name, given in (("odd", {"scores": {"odd": torch.ones(3)}}), ("gradient", {"gradient": torch.ones(3)})):
             with pytest.raises(ValueError, match=rf"{name} has shape \(3,\)"):
-                tracker.record(4, A, **given)
+                EigenspaceTracker(es.DenseEigh(k=2)).record(4, A, **given)
         with pytest.raises(ValueError, match=r"leading\(j\) takes 1 <= j <= 2, got 3"):
             tracker.eigenspaces(3)
 
     def test_what_was_not_recorded(self):
         tracker, A = EigenspaceTracker(es.DenseEigh(k=2)), Dense(torch.eye(4), Structure.SYMMETRIC)
+        for ask in (lambda: tracker.eigenspaces(1), lambda: tracker.masks("one", 1), tracker.gradient_shares):
+            with pytest.raises(ValueError, match="nothing was recorded yet"):
+                ask()
         tracker.record(0, A, scores={"one": torch.arange(4.0)})
         with pytest.raises(ValueError, match="step 0 has no scores 'two'; it has one"):
             tracker.masks("two", 1)
@@ -180,6 +184,23 @@ class TestBadInput:
             tracker.with_others("ggn")
         with pytest.raises(ValueError, match="step 0 has no gradient"):
             tracker.gradient_shares()
-        tracker.record(1, A, gradient=torch.zeros(4))
-        with pytest.raises(ValueError, match="is zero and has no direction"):
-            tracker.snapshots[1].gradient_share()
+
+    def test_records_that_differ(self):
+        tracker, A = EigenspaceTracker(es.DenseEigh(k=2)), Dense(torch.eye(4), Structure.SYMMETRIC)
+        tracker.record(0, A, scores={"one": torch.arange(4.0)})
+        with pytest.raises(ValueError, match="all records hold the same: the first one"):
+            tracker.record(1, A, scores={"two": torch.arange(4.0)})
+        with pytest.raises(ValueError, match="one holds NaN at step 1"):
+            tracker.record(1, A, scores={"one": torch.full((4,), torch.nan)})
+        other = Dense(torch.eye(5), Structure.SYMMETRIC)
+        with pytest.raises(ValueError, match=r"'b', .* is not comparable with"):
+            EigenspaceTracker(es.DenseEigh(k=2)).record(0, A, others={"b": other})
+        with pytest.raises(TypeError, match="integer"):
+            tracker.record(1.5, A, scores={"one": torch.arange(4.0)})
+
+    def test_a_zero_gradient_has_no_direction(self, tmp_path):
+        tracker, A = EigenspaceTracker(es.DenseEigh(k=2)), Dense(torch.eye(4), Structure.SYMMETRIC)
+        tracker.record(numpy.int64(1), A, gradient=torch.zeros(4))
+        assert bool(tracker.gradient_shares().isnan().all())
+        tracker.save(tmp_path / "tracking.json", [1])
+        assert json.loads((tmp_path / "tracking.json").read_text())["gradient_shares"] == [[None, None]]
