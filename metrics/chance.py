@@ -21,6 +21,7 @@ from ..linops.subspace import Subspace
 from .angles import check_pair
 from .laws import BetaLaw, ConstantLaw, DrawnLaw, LatticeLaw, Law
 from .nulls import (
+    SINGLE,
     StratifiedSums,
     as_labels,
     central,
@@ -163,6 +164,12 @@ def chance(
             f"chance levels are those of a MaskSubspace, got {type(A).__name__} as the first argument; "
             "for two subspaces of any kind choose null='haar'"
         )
+    return _against_masks(A, B, strata, null, draws, seed)
+
+
+def _against_masks(
+    A: MaskSubspace, B: Subspace, strata: Tensor | None, null: str, draws: int, seed: int
+) -> ChanceLevel:
     labels = as_labels(strata, A.ambient_dim, B)
     rounding = rounding_of(B)
     sums = StratifiedSums(labels, rounding)
@@ -174,7 +181,7 @@ def chance(
     scale = math.sqrt(A.dim * B.dim)
     mean, std = (float(moment) / scale for moment in sums.moments(counts))
     observed = float(leverage[A.indices].sum()) / scale
-    sizes, number = sums.sizes, sums.strata
+    sizes, number = sums.sizes, sums.strata  # all that the law needs of the sums: it may be kept for long
     # What is left of a stratum is its total less a sample: of equal numbers there may remain roundings in float64.
     slack = 64 * torch.finfo(torch.float64).eps * float(leverage.sum()) / scale
 
@@ -231,11 +238,10 @@ def permutation_test(
     observed = float(statistic(mask))
     if not (math.isfinite(observed) and numpy.isfinite(values).all()):
         raise ValueError("the statistic is not finite for every mask, so that it has no mean to compare with")
-    rounding = 16 * torch.finfo(torch.float32).eps  # statistics are computed in single precision or better
     std = float(values.std(ddof=1)) if draws > 1 else 0.0
-    std = std if std > rounding * abs(float(values.mean())) else 0.0
+    std = std if std > SINGLE * abs(float(values.mean())) else 0.0
     return ChanceLevel(
-        null, int((sizes > 0).sum()), observed, float(values.mean()), std, lambda: DrawnLaw(values, rounding)
+        null, int((sizes > 0).sum()), observed, float(values.mean()), std, lambda: DrawnLaw(values, SINGLE)
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..linops.lattice import triangular_factor
 from ..linops.mask import ranking
 from ..linops.operator import LinearOperator
 from ..linops.subspace import EigenSubspace, Subspace
@@ -19,7 +20,6 @@ from .nulls import central
 from .overlap import accumulated, overlap, overlap_curve
 
 _AGREEMENT = 1e-2  # of the parts with the eigenvalues: far above a solver's tolerance, far below another Hessian's
-_ROWS = 1 << 16  # of a Gram matrix at a time, in float64
 
 
 def overlap_interval(A: Subspace, B: Subspace, sine_norm: float) -> tuple[float, float]:
@@ -184,20 +184,16 @@ def _curve_after_step(A: Tensor | EigenSubspace, B: EigenSubspace, images: Tenso
     values, mixing = torch.linalg.eigh((projected + projected.mT) / 2)
     mixing = mixing[:, values.abs().argsort(descending=True)]
     found = images @ mixing.to(images)
-    # Columns of unit length are nearly orthogonal, so that their Gram matrix tells what is missing: Cholesky QR.
-    gram = torch.zeros(B.dim, B.dim, dtype=torch.float64, device=B.device)
-    for piece in found.split(_ROWS):
-        gram += piece.double().mT @ piece.double()
-    lengths = gram.diagonal().sqrt()
-    held = int((lengths > 100 * torch.finfo(images.dtype).eps * lengths.max()).sum())
+    triangle = triangular_factor(found)
+    heights = triangle.diagonal().abs()  # of the columns over those before
+    held = int((heights > 100 * torch.finfo(images.dtype).eps * heights.max()).sum())
     if held < B.dim:
         raise ValueError(
             f"without one of the parts {held} of {B.dim} eigenvectors are left that products tell from rounding "
             f"errors, or products are not finite: take B.leading({max(held, 1)}) or less, or larger parts"
         )
-    triangle = torch.linalg.cholesky(gram / (lengths[:, None] * lengths), upper=True)
     products = found[ranking(A, K)] if isinstance(A, Tensor) else A.vectors[:, :K].mT @ found
-    products = torch.linalg.solve_triangular(triangle, products.double() / lengths, upper=True, left=False)
+    products = torch.linalg.solve_triangular(triangle, products.double(), upper=True, left=False)
     return accumulated(products[:, :K])
 
 

@@ -17,13 +17,15 @@ ALTERNATIVES = ("greater", "less", "two-sided")
 """What a p-value is of, as SciPy names it: more than by chance, less, or either."""
 
 _ROUNDINGS = 16
+SINGLE = _ROUNDINGS * torch.finfo(torch.float32).eps
+"""By how much a number that was computed in single precision or better may be off, relative."""
 
 
 def rounding_of(subspace: Subspace) -> float:
     """By how much the leverages of a subspace may be off, relative: values as close as that are equal."""
     if isinstance(subspace, MaskSubspace):
         return 0.0
-    return _ROUNDINGS * min(torch.finfo(subspace.dtype).eps, torch.finfo(torch.float32).eps)
+    return min(_ROUNDINGS * torch.finfo(subspace.dtype).eps, SINGLE)
 
 
 class StratifiedSums:

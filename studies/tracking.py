@@ -281,10 +281,10 @@ class EigenspaceTracker:
     def _named(self, name: str, kind: str, find: Callable[[Snapshot], dict[str, Any]]) -> list[Any]:
         """What all snapshots have by that name."""
         self._require_records()
-        for snapshot in self.snapshots:
-            if name not in find(snapshot):
-                known = ", ".join(find(snapshot)) or "none"
-                raise ValueError(f"step {snapshot.step} has no {kind} {name!r}; it has {known}")
+        first = self.snapshots[0]  # all others hold the same
+        if name not in find(first):
+            known = ", ".join(find(first)) or "none"
+            raise ValueError(f"step {first.step} has no {kind} {name!r}; it has {known}")
         return [find(snapshot)[name] for snapshot in self.snapshots]
 
 
