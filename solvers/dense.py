@@ -28,7 +28,10 @@ class DenseEigh(EigenSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         matrix = A.to_dense()
-        eigenvalues, eigenvectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+        symmetric = (matrix + matrix.mT) / 2
+        # In single precision the vectors of a GPU's routine are orthonormal to 1e-5 only.
+        values, vectors = torch.linalg.eigh(symmetric.double() if symmetric.is_cuda else symmetric)
+        eigenvalues, eigenvectors = values.to(matrix.dtype), vectors.to(matrix.dtype)
         order = self.which.order(eigenvalues)[: self.k]
         eigenvalues, eigenvectors = eigenvalues[order], eigenvectors[:, order]
         residual_norms = column_norms(matrix @ eigenvectors - eigenvectors * eigenvalues)
@@ -54,7 +57,9 @@ class DenseSVD(SVDSolver):
         m, n = A.shape
         # Not A.T.to_dense(), which takes the n products of A.
         matrix = A.to_dense() if m >= n else LinearOperator.to_dense(A.T).mT
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        # The default of a GPU, Jacobi's method, leaves the vectors of small values short of orthonormal.
+        driver = "gesvd" if matrix.is_cuda else None
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False, driver=driver)
         U, sigma, V = left[:, : self.k], values[: self.k], right[: self.k].mT
         norms = torch.hypot(column_norms(matrix @ V - U * sigma), column_norms(matrix.mT @ U - V * sigma)) / 2**0.5
         return SingularTriplets(U, sigma, V, Status.COMPLETE, norms)

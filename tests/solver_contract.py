@@ -58,7 +58,8 @@ class ZooContract:
         assert values.tolist() == values[Which(which).order(values)].tolist()
         # Residual norms are those of a product anew, and bound the distance to an eigenvalue (Bauer & Fike).
         residuals = (truth.matrix @ V - V * values).norm(dim=0)
-        torch.testing.assert_close(result.residual_norms.double().cpu(), residuals, rtol=1e-6, atol=unit)
+        # Two roundings of the products by the same matrix differ by some units on a GPU, which sums in another order.
+        torch.testing.assert_close(result.residual_norms.double().cpu(), residuals, rtol=1e-6, atol=3 * unit)
         distances = (values[:, None] - truth.eigenvalues).abs().amin(dim=1)
         assert bool((distances <= residuals + unit).all())
         if status in SUCCESS:

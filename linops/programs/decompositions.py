@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,10 @@ def decomposition(func: Any, args: tuple[Any, ...], computed: list[bool]) -> Cal
         return _copy
     if func is aten.convolution_backward.default and _has_slow_weight_gradient(args):
         return _convolution_backward
+    if func is aten.convolution.default and _is_weight_gradient(args):
+        return _weight_gradient
+    if func is aten.convolution.default and _has_large_filter(args):
+        return _exchanged_convolution
     return None
 
 
@@ -67,6 +72,67 @@ def _convolution_backward(slope: Tensor, image: Tensor, weight: Tensor, *options
     by_channel = slope.flatten(2).transpose(0, 1).reshape(weight.shape[0], -1)
     weights = torch.mm(by_channel, columns.transpose(1, 2).reshape(by_channel.shape[1], -1)).view(weight.shape)
     return inputs, weights, slope.sum((0, 2, 3)) if wanted[2] else None
+
+
+def _is_weight_gradient(args: tuple[Any, ...]) -> bool:
+    """Whether a convolution has a filter larger than its result, as the double backward of convolutions makes them.
+
+    A filter of the size of images by one of the size of filters is what cuDNN takes ten times as long for.
+    """
+    image, filters, bias, stride, padding, dilation, transposed, _, groups = args
+    if bias is not None or transposed or groups != 1:
+        return False
+    sizes = zip(image.shape[2:], filters.shape[2:], stride, padding, dilation, strict=True)
+    result = [(n + 2 * pad - gap * (size - 1) - 1) // step + 1 for n, size, step, pad, gap in sizes]
+    # The other way round, stride and dilation exchanged, that result is the filter; its image must be the filters here.
+    sizes = zip(image.shape[2:], result, stride, padding, dilation, strict=True)
+    others = [(n + 2 * pad - step * (size - 1) - 1) // gap + 1 for n, size, step, pad, gap in sizes]
+    return others == list(filters.shape[2:]) and filters.shape[2:].numel() > math.prod(result)
+
+
+def _weight_gradient(
+    image: Tensor,
+    filters: Tensor,
+    bias: None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    """A convolution as the gradient by its weights of one with the filters for slopes."""
+    sizes = zip(image.shape[2:], filters.shape[2:], stride, padding, dilation, strict=True)
+    result = [(n + 2 * pad - gap * (size - 1) - 1) // step + 1 for n, size, step, pad, gap in sizes]
+    like = image.new_empty(1).expand(filters.shape[0], image.shape[0], *result)  # its shape alone is read
+    geometry = (dilation, padding, stride, False, output_padding, 1)
+    found = aten.convolution_backward(
+        filters.transpose(0, 1), image.transpose(0, 1), like, None, *geometry, [False, True, False]
+    )[1]
+    return found.transpose(0, 1)
+
+
+def _has_large_filter(args: tuple[Any, ...]) -> bool:
+    """Whether a transposed convolution has a filter larger than its image: the same case, by the input."""
+    image, filters, bias, *_, transposed, _, groups = args
+    return bias is None and transposed and groups == 1 and filters.shape[2:].numel() > image.shape[2:].numel()
+
+
+def _exchanged_convolution(
+    image: Tensor,
+    filters: Tensor,
+    bias: None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    """A transposed convolution with image and filter in each other's place, which makes no difference."""
+    slopes, weights = filters.transpose(0, 1), image.transpose(0, 1)
+    found = aten.convolution(slopes, weights, None, dilation, padding, stride, True, output_padding, 1)
+    return found.transpose(0, 1)
 
 
 _ELEMENTWISE_BACKWARD = {

@@ -74,4 +74,4 @@ def test_singular_residuals_are_those_of_the_entries_as_measured(device):
     A = svd_cases.zoo("spread", "tall", torch.float64, device).operator
     wrong = svd_cases.through_functions(A, 2 * A.matrix.mT)
     result = DenseSVD(k=4, check_adjoint=False).solve(wrong)
-    assert float(result.residual_norms.max()) < 1e-14
+    assert float(result.residual_norms.max()) < 2e-14

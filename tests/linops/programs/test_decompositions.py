@@ -146,3 +146,43 @@ def test_all_gradients_of_a_convolution_come_from_one_program():
         program = recorded(pullback, torch.ones_like(output, requires_grad=False))
         u = torch.randn_like(output)
         torch.testing.assert_close(emitted(program)(u), pullback(u), rtol=1e-12, atol=1e-13)
+
+
+class TestDisguisedConvolutions:
+    """What the double backward of a convolution calls a convolution, filters being as large as images."""
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize(
+        ("size", "window", "options"),
+        [
+            ((8, 8), (3, 3), {"padding": (1, 1)}),
+            ((9, 7), (3, 2), {"stride": (2, 1), "padding": (1, 0)}),
+            ((9, 8), (2, 3), {"dilation": (1, 2)}),
+            ((9, 9), (3, 3), {"stride": (2, 2), "padding": (1, 1), "dilation": (2, 1)}),
+            ((20, 20), (3, 3), {"stride": (3, 3)}),  # the last rows are left out, and seen by the double backward
+            ((6, 6), (1, 1), {"stride": (2, 2)}),
+        ],
+    )
+    def test_are_gradients_of_another(self, batch, size, window, options):
+        stride, padding, dilation, *_ = convolved = geometry(**options)
+        image, weight = random(batch, 2, *size), random(3, 2, *window)
+        slope = torch.randn_like(aten.convolution(image, weight, None, *convolved))
+        swapped = [dilation, padding, stride]
+        by_weight = (image.transpose(0, 1), slope.transpose(0, 1), None, *swapped, False, [0, 0], 1)
+        by_input = (weight.transpose(0, 1), slope.transpose(0, 1), None, *swapped, True, [0, 0], 1)
+        for arguments in (by_weight, by_input):
+            replaced = decomposition(aten.convolution.default, arguments, [True, True])
+            expected = aten.convolution.default(*arguments)
+            assert replaced is not None
+            torch.testing.assert_close(replaced(*arguments), expected, rtol=1e-12, atol=1e-12)  # some hundred products
+
+    def test_others_are_left(self):
+        image, weight = random(2, 4, 8, 8), random(4, 4, 3, 3)
+        for filters, bias, options in (
+            (weight, None, {}),
+            (weight, random(4), {}),
+            (random(4, 2, 3, 3), None, {"groups": 2}),
+            (weight, None, {"transposed": True}),
+        ):
+            arguments = (image, filters, bias, *geometry(**options))
+            assert decomposition(aten.convolution.default, arguments, [True, False, False]) is None
