@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .records import LEVEL
+from .records import DRAWS, LEVEL
 from .tables import RecordedLevel, TableRow, number, residual, table_rows, text
 
 SPLIT_NAMES = {"train": "training", "test": "test"}
@@ -68,10 +68,12 @@ def _spread(level: RecordedLevel) -> str:
 def _comparison(level: RecordedLevel) -> str:
     if not math.isfinite(level.z):
         return f"All such masks have the same overlap, {text(level.mean, '.4f')}: there is nothing to compare."
-    verdict = {"inside": "not told apart from chance"}.get(level.verdict, f"{level.verdict} this chance level")
+    smallest = 2 / (1 + DRAWS)
+    least = f", the least that {DRAWS} random masks can tell" if level.p <= smallest * (1 + 1e-9) else ""
+    verdict = {"inside": "it cannot be told apart from chance"}.get(level.verdict, f"{level.verdict} this chance level")
     return (
         f"The observed overlap is {text(level.ratio, '.2f')} times that average, z = {level.z:+.1f}, p = "
-        f"{text(level.p, '.3f')}: {verdict}."
+        f"{text(level.p, '.3f')}{least}: {verdict}."
     )
 
 
@@ -115,7 +117,7 @@ def _dependence(results: dict[str, Any], records: Sequence[dict[str, Any]]) -> l
         ]
         sentences.append(
             f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({text(top.overlap, '.4f')}) "
-            f"and lowest at step {bottom.step:,} ({text(bottom.overlap, '.4f')}). Of {len(records)} records "
+            f"and lowest at step {bottom.step:,} ({text(bottom.overlap, '.4f')}). Of {len(records)} records, "
             f"{above[0]} are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that of "
             "stratified chance."
         )
@@ -142,7 +144,7 @@ def _tensors(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
     )
     widest = max(range(len(names)), key=lambda index: sizes[index])
     return [
-        f"Of the {k:,} largest parameters at step {record['step']:,}: {parts}.",
+        f"Of the {k:,} largest parameters, as many as eigenpairs were solved for, at step {record['step']:,}: {parts}.",
         f"The largest tensor, {names[widest]}, has {sizes[widest] / sum(sizes):.0%} of all parameters and "
         f"{counts[widest] / k:.0%} of the {k:,} largest.",
         *_ties(record),
@@ -169,7 +171,8 @@ def _localisation(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
     ratios = [value for value in map(number, record["participation_ratio"]) if not math.isnan(value)]
     counted = f"from {min(ratios):,.0f} to {max(ratios):,.0f}" if ratios else "not known"
     return [
-        f"Of the energy of the {k:,} leading eigenvectors at step {record['step']:,}: {parts}.",
+        f"Of the energy of the {k:,} leading eigenvectors, the squares of their entries, at step {record['step']:,}: "
+        f"{parts}.",
         f"The number of parameters that take part in one, the participation ratio, is {counted} of "
         f"{sum(results['parameters']['sizes']):,}.",
     ]
@@ -178,13 +181,35 @@ def _localisation(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
 def _error(results: dict[str, Any]) -> list[str]:
     """What the error of the eigenspace may change in the overlap, at the largest k of interest where that is shown."""
     rows = [row for row in table_rows(results["records"][-1], results["table_k"]) if math.isfinite(row.error[0])]
-    if not rows:
-        return []
-    row = rows[-1]
+    return [*_last_error(rows[-1:]), *_errors([table_rows(one, results["table_k"])[-1] for one in results["records"]])]
+
+
+def _last_error(rows: Sequence[TableRow]) -> list[str]:
     return [
         f"At step {row.step:,} and k = {row.k:,} the overlap with the true eigenspace is between {row.error[0]:.4f} "
         f"and {row.error[1]:.4f}, if no eigenvalue larger than the last one found was missed."
+        for row in rows
     ]
+
+
+def _errors(rows: Sequence[TableRow]) -> list[str]:
+    """How far apart those ends are at worst, and where there are none, of one row a record."""
+    if len(rows) < 2:
+        return []
+    known = [row for row in rows if math.isfinite(row.error[0])]
+    sentences = []
+    if known:
+        widest = max(known, key=lambda row: row.error[1] - row.error[0])
+        low, high = widest.error
+        sentences.append(
+            f"Of all records at k = {widest.k:,} the widest such interval is that of step {widest.step:,}, "
+            f"{low:.4f} to {high:.4f}."
+        )
+    if len(known) < len(rows):
+        sentences.append(
+            f"{len(rows) - len(known)} of {len(rows)} records have none there: no gap behind eigenvalue k is known."
+        )
+    return sentences
 
 
 def _accuracy(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..linops.composition import Composition
-from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, step_key
+from .drawing import Record, StudyFigure, array, draw_lines, empty_figure
 from .findings import records_of, splits
 from .panels import plot_composition, plot_layer_energy
 from .tables import number, text
@@ -33,7 +33,17 @@ def energy_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure
     ratios = [array(record["participation_ratio"]) for record in ends]
     draw_lines(panels["ratio"], ends, ratios, ls="none", marker="o", ms=2.5)
     panels["ratio"].set(title="participation ratio", xlabel="rank i", ylim=(0, None))
-    step_key(figure, ends, [panels["ratio"]])
+    if len(ends) > 1:
+        labels = [f"step {record['step']}" for record in ends]
+        panels["ratio"].legend(
+            panels["ratio"].lines,
+            labels,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=2,
+            borderaxespad=0,
+            markerscale=2,
+        )
     size, most = sum(results["parameters"]["sizes"]), int(np.nan_to_num(spaces[:, -1]).argmax())
     return StudyFigure(
         "energy-by-layer",

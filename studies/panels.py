@@ -23,6 +23,7 @@ from ..metrics import ChanceCurve, PrincipalAngles
 from .drawing import OVERLAP, SEQUENTIAL, Array, draw_level, ranks, step_colors, whole_numbers
 
 _FEW = 150  # cells of a heat map, in which their values are written
+_NARROW = 16  # columns, from which on values in the cells would run into one another
 _TICKS = (20, 12)  # labels of rows and of columns, at most
 _DENSITIES = 3  # compositions whose densities are written
 
@@ -40,7 +41,8 @@ def plot_overlap_curve(
         curves: chance levels of the same overlaps under one null or several, such as uniform and stratified.
         level: the probability of each interval, at every k by itself.
         error: the ends, (K,) each, of an interval of the overlap itself, such as `overlap_curve_interval` gives; NaN
-            where there is none.
+            where there is none. The axis does not grow with it: of the last eigenvector that was solved for, no gap
+            is known, and the interval is all of [0, 1].
 
     Raises:
         ValueError: no curve, curves of different overlaps, or a level outside (0, 1).
@@ -59,11 +61,12 @@ def plot_overlap_curve(
         draw_level(
             axes, curve.null, k, _array(curve.mean), low, high, f"{curve.null} chance, {100 * level:.3g}% interval"
         )
-    if error is not None:
-        low, high = (_array(end) for end in error)
-        axes.fill_between(k, low, high, color=OVERLAP, alpha=0.3, lw=0, label="error of the eigenspace")
     axes.plot(k, observed, color=OVERLAP, label="overlap")
     axes.set(xlabel="k", ylabel="overlap", ylim=(0, None))
+    if error is not None:
+        axes.autoscale(False)
+        low, high = (_array(end) for end in error)
+        axes.fill_between(k, low, high, color=OVERLAP, alpha=0.3, lw=0, label="error of the eigenspace")
     axes.xaxis.set_major_locator(whole_numbers(5))
     axes.legend(loc="upper left")
 
@@ -129,7 +132,8 @@ def plot_composition(axes: Axes, compositions: Composition | Mapping[str, Compos
     axes.set_yticks(rows, [name or "(model)" for name in names])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel="share", xlim=(0, 1.12 * max(axes.get_xlim())))
+    noted = "; numbers: density" if len(several) <= _DENSITIES else ""
+    axes.set(xlabel=f"share of the parameters, or of the mask{noted}", xlim=(0, 1.12 * max(axes.get_xlim())))
     axes.legend(loc="best")
 
 
@@ -186,7 +190,7 @@ def _heat_map(axes: Axes, values: Array, rows: Sequence[Any], columns: Sequence[
     for (labels, set_ticks), most in zip(sides, _TICKS, strict=True):
         shown = range(0, len(labels), math.ceil(len(labels) / most))
         set_ticks(shown, [str(labels[place]) for place in shown])
-    if values.size <= _FEW:
+    if values.size <= _FEW and len(columns) < _NARROW:
         _write_values(axes, image, values)
 
 

@@ -103,7 +103,7 @@ def _by_step(records: list[Record], table_k: Sequence[int]) -> StudyFigure:
         if len(records) <= 3:
             axes.set_xticks([record["step"] for record in records])
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     dimensions = ", ".join(str(series[0].k) for series in rows)
     return StudyFigure(
         "overlap-by-step",
@@ -123,7 +123,7 @@ def _step_panel(axes: Axes, series: Sequence[TableRow]) -> None:
     _level(axes, steps, [row.uniform for row in series])
     _level(axes, steps, [row.stratified for row in series])
     overlap, ends = np.array([row.overlap for row in series]), np.array([row.error for row in series]).T
-    axes.vlines(steps, *ends, color=OVERLAP, lw=1.2)
+    axes.vlines(steps, *ends, color=OVERLAP, lw=1.2, label="error of the eigenspace")
     axes.plot(steps, overlap, "o-", color=OVERLAP, label="overlap")
     axes.set(title=f"overlap at k = {series[0].k}", ylim=(0, None))
 
@@ -134,7 +134,7 @@ def _level(axes: Axes, x: Array, levels: Sequence[RecordedLevel]) -> None:
     if len(x) == 1:
         x, curves = np.array([x[0] - 1, x[0] + 1]), curves.repeat(2, axis=1)
     mean, low, high = curves
-    draw_level(axes, levels[0].null, x, mean, low, high, f"{levels[0].null} chance")
+    draw_level(axes, levels[0].null, x, mean, low, high, f"{levels[0].null} chance, {LEVEL:.0%} of masks")
 
 
 def _in_words(series: Sequence[TableRow]) -> str:

@@ -292,7 +292,12 @@ def _contents(
     scores: Mapping[str, Any] | None, gradient: Any, others: Mapping[str, Any] | None, layers: Mapping[str, Any] | None
 ) -> dict[str, list[str]]:
     """The names of what a record holds beside the eigenpairs."""
-    named = {"scores": scores, "others": others, "layers": layers, "gradient": None if gradient is None else {"it": 0}}
+    named = {
+        "scores": scores,
+        "others": others,
+        "layers": layers,
+        "gradient": None if gradient is None else {"given": gradient},
+    }
     return {kind: sorted(held or {}) for kind, held in named.items()}
 
 

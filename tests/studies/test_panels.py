@@ -74,6 +74,14 @@ def test_an_overlap_curve_with_its_own_error(axes, curves):
     assert not any(5.0 in path.vertices[:, 0] for path in band.get_paths())
 
 
+def test_an_error_that_knows_nothing_does_not_stretch_the_axis(axes, curves):
+    plot_overlap_curve(axes, curves)
+    height = axes.get_ylim()
+    axes.clear()
+    plot_overlap_curve(axes, curves, error=(curves[0].observed * 0, curves[0].observed * 0 + 1))
+    assert axes.get_ylim() == pytest.approx(height)
+
+
 def test_overlaps_that_differ_do_not_share_a_panel(axes, curves):
     other = es.chance_curve(torch.arange(40.0), eigenspace_of_axes(), draws=9)
     with pytest.raises(ValueError, match="same overlaps under different nulls"):
@@ -113,6 +121,11 @@ def test_an_overlap_matrix_with_many_cells_has_colours_alone(axes):
     assert not axes.texts
     assert len(axes.get_yticks()) <= 20
     assert [label.get_text() for label in axes.get_xticklabels()] == [str(step) for step in range(0, 60, 5)]
+
+
+def test_narrow_cells_have_colours_alone(axes):
+    plot_overlap_matrix(axes, torch.zeros(4, 20), range(4), range(20))
+    assert not axes.texts
 
 
 def test_an_overlap_matrix_that_is_none_is_refused(axes):

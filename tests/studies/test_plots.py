@@ -132,7 +132,7 @@ def test_overlap_by_step_has_both_levels_of_chance(results, drawn, k):
         mean, low, high = (
             [record[f"chance_{null}"][what][k - 1] for record in records] for what in ("mean", "low", "high")
         )
-        level = line(axes, f"{null} chance")
+        level = line(axes, f"{null} chance, 95% of masks")
         assert level.get_xdata().tolist() == steps
         assert level.get_ydata().tolist() == mean
         corners = band.get_paths()[0].vertices
@@ -279,7 +279,7 @@ def test_a_single_record_and_a_single_k(single, tmp_path):
     (record,) = single["records"]
     axes = panel(figures, "overlap-by-step", "overlap at k = 1")
     assert line(axes, "overlap").get_ydata() == record["overlap"]
-    level = line(axes, "stratified chance")
+    level = line(axes, "stratified chance, 95% of masks")
     assert level.get_ydata().tolist() == 2 * record["chance_stratified"]["mean"]
     assert np.ptp(level.get_xdata()) > 0
     assert axes.get_xticks().tolist() == [0]

@@ -249,8 +249,11 @@ ABOVE, INSIDE, BELOW = (0.08, 0.1, 0.12, 0.01, 0.002), (0.17, 0.19, 0.21, 0.01, 
             (ABOVE, INSIDE),
             "by 0.1000 on average, and 95% of such masks by 0.0800 to 0.1200. The observed",
         ),
-        ((ABOVE, INSIDE), "2.00 times that average, z = +10.0, p = 0.002: above this chance level."),
-        ((ABOVE, INSIDE), "1.05 times that average, z = +1.0, p = 0.270: not told apart from chance."),
+        (
+            (ABOVE, INSIDE),
+            "2.00 times that average, z = +10.0, p = 0.002, the least that 999 random masks can tell: above",
+        ),
+        ((ABOVE, INSIDE), "1.05 times that average, z = +1.0, p = 0.270: it cannot be told apart from chance."),
         ((ABOVE, INSIDE), "the overlap excess, is 0.89 to 1.11 for 95% of the random masks."),
         ((ABOVE, INSIDE), "accounts for 90% of the excess over uniform chance"),
         ((ABOVE, (0.03, 0.05, 0.07)), "accounts for 0% of the excess"),
@@ -270,11 +273,11 @@ def test_no_excess_is_explained_where_there_is_none():
 def test_the_mask_the_eigenvectors_and_the_accuracy_are_said():
     found = findings(study(0.2, ABOVE, ABOVE, status="not converged when 5 products were spent"))
     assert found["Where the large weights are"] == [
-        "Of the 1 largest parameters at step 7: 1 in a (33% of its entries).",
+        "Of the 1 largest parameters, as many as eigenpairs were solved for, at step 7: 1 in a (33% of its entries).",
         "The largest tensor, b, has 70% of all parameters and 0% of the 1 largest.",
     ]
     assert found["Where the eigenvectors live"] == [
-        "Of the energy of the 1 leading eigenvectors at step 7: 70% in b, 30% in a.",
+        "Of the energy of the 1 leading eigenvectors, the squares of their entries, at step 7: 70% in b, 30% in a.",
         "The number of parameters that take part in one, the participation ratio, is from 4 to 4 of 10.",
     ]
     assert found["Accuracy"] == [
@@ -289,6 +292,19 @@ def test_an_arbitrary_mask_and_the_error_of_the_overlap_are_said_where_they_are_
     found = findings(study(0.2, ABOVE, ABOVE, mask_ties=ties, overlap_error=error))
     assert "4 parameters have the same magnitude, of which 2 were taken" in found["Where the large weights are"][-1]
     assert "k = 1 the overlap with the true eigenspace is between 0.1500 and 0.2500, if" in found["Accuracy"][-1]
+
+
+def test_the_widest_error_is_said_and_how_many_records_have_none():
+    several = study(0.2, ABOVE, ABOVE)
+    ends = [("low", 0.15, 0.19, None), ("high", 0.25, 0.21, None)]
+    several["records"] = [
+        {**several["records"][0], "step": step, "overlap_error": {name: [values[step]] for name, *values in ends}}
+        for step in range(3)
+    ]
+    assert findings(several)["Accuracy"][-2:] == [
+        "Of all records at k = 1 the widest such interval is that of step 0, 0.1500 to 0.2500.",
+        "1 of 3 records have none there: no gap behind eigenvalue k is known.",
+    ]
 
 
 def test_rise_and_fall_are_said(results):
