@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import EigenSubspace, Hessian, magnitude
+from ..linops import EigenSubspace, Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..metrics import overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
@@ -98,7 +98,7 @@ class OverlapStudy:
         directory: where the study lives; it is made if it is not there.
 
     Raises:
-        ValueError: a k that is larger than the number of parameters, or a folder that holds another study.
+        ValueError: a k that is larger than the number of trainable parameters, or a folder that holds another study.
         FileNotFoundError: data that are missing.
         OSError: a folder that cannot be written.
         RuntimeError: a folder that another process is using.
@@ -110,10 +110,9 @@ class OverlapStudy:
 
     def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
         self.problem, self.options, self.directory = problem, options, Path(directory)
-        with untouched_random_state(torch.device("cpu")):
-            size = sum(parameter.numel() for parameter in problem.model().parameters())
+        size = self._parameters().size
         if options.k > size:
-            raise ValueError(f"k is at most the number of parameters, {size}; got {options.k}")
+            raise ValueError(f"k is at most the number of trainable parameters, {size}; got {options.k}")
         root = options.data_root
         self.data = problem.load(None if root is None else Path(root))
         with self._claimed():
@@ -162,8 +161,7 @@ class OverlapStudy:
 
     def results(self) -> dict[str, Any]:
         """All records so far, with what they are of, as plain data."""
-        with untouched_random_state(torch.device("cpu")):
-            named = list(self.problem.model().named_parameters())
+        shapes = self._parameters().shapes
         return {
             "study": self.problem.name,
             "title": self.problem.title,
@@ -171,10 +169,15 @@ class OverlapStudy:
             "attribution": self.data.attribution,
             "options": attrs.asdict(self.options),
             "environment": self._environment(),
-            "parameters": {"names": [name for name, _ in named], "sizes": [tensor.numel() for _, tensor in named]},
+            "parameters": {"names": list(shapes), "sizes": [shape.numel() for shape in shapes.values()]},
             "table_k": reached_k(self.problem.table_k, self.options.k),
             "records": list(self._records()),
         }
+
+    def _parameters(self) -> ParameterSpace:
+        """The parameters that the Hessian is of, at values of no interest."""
+        with untouched_random_state(torch.device("cpu")):
+            return ParameterSpace(self.problem.model())
 
     def _environment(self) -> dict[str, str]:
         device = torch.device(self.options.device)

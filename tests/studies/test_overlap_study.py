@@ -300,7 +300,7 @@ def test_wrong_options_are_refused(changes, message):
 
 
 def test_a_k_that_does_not_fit_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="number of parameters, 27"):
+    with pytest.raises(ValueError, match="number of trainable parameters, 27"):
         OverlapStudy(SMALL, options(k=28), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -334,3 +334,19 @@ def test_batch_norm_buffers_are_part_of_a_checkpoint(tmp_path, device):
     problem = attrs.evolve(SMALL, model=lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)))
     results = OverlapStudy(problem, options(device=device), tmp_path).run()
     assert len(results["records"]) == 3
+
+
+def test_parameters_that_are_not_trained_have_no_part(tmp_path):
+    """Names and sizes are those of the tensors that the Hessian is of, and so is the largest k."""
+
+    def half_frozen():
+        model = small_model()
+        model[0].requires_grad_(False)
+        return model
+
+    problem = attrs.evolve(SMALL, model=half_frozen)
+    results = OverlapStudy(problem, options(steps=0), tmp_path / "six").run()
+    assert results["parameters"] == {"names": ["2.weight", "2.bias"], "sizes": [9, 3]}
+    assert len(results["records"][0]["mask_counts"]) == 2
+    with pytest.raises(ValueError, match="trainable parameters, 12; got 13"):
+        OverlapStudy(problem, options(k=13), tmp_path / "thirteen")
