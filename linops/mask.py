@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
+import attrs
 import numpy
 import torch
 from torch import Tensor, nn
@@ -326,13 +327,17 @@ class MaskSubspace(Subspace, kind="mask"):
         return {"bits": torch.from_numpy(numpy.packbits(self.mask.cpu().numpy()))}
 
     def _header(self) -> dict[str, Any]:
-        return {"n": self.ambient_dim, "dtype": dtype_name(self.dtype)}
+        ties = None if self.ties is None else attrs.asdict(self.ties)
+        return {"n": self.ambient_dim, "dtype": dtype_name(self.dtype), "ties": ties}
 
     @classmethod
     def _of_tensors(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> MaskSubspace:
         bits = tensors["bits"]
         mask = torch.from_numpy(numpy.unpackbits(bits.cpu().numpy(), count=header["n"])).bool()
-        return MaskSubspace(mask.to(bits.device), dtype_named(header["dtype"]))
+        loaded = MaskSubspace(mask.to(bits.device), dtype_named(header["dtype"]))
+        ties = header.get("ties")  # what a file does not name is not known
+        loaded.ties = None if ties is None else Ties(**ties)
+        return loaded
 
     def _cross_gram(self, other: Subspace) -> Any:
         if isinstance(other, MaskSubspace):
@@ -366,7 +371,7 @@ def ranking(scores: Tensor, k: int, *, within: Tensor | MaskSubspace | None = No
     Raises:
         ValueError: k outside 1 … n or 1 … m, scores that are not flat, a NaN among those to choose from, or a
             ``within`` of another shape, out of range, twice, or empty.
-        TypeError: scores that are no tensor, or a ``within`` that is none of the three or on another device.
+        TypeError: scores that are no tensor or complex, or a ``within`` that is none of the three or on another device.
 
     Cost: one stable sort.
     """

@@ -36,6 +36,8 @@ def candidates(scores: Tensor, within: Tensor | None) -> Tensor:
     """The coordinates to choose from, ascending, (m,): see `ranking`. Their scores are checked."""
     if not isinstance(scores, Tensor):
         raise TypeError(f"scores are a tensor, (n,), got {type(scores).__name__}")
+    if scores.is_complex():
+        raise TypeError(f"scores are real, got {scores.dtype}, which has no order; take scores.abs()")
     if scores.ndim != 1:
         raise ValueError(f"scores are flat, (n,), got shape {tuple(scores.shape)}")
     eligible = torch.arange(len(scores), device=scores.device) if within is None else _eligible(scores, within)

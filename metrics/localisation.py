@@ -25,7 +25,8 @@ def layer_energy(vectors: Tensor | OrthonormalSubspace, labels: Tensor) -> Tenso
         (L, k) on the device of the vectors, a row a layer and a column a vector; nan for a vector of zeros.
 
     Raises:
-        TypeError: vectors or labels of another kind, labels that are not integers, or different devices.
+        TypeError: vectors or labels of another kind, complex vectors, labels that are not integers, or different
+            devices.
         ValueError: vectors that are not (n, k), not one label for each coordinate, or a negative one.
 
     Cost: O(n k) operations and O(n) memory.
@@ -51,7 +52,7 @@ def participation_ratio(vectors: Tensor | OrthonormalSubspace) -> Tensor:
         (k,) on the device of the vectors; nan for a vector of zeros.
 
     Raises:
-        TypeError: vectors of another kind.
+        TypeError: vectors of another kind, or complex ones.
         ValueError: vectors that are not (n, k).
 
     Source: Bell & Dean, Atomic vibrations in vitreous silica, Discuss. Faraday Soc. 50 (1970).
@@ -83,6 +84,8 @@ def _columns(vectors: Tensor | OrthonormalSubspace) -> Tensor:
         )
     if vectors.ndim != 2 or len(vectors) == 0:
         raise ValueError(f"vectors are the columns of (n, k), got shape {tuple(vectors.shape)}; of one take v[:, None]")
+    if vectors.is_complex():
+        raise TypeError(f"vectors are real, got {vectors.dtype}; of complex ones take v.abs(), which has their energy")
     return vectors.detach()
 
 

@@ -29,8 +29,12 @@ def write_json(data: dict[str, Any], path: Path) -> None:
         partial.write_text(json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "remove it, and it is made anew") -> dict[str, Any]:
     """The data that `write_json` wrote.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged one.
 
     Raises:
         OSError: the file cannot be read.
@@ -39,9 +43,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it, and it is made anew") from error
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} is damaged (no JSON object): remove it, and it is made anew")
+        raise ValueError(f"{path} is damaged (no JSON object): {remedy}")
     return data
 
 

@@ -222,6 +222,8 @@ def _accuracy(records: Sequence[dict[str, Any]]) -> list[str]:
     known = [value for value in map(residual, records) if not math.isnan(value)]
     if known:
         sentences.append(f"No residual norm ‖Hv - λv‖ is larger than {max(known):.1e} of the largest |λ|.")
+    elif any(not math.isnan(number(norm)) for record in records for norm in record["residual_norms"]):
+        sentences.append("All eigenvalues that were found are 0, so that residual norms have no scale.")
     else:
         sentences.append("Residual norms were not measured.")
     exact = [number(value) for record in records if "exact" in record for value in record["exact"]["subspace_overlap"]]

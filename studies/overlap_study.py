@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import EigenSubspace, Hessian, magnitude
+from ..linops import EigenSubspace, Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..metrics import overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
@@ -69,7 +69,7 @@ class StudyOptions:
     device: str = "cpu"
     dtype: str = "float32"
     seed: int = 0
-    data_root: str | None = None
+    data_root: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
 
     def __attrs_post_init__(self) -> None:
         for name, choices in (("solver", SOLVERS), ("split", SPLITS), ("dtype", DTYPES)):
@@ -98,7 +98,7 @@ class OverlapStudy:
         directory: where the study lives; it is made if it is not there.
 
     Raises:
-        ValueError: a k that is larger than the number of parameters, or a folder that holds another study.
+        ValueError: a k that is larger than the number of trainable parameters, or a folder that holds another study.
         FileNotFoundError: data that are missing.
         OSError: a folder that cannot be written.
         RuntimeError: a folder that another process is using.
@@ -110,10 +110,9 @@ class OverlapStudy:
 
     def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
         self.problem, self.options, self.directory = problem, options, Path(directory)
-        with untouched_random_state(torch.device("cpu")):
-            size = sum(parameter.numel() for parameter in problem.model().parameters())
+        size = self._parameters().size
         if options.k > size:
-            raise ValueError(f"k is at most the number of parameters, {size}; got {options.k}")
+            raise ValueError(f"k is at most the number of trainable parameters, {size}; got {options.k}")
         root = options.data_root
         self.data = problem.load(None if root is None else Path(root))
         with self._claimed():
@@ -162,8 +161,7 @@ class OverlapStudy:
 
     def results(self) -> dict[str, Any]:
         """All records so far, with what they are of, as plain data."""
-        with untouched_random_state(torch.device("cpu")):
-            named = list(self.problem.model().named_parameters())
+        shapes = self._parameters().shapes
         return {
             "study": self.problem.name,
             "title": self.problem.title,
@@ -171,10 +169,15 @@ class OverlapStudy:
             "attribution": self.data.attribution,
             "options": attrs.asdict(self.options),
             "environment": self._environment(),
-            "parameters": {"names": [name for name, _ in named], "sizes": [tensor.numel() for _, tensor in named]},
+            "parameters": {"names": list(shapes), "sizes": [shape.numel() for shape in shapes.values()]},
             "table_k": reached_k(self.problem.table_k, self.options.k),
             "records": list(self._records()),
         }
+
+    def _parameters(self) -> ParameterSpace:
+        """The parameters that the Hessian is of, at values of no interest."""
+        with untouched_random_state(torch.device("cpu")):
+            return ParameterSpace(self.problem.model())
 
     def _environment(self) -> dict[str, str]:
         device = torch.device(self.options.device)
@@ -194,7 +197,7 @@ class OverlapStudy:
     def _record(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
         path = self._path(checkpoint.step, split)
         if path.exists():
-            return self._read_record(path)
+            return self._read_step(path)
         model = checkpoint.restore(self.problem, self.data, device=self.options.device)
         measured = self._measure(self._hessian(model, split), self._eigenspace(checkpoint.step, split), progress)
         record = {"step": checkpoint.step, "split": split, **measured}
@@ -203,7 +206,15 @@ class OverlapStudy:
 
     def _records(self) -> Iterator[dict[str, Any]]:
         for path in sorted((self.directory / "records").glob("*.json")):
-            yield self._read_record(path)
+            yield self._read_step(path)
+
+    def _read_step(self, path: Path) -> dict[str, Any]:
+        """A record, in the file of its own step and split: a copy under another name would count twice."""
+        record = self._read_record(path)
+        step, split = record.get("step"), record.get("split")
+        if not isinstance(step, int) or path != self._path(step, str(split)):
+            raise ValueError(f"{path} is not the record of its step, but of step {step}, {split} data: remove it")
+        return record
 
     def _read_record(self, path: Path) -> dict[str, Any]:
         record = read_json(path)
@@ -226,17 +237,26 @@ class OverlapStudy:
             return self._read_record(path)
         tracker = EigenspaceTracker(SOLVERS[self.options.solver](self.options.k, self.options.seed))
         for checkpoint in checkpoints:
-            file = self._eigenspace(checkpoint.step, split)
-            if not file.exists():
-                raise ValueError(
-                    f"{file} is missing: remove {self._path(checkpoint.step, split)}, and both are made anew"
-                )
+            eig = self._recorded_eigenpairs(checkpoint.step, split)
             H = self._hessian(checkpoint.restore(self.problem, self.data, device=self.options.device), split)
-            eig = EigenDecomposition.load(file, self.options.device)
             tracker.add(Snapshot(checkpoint.step, eig, {"magnitude": magnitude(H.parameters)}, H.gradient()))
         found = tracker.to_dict(reached_k(self.problem.table_k, self.options.k))
         write_json({"of": self._identity(), **found}, path)
         return self._read_record(path)
+
+    def _recorded_eigenpairs(self, step: int, split: str) -> EigenDecomposition:
+        """The eigenpairs that the record at a step is of."""
+        file, record = self._eigenspace(step, split), self._path(step, split)
+        remedy = f"remove {record}, and both are made anew"
+        try:
+            eig = EigenDecomposition.load(file, self.options.device)
+        except FileNotFoundError as error:
+            raise ValueError(f"{file} is missing: {remedy}") from error
+        except ValueError as error:
+            raise ValueError(f"{error}: {remedy}") from error
+        if eig.eigenvalues.tolist() != self._read_step(record)["eigenvalues"]:
+            raise ValueError(f"{file} has other eigenvalues than the record of its step: {remedy}")
+        return eig
 
     def _hessian(self, model: nn.Module, split: str) -> Hessian:
         dtype = DTYPES[self.options.dtype]
@@ -300,7 +320,8 @@ class OverlapStudy:
     def _refuse_others(self) -> None:
         path = self.directory / "study.json"
         if path.exists():
-            found, wanted = read_json(path), self._identity()
+            # Without the file nothing says what the folder is of: it cannot be made anew.
+            found, wanted = read_json(path, "choose another folder"), self._identity()
             changed = [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
             if changed:
                 differences = ", ".join(f"{name} {found.get(name)} -> {wanted.get(name)}" for name in sorted(changed))

@@ -246,7 +246,11 @@ def _residuals(records: list[Record]) -> StudyFigure:
     step_key(figure, records, panels)
     known = np.concatenate(relative)
     known = known[np.isfinite(known)]
-    largest = f"The largest is {known.max():.1e}." if len(known) else "They were not measured."
+    measured = any(np.isfinite(array(one["residual_norms"])).any() for one in records)
+    if len(known):
+        largest = f"The largest is {known.max():.1e}."
+    else:
+        largest = "All are 0, or have no scale as λ₁ is 0." if measured else "They were not measured."
     return StudyFigure(
         "residuals",
         figure,
@@ -267,7 +271,7 @@ def _exact(records: list[Record], rounding: float) -> StudyFigure:
     for axes, curves in zip(panels, (errors, missed), strict=True):
         draw_lines(axes, records, curves)
         logarithmic(axes)
-        axes.set_ylim(rounding / 2, 100 * max(rounding, np.nanmax(curves) / 50))
+        axes.set_ylim(rounding / 2, 100 * max(rounding, np.nanmax(np.stack(curves), initial=0) / 50))
     panels[0].set(title="error of the eigenvalues", ylabel="error of |λₖ| / |λ₁|")
     panels[1].set(title="eigenspace missed: 1 − overlap with the exact one", xlabel="k", ylabel="1 − overlap")
     step_key(figure, records, panels)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 import torch
@@ -205,6 +206,7 @@ class _Run:
 def _read(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         try:
+            _require_checksums(file)
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in as many ways as its format has layers
             raise ValueError(
@@ -214,6 +216,21 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(f"{path} is no checkpoint of this version of eigenspan: use another directory")
     return state
+
+
+def _require_checksums(file: IO[bytes]) -> None:
+    """The archive's parts must be what was written, which `torch.load` does not ask.
+
+    Raises:
+        ValueError: one of them is not. Files with `torch.serialization.set_crc32_options` off have zeros for checksums
+            and are not looked at.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if any(part.CRC for part in archive.infolist()):
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is another one")
+    file.seek(0)
 
 
 def _load_model(model: nn.Module, state: dict[str, Any], path: Path) -> None:

@@ -232,6 +232,11 @@ class TestWithin:
         with pytest.raises(TypeError, match=r"scores are a tensor, \(n,\), got list"):
             ranking([1.0, 2.0], 1)
 
+    def test_scores_have_an_order(self):
+        for choose in (lambda scores: ranking(scores, 1), lambda scores: MaskSubspace.above(scores, 0)):
+            with pytest.raises(TypeError, match=r"scores are real, got torch.complex64, .* take scores.abs\(\)"):
+                choose(torch.ones(3, dtype=torch.complex64))
+
 
 class TestRandomTies:
     def test_only_equals_change_places(self, device):

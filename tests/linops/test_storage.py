@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy
 import pytest
 import torch
@@ -58,6 +60,13 @@ def test_a_mask_takes_a_bit_a_coordinate(n, tmp_path):
     A.save(tmp_path / "A")
     equal(A, MaskSubspace.load(tmp_path / "A"))
     assert (tmp_path / "A").stat().st_size < n / 8 + 1000  # of names and headers
+
+
+@pytest.mark.parametrize("scores", [[1.0, 1.0, 0.0], [math.inf, math.inf, 0.0], [2.0, 1.0, 0.0]])
+def test_a_mask_keeps_its_ties(scores, tmp_path):
+    mask = MaskSubspace.top_k(torch.tensor(scores), 1)
+    mask.save(tmp_path / "mask.npz")
+    assert MaskSubspace.load(tmp_path / "mask.npz").ties == mask.ties
 
 
 def test_another_kind(tmp_path):

@@ -84,6 +84,8 @@ class TestArguments:
             function(MaskSubspace.random(5, 2))
         with pytest.raises(ValueError, match=r"got shape \(5,\); of one take v\[:, None\]"):
             function(torch.ones(5))
+        with pytest.raises(TypeError, match=r"vectors are real, got torch.complex64; .*v.abs\(\)"):
+            function(torch.full((5, 1), 1j))
 
     @pytest.mark.parametrize(
         ("labels", "error", "words"),

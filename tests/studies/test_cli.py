@@ -165,7 +165,7 @@ def test_a_traceback_is_shown_if_asked(tmp_path, monkeypatch, how):
     [
         (["nothing"], "mnist16"),
         (["small", "--k", "0"], "--k"),
-        (["small", "--k", "28"], "number of parameters"),
+        (["small", "--k", "28"], "number of trainable parameters"),
         (["small", "--steps", "-1"], "--steps"),
         (["small", "--solver", "magic"], "block-lanczos"),
         (["small", "--split", "half"], "both"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 
 import attrs
 import numpy
@@ -276,6 +278,45 @@ def test_a_foreign_or_damaged_record_is_refused(tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["00000002-train", "00000004-test", "00000004-train (copy)"])
+def test_a_record_under_another_name_is_refused(tmp_path, name):
+    """It would stand in the results twice."""
+    run(tmp_path)
+    records = tmp_path / "records"
+    shutil.copy(records / "00000004-train.json", records / f"{name}.json")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}.json is not the record of its step, but of step 4"):
+        run(tmp_path)
+    (records / f"{name}.json").unlink()
+    assert [record["step"] for record in run(tmp_path)["records"]] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("damage", "words"), [("copied", "has other eigenvalues"), ("emptied", "holds no")])
+def test_an_eigenspace_of_another_step_or_none_says_what_to_do(tmp_path, damage, words):
+    results = run(tmp_path)
+    last, middle = (tmp_path / "eigenspaces" / f"0000000{step}-train.npz" for step in (4, 2))
+    middle.write_bytes(last.read_bytes() if damage == "copied" else b"")
+    (tmp_path / "tracking" / "train.json").unlink()
+    with pytest.raises(ValueError, match=rf"{words}.*: remove .*00000002-train.json, and both are made anew"):
+        run(tmp_path)
+    (tmp_path / "records" / "00000002-train.json").unlink()
+    assert run(tmp_path)["tracking"] == results["tracking"]
+
+
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_folder_that_does_not_say_what_it_holds_is_refused(tmp_path, content):
+    """Without the file it would be refused as well, so that to remove it is no way out."""
+    run(tmp_path, steps=0)
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(ValueError, match=r"study.json is damaged \(.*\): choose another folder$") as raised:
+        run(tmp_path, steps=0)
+    assert "remove" not in str(raised.value)
+
+
+def test_a_folder_of_data_may_be_a_path(tmp_path):
+    run(tmp_path, steps=0, data_root=tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text())["data_root"] == str(tmp_path)
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file.* cannot be written .*another folder"):
@@ -300,7 +341,7 @@ def test_wrong_options_are_refused(changes, message):
 
 
 def test_a_k_that_does_not_fit_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="number of parameters, 27"):
+    with pytest.raises(ValueError, match="number of trainable parameters, 27"):
         OverlapStudy(SMALL, options(k=28), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -334,3 +375,19 @@ def test_batch_norm_buffers_are_part_of_a_checkpoint(tmp_path, device):
     problem = attrs.evolve(SMALL, model=lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)))
     results = OverlapStudy(problem, options(device=device), tmp_path).run()
     assert len(results["records"]) == 3
+
+
+def test_parameters_that_are_not_trained_have_no_part(tmp_path):
+    """Names and sizes are those of the tensors that the Hessian is of, and so is the largest k."""
+
+    def half_frozen():
+        model = small_model()
+        model[0].requires_grad_(False)
+        return model
+
+    problem = attrs.evolve(SMALL, model=half_frozen)
+    results = OverlapStudy(problem, options(steps=0), tmp_path / "six").run()
+    assert results["parameters"] == {"names": ["2.weight", "2.bias"], "sizes": [9, 3]}
+    assert len(results["records"][0]["mask_counts"]) == 2
+    with pytest.raises(ValueError, match="trainable parameters, 12; got 13"):
+        OverlapStudy(problem, options(k=13), tmp_path / "thirteen")

@@ -318,5 +318,7 @@ def test_zero_eigenvalues_and_levels_are_drawn_without_a_warning(single, tmp_pat
     (record,) = flat["records"]
     record["eigenvalues"], record["residual_norms"] = [0.0], [0.0]
     record["chance_stratified"] = {name: [0.0] for name in UNKNOWN}
+    record["exact"] = {"eigenvalues": [0.0], "subspace_overlap": [1.0]}
     figures = {one.name: one for one in save_figures(flat, tmp_path)}
     assert [text.get_text() for axes in figures["spectrum"].figure.axes for text in axes.texts] == ["none", "none"]
+    assert "not measured" not in figures["residuals"].alternative

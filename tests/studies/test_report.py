@@ -286,6 +286,12 @@ def test_the_mask_the_eigenvectors_and_the_accuracy_are_said():
     ]
 
 
+@pytest.mark.parametrize(("norm", "words"), [(0.0, "eigenvalues that were found are 0"), (None, "were not measured")])
+def test_residual_norms_that_have_no_scale_were_measured_nevertheless(norm, words):
+    found = findings(study(0.2, ABOVE, ABOVE, eigenvalues=[0.0], residual_norms=[norm]))
+    assert words in found["Accuracy"][1]
+
+
 def test_an_arbitrary_mask_and_the_error_of_the_overlap_are_said_where_they_are_known():
     ties = {"threshold": 0.5, "tied": 4, "selected": 2, "strata": 1}
     error = {"low": [0.15], "high": [0.25]}

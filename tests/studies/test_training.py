@@ -2,6 +2,7 @@
 
 import math
 import random
+import zipfile
 
 import attrs
 import numpy as np
@@ -292,6 +293,31 @@ def test_a_damaged_checkpoint_is_named(tmp_path, content):
             action()
     checkpoint.path.unlink()
     assert run(tmp_path)[1] == checkpoint
+
+
+@pytest.mark.parametrize("part", ["data.pkl", "data/0"])
+def test_a_flipped_bit_is_a_damaged_checkpoint(tmp_path, part):
+    """The last bit of a weight changes no loss by much, and a letter of the name of a field leaves a valid pickle."""
+    checkpoint = run(tmp_path)[1]
+    content = bytearray(checkpoint.path.read_bytes())
+    with zipfile.ZipFile(checkpoint.path) as archive:
+        (stored,) = [archive.read(name) for name in archive.namelist() if name.endswith(f"/{part}")]
+    place = content.index(stored) + (stored.index(b"optimiser") if part == "data.pkl" else 0)
+    content[place] ^= 1
+    checkpoint.path.write_bytes(content)
+    for action in (lambda: run(tmp_path), lambda: checkpoint.restore(SMALL, DATA, device="cpu")):
+        with pytest.raises(ValueError, match=r"step-000003\.pt is damaged or no checkpoint .* remove it"):
+            action()
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    computed = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        checkpoints = run(tmp_path)
+    finally:
+        torch.serialization.set_crc32_options(computed)
+    assert run(tmp_path) == checkpoints
 
 
 @pytest.mark.parametrize("content", [{"model": {}}, torch.zeros(2), [1]])
