@@ -1,8 +1,9 @@
 """What a Hessian product of ResNet-18 on ImageNet-sized images takes, and how long a run of thousands would.
 
 Run `python benchmarks/imagenet_product.py [--images 5000] [--size 224] [--columns 1 8] [--device cuda]`. Images are
-random: the time of a product does not depend on them. The network is torchvision's, 11,689,512 parameters, in evaluation
-mode. Published for 5,000 images on an A100: 106 to 198 s a product, 3,000 products for a decomposition (arXiv 2504.14701).
+random: the time of a product does not depend on them. The network is torchvision's, 11,689,512 parameters, in
+evaluation mode. Published for 5,000 images on an A100 (arXiv 2504.14701): 106 to 198 s a product, and 3,000 products
+for a decomposition.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def main() -> None:
         synchronise(device)
         first = time.perf_counter() - began
         seconds = min(timed(H, X, device) for _ in range(options.repetitions)) / columns
-        print(f"{columns} columns: {seconds:.3f} s a product, {PRODUCTS * seconds / 3600:.2f} h for {PRODUCTS}", end="; ")
+        print(
+            f"{columns} columns: {seconds:.3f} s a product, {PRODUCTS * seconds / 3600:.2f} h for {PRODUCTS}", end="; "
+        )
         print(f"first block with its trial {first:.1f} s; {plan}", flush=True)
 
 

@@ -74,6 +74,10 @@ def study(
     split: Annotated[str, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}")] = "train",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")] = "float32",
+    compare: Annotated[
+        bool,
+        typer.Option(help="Compare with the GGN, the other data, and layer by layer: some three times the products."),
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")] = 0,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder with the full data.", show_default="embedded data")
@@ -94,6 +98,7 @@ def study(
             split=split,
             device=device,
             dtype=dtype,
+            compare=compare,
             seed=seed,
             data_root=None if data_root is None else str(data_root.resolve()),
         )

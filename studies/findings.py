@@ -27,6 +27,7 @@ def findings(results: dict[str, Any]) -> dict[str, list[str]]:
     return found | {
         "Where the large weights are": _tensors(results, results["records"][-1]),
         "Where the eigenvectors live": _localisation(results, results["records"][-1]),
+        **_beside_others(results),
         "Accuracy": [*_accuracy(results["records"]), *_error(results)],
     }
 
@@ -176,6 +177,21 @@ def _localisation(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
         f"The number of parameters that take part in one, the participation ratio, is {counted} of "
         f"{sum(results['parameters']['sizes']):,}.",
     ]
+
+
+def _beside_others(results: dict[str, Any]) -> dict[str, list[str]]:
+    """How much of the last eigenspace other operators share, where they were compared."""
+    sentences = []
+    for split in splits(results):
+        record = records_of(results, split)[-1]
+        curves = record.get("comparison", {})
+        parts = [f"{text(number(curve[-1]), '.2f')} with those of the {name}" for name, curve in curves.items()]
+        if parts:
+            sentences.append(
+                f"The {len(curves['GGN']):,} leading eigenvectors of the Hessian on {SPLIT_NAMES[split]} data at step "
+                f"{record['step']:,} overlap by {' and '.join(parts)}."
+            )
+    return {"Beside other operators": sentences} if sentences else {}
 
 
 def _error(results: dict[str, Any]) -> list[str]:

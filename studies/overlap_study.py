@@ -6,7 +6,7 @@ import contextlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy
@@ -16,11 +16,13 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import EigenSubspace, Hessian, ParameterSpace, magnitude
+from ..linops import GGN, EigenSubspace, Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..metrics import overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
+from .comparisons import COMPARED_K, comparison, layer_eigenpairs
 from .files import LOCK, locked, read_json, write_json
+from .findings import SPLIT_NAMES
 from .problems import Problem
 from .records import FORMAT, record_of
 from .tables import reached_k
@@ -37,6 +39,7 @@ SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
 """Solvers by the name of the ``--solver`` option: functions of k and the seed."""
 
 _COLUMNS_AT_ONCE = 32
+_Operator = TypeVar("_Operator", Hessian, GGN)
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -54,6 +57,8 @@ class StudyOptions:
         split: ``"train"``, ``"test"`` or ``"both"``: which data the Hessian is of.
         device: where to compute, such as ``"cpu"`` or ``"cuda"``.
         dtype: ``"float32"`` or ``"float64"``.
+        compare: whether to compare each eigenspace with that of the GGN and of the Hessian on the other data, and the
+            steps layer by layer too, which takes some three times the products.
         seed: of initialisation, data order, solver and random masks.
         data_root: a folder with the full data; None for the embedded ones.
 
@@ -68,6 +73,7 @@ class StudyOptions:
     split: str = "train"
     device: str = "cpu"
     dtype: str = "float32"
+    compare: bool = True
     seed: int = 0
     data_root: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
 
@@ -199,8 +205,7 @@ class OverlapStudy:
         if path.exists():
             return self._read_step(path)
         model = checkpoint.restore(self.problem, self.data, device=self.options.device)
-        measured = self._measure(self._hessian(model, split), self._eigenspace(checkpoint.step, split), progress)
-        record = {"step": checkpoint.step, "split": split, **measured}
+        record = {"step": checkpoint.step, "split": split, **self._measure(model, checkpoint.step, split, progress)}
         write_json({"of": self._identity(), **record}, path)
         return record
 
@@ -230,6 +235,10 @@ class OverlapStudy:
         """The file of the eigenpairs at a step."""
         return self.directory / "eigenspaces" / f"{step:08d}-{split}.npz"
 
+    def _layers(self, step: int, split: str) -> Path:
+        """The folder of the eigenpairs of single tensors at a step."""
+        return self.directory / "eigenspaces" / f"{step:08d}-{split}-layers"
+
     def _tracking(self, checkpoints: Sequence[Checkpoint], split: str) -> dict[str, Any]:
         """The eigenspaces and masks of all steps beside one another: see `EigenspaceTracker.to_dict`."""
         path = self.directory / "tracking" / f"{split}.json"
@@ -238,8 +247,10 @@ class OverlapStudy:
         tracker = EigenspaceTracker(SOLVERS[self.options.solver](self.options.k, self.options.seed))
         for checkpoint in checkpoints:
             eig = self._recorded_eigenpairs(checkpoint.step, split)
-            H = self._hessian(checkpoint.restore(self.problem, self.data, device=self.options.device), split)
-            tracker.add(Snapshot(checkpoint.step, eig, {"magnitude": magnitude(H.parameters)}, H.gradient()))
+            H = self._operator(Hessian, checkpoint.restore(self.problem, self.data, device=self.options.device), split)
+            layers = self._recorded_layers(H, checkpoint.step, split)
+            scores = {"magnitude": magnitude(H.parameters)}
+            tracker.add(Snapshot(checkpoint.step, eig, scores, H.gradient(), layers=layers))
         found = tracker.to_dict(reached_k(self.problem.table_k, self.options.k))
         write_json({"of": self._identity(), **found}, path)
         return self._read_record(path)
@@ -247,23 +258,36 @@ class OverlapStudy:
     def _recorded_eigenpairs(self, step: int, split: str) -> EigenDecomposition:
         """The eigenpairs that the record at a step is of."""
         file, record = self._eigenspace(step, split), self._path(step, split)
+        eig = self._loaded(file, record)
+        if eig.eigenvalues.tolist() != self._read_step(record)["eigenvalues"]:
+            raise ValueError(
+                f"{file} has other eigenvalues than the record of its step: remove {record}, and both are made anew"
+            )
+        return eig
+
+    def _recorded_layers(self, H: Hessian, step: int, split: str) -> dict[str, EigenDecomposition]:
+        """The eigenpairs of single tensors, if the study has them."""
+        if not self.options.compare:
+            return {}
+        folder, record = self._layers(step, split), self._path(step, split)
+        return {name: self._loaded(folder / f"{name}.npz", record) for name in H.parameters.names}
+
+    def _loaded(self, file: Path, record: Path) -> EigenDecomposition:
+        """Eigenpairs of a file that was written with a record."""
         remedy = f"remove {record}, and both are made anew"
         try:
-            eig = EigenDecomposition.load(file, self.options.device)
+            return EigenDecomposition.load(file, self.options.device)
         except FileNotFoundError as error:
             raise ValueError(f"{file} is missing: {remedy}") from error
         except ValueError as error:
             raise ValueError(f"{error}: {remedy}") from error
-        if eig.eigenvalues.tolist() != self._read_step(record)["eigenvalues"]:
-            raise ValueError(f"{file} has other eigenvalues than the record of its step: {remedy}")
-        return eig
 
-    def _hessian(self, model: nn.Module, split: str) -> Hessian:
+    def _operator(self, kind: type[_Operator], model: nn.Module, split: str) -> _Operator:
         dtype = DTYPES[self.options.dtype]
         inputs, targets = self.data.hessian[split]
         inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
         # A plan that is given, not found by a timed trial: a study that is run again has the same numbers to the bit.
-        return Hessian(
+        return kind(
             model,
             self.problem.loss,
             (inputs, targets),
@@ -272,17 +296,43 @@ class OverlapStudy:
             micro_batch_size=len(targets),
         )
 
-    def _measure(self, H: Hessian, eigenspace: Path, progress: bool) -> dict[str, Any]:
-        eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
+    def _measure(self, model: nn.Module, step: int, split: str, progress: bool) -> dict[str, Any]:
+        H, solver = (
+            self._operator(Hessian, model, split),
+            SOLVERS[self.options.solver](self.options.k, self.options.seed),
+        )
+        eig = solver.solve(H, progress=progress)
         if len(eig.eigenvalues) < self.options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
-        eig.save(eigenspace)
+        eig.save(self._eigenspace(step, split))
         record = {
             "loss": H.loss(),
             **record_of(H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
             "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},
         }
-        return record | (self._exact(H, eig.subspace) if self.options.exact else {})
+        if self.options.exact:
+            record |= self._exact(H, eig.subspace)
+        if self.options.compare:
+            record |= {"comparison": self._comparison(model, step, split, eig, progress)}
+            folder = self._layers(step, split)
+            folder.mkdir(exist_ok=True)
+            for name, layer in layer_eigenpairs(H, self.options.seed, progress).items():
+                layer.save(folder / f"{name}.npz")
+        return record
+
+    def _comparison(
+        self, model: nn.Module, step: int, split: str, eig: EigenDecomposition, progress: bool
+    ) -> dict[str, list[float]]:
+        """Overlaps with the eigenspaces of the GGN, and of the Hessian on the other data."""
+        solver = SOLVERS[self.options.solver](min(COMPARED_K, self.options.k), self.options.seed)
+        (other,) = set(SPLITS["both"]) - {split}
+        others = {
+            "GGN": solver.solve(self._operator(GGN, model, split), progress=progress),
+            f"Hessian on {SPLIT_NAMES[other]} data": self._recorded_eigenpairs(step, other)
+            if self._path(step, other).exists()
+            else solver.solve(self._operator(Hessian, model, other), progress=progress),
+        }
+        return comparison(eig, others)
 
     def _exact(self, H: Hessian, computed: EigenSubspace) -> dict[str, Any]:
         """The dense spectrum, and how much of its leading eigenspaces was found."""

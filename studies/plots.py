@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 from matplotlib.axes import Axes
 
+from .comparison_plots import comparison_figure
 from .drawing import (
     NULLS,
     OVERLAP,
@@ -72,6 +73,7 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
             _by_k(records),
             energy_figure(results, records),
             *([tracking_figure(results, split)] if len(records) > 1 else []),
+            *([comparison_figure(results, records)] if "comparison" in records[0] else []),
             _spectrum(records),
             _residuals(records),
         ]

@@ -14,7 +14,7 @@ from ..linops import Hessian, MaskSubspace, magnitude
 from ..metrics import ChanceCurve, chance_curve, layer_energy, overlap_curve_interval, participation_ratio
 from ..solvers import EigenDecomposition, certify
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever records get other keys, so that a folder of earlier ones is refused and not misread."""
 LEVEL = 0.95
 """How much of chance its intervals hold."""

@@ -106,7 +106,7 @@ def _weight_gradient(
     result = [(n + 2 * pad - gap * (size - 1) - 1) // step + 1 for n, size, step, pad, gap in sizes]
     like = image.new_empty(1).expand(filters.shape[0], image.shape[0], *result)  # its shape alone is read
     geometry = (dilation, padding, stride, False, output_padding, 1)
-    found = aten.convolution_backward(
+    found: Tensor = aten.convolution_backward(
         filters.transpose(0, 1), image.transpose(0, 1), like, None, *geometry, [False, True, False]
     )[1]
     return found.transpose(0, 1)
@@ -131,7 +131,7 @@ def _exchanged_convolution(
 ) -> Tensor:
     """A transposed convolution with image and filter in each other's place, which makes no difference."""
     slopes, weights = filters.transpose(0, 1), image.transpose(0, 1)
-    found = aten.convolution(slopes, weights, None, dilation, padding, stride, True, output_padding, 1)
+    found: Tensor = aten.convolution(slopes, weights, None, dilation, padding, stride, True, output_padding, 1)
     return found.transpose(0, 1)
 
 

@@ -49,7 +49,9 @@ def test_gauss_quadratures_are_exact_to_their_degree(dtype, device):
         assert not run.is_closed
         for degree in range(12):
             expected = float((masses * values**degree).sum())
-            assert float((weights * nodes**degree).sum()) == pytest.approx(expected, abs=rounding(dtype), rel=rounding(dtype))
+            assert float((weights * nodes**degree).sum()) == pytest.approx(
+                expected, abs=rounding(dtype), rel=rounding(dtype)
+            )
         assert abs(float((weights * nodes**12).sum() - (masses * values**12).sum())) > rounding(dtype)
 
 
