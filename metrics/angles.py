@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..linops.coordinate import Embedding, PartialPermutation
-from ..linops.lattice import triangular_factor
 from ..linops.mask import MaskSubspace
 from ..linops.operator import LinearOperator
 from ..linops.subspace import Subspace
+from ..linops.tall_qr import triangular_factor
 
 
 @attrs.frozen(eq=False, repr=False)
