@@ -127,6 +127,27 @@ class TestUnderTheNull:
         assert each / DRAWN < 0.93
 
 
+@pytest.mark.parametrize(("draws", "K"), [(199, 1), (199, 3), (999, 40), (999, 300)])
+def test_an_envelope_holds_new_draws(draws, K):
+    """Where many draws are outermost at some k, too: those at the envelope itself are as far out as it is."""
+    generator, inside, rounds = numpy.random.default_rng(0), [], 40
+    for _ in range(rounds):
+        new, old = (generator.standard_gamma(0.3, (size, K)).cumsum(1) for size in (500, draws))
+        low, high = DrawnLaw(old, 0.0).envelope(0.9)
+        inside.append(float(((low <= new) & (new <= high)).all(1).mean()))
+    error = 3 * numpy.std(inside) / rounds**0.5
+    assert 0.9 - error < numpy.mean(inside) < 0.95
+
+
+def test_tails_of_wide_lattices():
+    """Two strata of so many points that Fourier transforms are the faster way, and lose all tails below 1e-16."""
+    law = LatticeLaw.common([10**9] * 2, [10**6 * 30] * 2, [10**6 * 30] * 2, 1.0)
+    mean, std = 1.8e6, (2 * 9e5 * 0.97**2) ** 0.5
+    for deviations in (-10, 10):  # the law is next to normal: its skewness is below a thousandth
+        tail = float(law.tail(mean + deviations * std, upper=deviations > 0))
+        assert tail == pytest.approx(scipy.stats.norm.sf(10), rel=0.3, abs=0)
+
+
 class TestMoments:
     @pytest.mark.parametrize(("n", "k", "dim"), [(7, 1, 1), (9, 2, 5), (12, 8, 7), (5, 5, 2), (30, 3, 20)])
     def test_haar(self, n, k, dim, device):
