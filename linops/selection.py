@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from .basic import require_labels
 from .coordinate import Embedding
 
 
@@ -82,14 +83,7 @@ def ranked(scores: Tensor, eligible: Tensor, seed: int | None) -> Tensor:
 
 def by_stratum(order: Tensor, strata: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """``order`` with the coordinates of each stratum together, their order kept, and the sizes of the strata, (s,)."""
-    dtype = strata.dtype if isinstance(strata, Tensor) else None
-    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        given = dtype or type(strata).__name__
-        raise TypeError(f"strata are integer labels, (n,), got {given}; use H.parameters.labels()")
-    if strata.shape != (n,):
-        raise ValueError(f"strata label each of {n} coordinates, got shape {tuple(strata.shape)}")
-    if strata.device != order.device:
-        raise TypeError(f"strata on {strata.device} and scores on {order.device} are on different devices; move one")
+    require_labels("strata", strata, n, order.device)
     labels, places = strata[order].sort(stable=True)
     sizes: Tensor = torch.unique_consecutive(labels, return_counts=True)[1]
     return order[places], sizes
