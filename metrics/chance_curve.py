@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..linops.mask import ranking
+from ..linops.selection import ranking
 from ..linops.subspace import EigenSubspace
 from .chance import ChanceLevel
 from .laws import BetaLaw, DrawnLaw, Law

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..linops.mask import ranking
 from ..linops.operator import LinearOperator
+from ..linops.selection import ranking
 from ..linops.subspace import EigenSubspace, Subspace
 from ..linops.tall_qr import triangular_factor
 from .nulls import central

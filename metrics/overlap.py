@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..linops.coordinate import PartialPermutation
-from ..linops.mask import MaskSubspace, ranking
+from ..linops.mask import MaskSubspace
+from ..linops.selection import ranking
 from ..linops.subspace import EigenSubspace, Subspace
 from .angles import check_pair
 
