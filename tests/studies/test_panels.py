@@ -185,7 +185,7 @@ def test_principal_angles_beside_those_of_random_subspaces(axes):
     values, counts = expected.get_data().values, [bar.get_height() for bar in axes.patches if bar is not expected]
     assert values.sum() == pytest.approx(40)
     assert values[0] == pytest.approx(10, abs=0.5) == counts[0]
-    assert np.abs(np.cumsum(values) - np.cumsum(counts)).max() < 1.5
+    assert np.abs(np.cumsum(values) - np.cumsum(counts)).max() < 2.5  # of one draw, whose angles repel one another
     assert axes.get_legend().get_texts()[0].get_text() == "random subspaces"
     with pytest.raises(ValueError, match="larger space than that of ambient_dim=69"):
         plot_principal_angles(axes, es.principal_angles(A, B), ambient_dim=69)
