@@ -18,11 +18,11 @@ from .curvature import (
 )
 from .diagonal import exact_diagonal
 from .interop import as_operator, to_scipy
-from .mask import MaskSubspace, ranking
+from .mask import MaskSubspace
 from .operator import Adjoint, Congruence, LinearOperator, Product, Scaled, Sum
 from .parameters import ParameterSpace
 from .scores import absolute_gradient, connection_sensitivity, magnitude, movement, random_scores, saliency
-from .selection import Ties
+from .selection import Ties, ranking
 from .structure import Structure
 from .subspace import EigenSubspace, OrthonormalSubspace, Subspace
 

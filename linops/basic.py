@@ -162,6 +162,20 @@ def require_count(what: str, value: Any) -> None:
         raise ValueError(f"{what} an integer >= 1, got {value!r}")
 
 
+def require_labels(what: str, labels: Any, n: int, device: torch.device) -> None:
+    """``labels`` must be integers, one for each of n coordinates, on ``device``; ``what`` is what they are called."""
+    dtype = labels.dtype if isinstance(labels, Tensor) else None
+    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        given = dtype or type(labels).__name__
+        raise TypeError(f"{what} are integer labels, (n,), got {given}; use H.parameters.labels()")
+    if labels.shape != (n,):
+        raise ValueError(f"{what} have one label for each of {n} coordinates, got shape {tuple(labels.shape)}")
+    if labels.device != device:
+        raise TypeError(
+            f"{what} on {labels.device} and what they label, on {device}, are on different devices; move one"
+        )
+
+
 def synchronise(device: torch.device) -> None:
     """Await what a GPU still computes, so that a time taken now is true; nothing to await on the CPU."""
     if device.type == "cuda":

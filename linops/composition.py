@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 import attrs
+from torch import Tensor
+
+from .parameters import ParameterSpace
 
 
 @attrs.frozen(repr=False)
@@ -48,3 +51,12 @@ class Composition:
         return "\n".join(
             [head, *(f"{row[0]:{width}} {row[1]:10} {row[2]:10} {row[3]:8.2%} {row[4]:7.2%}" for row in rows)]
         )
+
+
+def parts_of(parameters: ParameterSpace, by: str) -> tuple[tuple[str, ...], Tensor]:
+    """The names of tensors or modules, and the number of its own for each coordinate."""
+    if by not in ("tensor", "module"):
+        raise ValueError(f'by is "tensor" or "module", got {by!r}')
+    if by == "tensor":
+        return parameters.names, parameters.labels()
+    return parameters.module_names, parameters.module_labels()

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from .tall_qr import orthonormalised, triangular_factor
+
 if TYPE_CHECKING:
     from .subspace import Subspace
-
-# A tall block is factorised in pieces of at most this many numbers: 128 MiB in float64.
-_PIECE = 2**24
 
 
 class Lattice:
@@ -137,7 +136,7 @@ def sum_basis(A: Subspace, B: Subspace, tol: float) -> Tensor:
         return larger._columns
     new = residual @ (added / length).to(residual.dtype)
     # A short residual has rounding in it, which is not short once the direction has unit length.
-    new = torch.linalg.qr(larger.complement_projector @ new).Q
+    new = orthonormalised(larger.complement_projector @ new)
     return torch.cat([larger._columns, new], dim=1)
 
 
@@ -150,8 +149,7 @@ def intersection_basis(A: Subspace, B: Subspace, tol: float) -> Tensor:
         return V
     cosines = (1 - sines[sines <= tol].square()).sqrt()
     U = larger.lift(larger.coordinates(V)) / cosines.to(V.dtype)
-    common: Tensor = torch.linalg.qr(U + V).Q
-    return common
+    return orthonormalised(U + V)
 
 
 def difference_basis(A: Subspace, B: Subspace, tol: float) -> Tensor:
@@ -162,8 +160,9 @@ def difference_basis(A: Subspace, B: Subspace, tol: float) -> Tensor:
 
 def complement_basis(A: Subspace) -> Tensor:
     """Of A^⊥: the last n - k columns of the orthogonal factor of the basis."""
-    whole: Tensor = torch.linalg.qr(A._columns, mode="complete").Q
-    return whole[:, A.dim :]
+    columns = A._columns.to(torch.promote_types(A.dtype, torch.float32))  # LAPACK knows no half precision
+    whole: Tensor = torch.linalg.qr(columns, mode="complete").Q
+    return whole[:, A.dim :].to(A.dtype)
 
 
 _BASES: dict[str, Callable[[Subspace, Subspace, float], Tensor]] = {
@@ -173,7 +172,7 @@ _BASES: dict[str, Callable[[Subspace, Subspace, float], Tensor]] = {
 }
 
 
-def half_precision(dtype: torch.dtype) -> float:
+def half_digits(dtype: torch.dtype) -> float:
     """√ε of a dtype, the sine or cosine that counts as zero.
 
     A basis may be off orthonormality by as much, by the check of `OrthonormalSubspace`, so that no smaller sine is
@@ -189,26 +188,11 @@ def resolved_tolerance(tol: float | None, dtype: torch.dtype) -> float:
         ValueError: one below the precision, or from √½ on, where a direction would be common and orthogonal at once.
     """
     if tol is None:
-        return half_precision(dtype)
+        return half_digits(dtype)
     smallest = float(torch.finfo(dtype).eps)
     if not smallest <= tol < 0.5**0.5:
         raise ValueError(f"tol is a sine from {smallest:.1e}, the precision of {dtype}, to below √½ = 0.707, got {tol}")
     return tol
-
-
-def triangular_factor(matrix: Tensor) -> Tensor:
-    """The factor R of a QR decomposition of an (m, k) matrix, (min(m, k), k) float64, piece after piece of rows.
-
-    A Gram matrix would square the condition number and lose every sine below 1e-8; one call of QR on the whole would
-    need a float64 copy of it, and LAPACK indexes no more than 2³¹ numbers.
-
-    Cost: 2 m k² flops.
-    """
-    columns = matrix.shape[1]
-    factor = matrix.new_empty(0, columns, dtype=torch.float64)
-    for piece in torch.split(matrix, max(2 * columns, _PIECE // columns)):
-        factor = torch.linalg.qr(torch.cat([factor, piece.double()]), mode="r").R
-    return factor
 
 
 def _by_dimension(A: Subspace, B: Subspace) -> tuple[Subspace, Subspace]:

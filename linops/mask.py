@@ -1,4 +1,4 @@
-"""Parameter masks as subspaces, and the rules that choose them by scores."""
+"""Parameter masks as subspaces."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from .basic import Dense
-from .composition import Composition
+from .composition import Composition, parts_of
 from .coordinate import Embedding, PartialPermutation
 from .named_masks import flattened, pruning_masks
 from .operator import LinearOperator
 from .parameters import ParameterSpace
-from .selection import Ties, by_stratum, candidates, largest, ranked, require_k
+from .selection import Selected, Ties
 from .storage import dtype_name, dtype_named
 from .subspace import OrthonormalSubspace, Subspace
 
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
         def __call__(self, other: Subspace) -> Subspace: ...
 
 
-class MaskSubspace(Subspace, kind="mask"):
+class MaskSubspace(Selected, Subspace, kind="mask"):
     """The span of the coordinate axes that a boolean mask selects; its basis vectors stand in the order of the axes.
 
-    ``A & B``, ``A | B``, ``A - B`` of masks are the spans of the common, joint and remaining axes.
+    Scores choose it by `top_k`, `top_fraction` and `above`, see `Selected`. ``A & B``, ``A | B``, ``A - B`` of masks
+    are the spans of the common, joint and remaining axes.
 
     Args:
         mask: (n,) boolean, at least one entry true.
@@ -85,86 +86,6 @@ class MaskSubspace(Subspace, kind="mask"):
         mask = torch.zeros(n, dtype=torch.bool, device=indices.device)
         mask[embedding.indices] = True
         return cls(mask, dtype)
-
-    @classmethod
-    def top_k(
-        cls, scores: Tensor, k: int, *, within: Tensor | MaskSubspace | None = None, seed: int | None = None
-    ) -> MaskSubspace:
-        """The span of the k axes with the largest scores, (n,), those that lead the `ranking`.
-
-        Args, Raises: see `ranking`.
-
-        Cost: one sort.
-        """
-        order = _ranked(scores, within, seed)
-        require_k(k, order, scores)
-        return cls._of_largest(scores, order, order.new_tensor([len(order)]), order.new_tensor([k]))
-
-    @classmethod
-    def top_fraction(
-        cls,
-        scores: Tensor,
-        density: float,
-        strata: Tensor | None = None,
-        *,
-        within: Tensor | MaskSubspace | None = None,
-        seed: int | None = None,
-    ) -> MaskSubspace:
-        """The span of the axes with the largest scores, (n,): a fraction of all, or the same fraction of each stratum.
-
-        Of a stratum of s coordinates it takes ``density * s``, rounded to the nearest integer (a half to the even one),
-        but at least one, so that no layer is cut off.
-
-        Args:
-            scores: (n,) the larger, the sooner selected.
-            density: the fraction that is selected, in (0, 1].
-            strata: integer labels, (n,), such as ``H.parameters.labels()`` for tensors or ``module_labels()``; None for
-                a single stratum.
-            within: see `ranking`; strata have the sizes that they have within.
-            seed: see `ranking`.
-
-        Raises:
-            ValueError: a density outside (0, 1], or strata of another shape; see `ranking`.
-            TypeError: strata that are not integers; see `ranking`.
-
-        Cost: one sort, two with strata.
-        """
-        if not 0 < density <= 1:
-            raise ValueError(f"density is the fraction of the coordinates to select, in (0, 1], got {density}")
-        order = _ranked(scores, within, seed)
-        sizes = order.new_tensor([len(order)])
-        if strata is not None:
-            order, sizes = by_stratum(order, strata, len(scores))
-        counts = (density * sizes.double()).round().long().clamp(min=1)
-        return cls._of_largest(scores, order, sizes, counts)
-
-    @classmethod
-    def above(cls, scores: Tensor, threshold: float, *, within: Tensor | MaskSubspace | None = None) -> MaskSubspace:
-        """The span of all axes with scores, (n,), strictly above a threshold, which is rounded to the scores' dtype.
-
-        Args:
-            scores: (n,).
-            threshold: equal scores are left out.
-            within: see `ranking`.
-
-        Raises:
-            ValueError: no score above the threshold; see `ranking`.
-            TypeError: see `ranking`.
-
-        Cost: one comparison.
-        """
-        eligible = _candidates(scores, within)
-        chosen = eligible[scores[eligible] > threshold]
-        if len(chosen) == 0:
-            raise ValueError(f"no score is above {threshold}; the largest is {scores[eligible].max().item():.6g}")
-        return cls.from_indices(chosen, len(scores), _basis_dtype(scores))
-
-    @classmethod
-    def _of_largest(cls, scores: Tensor, order: Tensor, sizes: Tensor, counts: Tensor) -> MaskSubspace:
-        indices, ties = largest(scores, order, sizes, counts)
-        result = cls.from_indices(indices, len(scores), _basis_dtype(scores))
-        result.ties = ties
-        return result
 
     @classmethod
     def from_named(
@@ -219,7 +140,7 @@ class MaskSubspace(Subspace, kind="mask"):
 
         Cost: n bytes for each.
         """
-        names, labels = _groups(parameters, by)
+        names, labels = parts_of(parameters, by)
         present = set(torch.unique(labels).tolist())
         return {name: cls(labels == label, parameters.dtype) for label, name in enumerate(names) if label in present}
 
@@ -280,7 +201,7 @@ class MaskSubspace(Subspace, kind="mask"):
         Cost: 8 n bytes.
         """
         self._require_space(parameters)
-        names, labels = _groups(parameters, by)
+        names, labels = parts_of(parameters, by)
         chosen = labels[self.indices.to(labels.device)]
         sizes, counts = (torch.bincount(part, minlength=len(names)).tolist() for part in (labels, chosen))
         return Composition(by, names, tuple(sizes), tuple(counts))
@@ -356,46 +277,3 @@ class MaskSubspace(Subspace, kind="mask"):
         if isinstance(other, OrthonormalSubspace):
             return Dense(other.vectors.masked_fill(self.mask[:, None], 0.0))
         return NotImplemented
-
-
-def ranking(scores: Tensor, k: int, *, within: Tensor | MaskSubspace | None = None, seed: int | None = None) -> Tensor:
-    """The indices of the k largest of ``scores``, (n,), largest first, (k,); among equal scores the lower index leads.
-
-    Args:
-        scores: (n,) the larger, the earlier.
-        k: how many.
-        within: the m coordinates to choose from: (m,) distinct integers such as ``H.parameters.indices("*.weight")``,
-            (n,) boolean, or a mask; None for all.
-        seed: puts equal scores in a random order instead, the same on every device; None for the lower index.
-
-    Raises:
-        ValueError: k outside 1 … n or 1 … m, scores that are not flat, a NaN among those to choose from, or a
-            ``within`` of another shape, out of range, twice, or empty.
-        TypeError: scores that are no tensor or complex, or a ``within`` that is none of the three or on another device.
-
-    Cost: one stable sort.
-    """
-    order = _ranked(scores, within, seed)
-    require_k(k, order, scores)
-    return order[:k]
-
-
-def _ranked(scores: Tensor, within: Tensor | MaskSubspace | None, seed: int | None) -> Tensor:
-    return ranked(scores, _candidates(scores, within), seed)
-
-
-def _candidates(scores: Tensor, within: Tensor | MaskSubspace | None) -> Tensor:
-    return candidates(scores, within.mask if isinstance(within, MaskSubspace) else within)
-
-
-def _groups(parameters: ParameterSpace, by: str) -> tuple[tuple[str, ...], Tensor]:
-    """The names of tensors or modules, and the number of its own for each coordinate."""
-    if by not in ("tensor", "module"):
-        raise ValueError(f'by is "tensor" or "module", got {by!r}')
-    if by == "tensor":
-        return parameters.names, parameters.labels()
-    return parameters.module_names, parameters.module_labels()
-
-
-def _basis_dtype(scores: Tensor) -> torch.dtype:
-    return scores.dtype if scores.is_floating_point() else torch.float32

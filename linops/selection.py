@@ -1,14 +1,19 @@
-"""Which coordinates have the largest scores, and where that was a choice among equals."""
+"""Coordinates and masks by scores: those with the largest, and where that was a choice among equals."""
 
 from __future__ import annotations
 
 import numbers
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import torch
 from torch import Tensor
 
+from .basic import require_labels
 from .coordinate import Embedding
+
+if TYPE_CHECKING:
+    from .mask import MaskSubspace
 
 
 @attrs.frozen
@@ -32,7 +37,121 @@ class Ties:
         return f"{self.selected} of {self.tied} tied{where}" + (f" in {self.strata} strata" if self.strata > 1 else "")
 
 
-def candidates(scores: Tensor, within: Tensor | None) -> Tensor:
+def ranking(scores: Tensor, k: int, *, within: Tensor | Selected | None = None, seed: int | None = None) -> Tensor:
+    """The indices of the k largest of ``scores``, (n,), largest first, (k,); among equal scores the lower index leads.
+
+    Args:
+        scores: (n,) the larger, the earlier.
+        k: how many.
+        within: the m coordinates to choose from: (m,) distinct integers such as ``H.parameters.indices("*.weight")``,
+            (n,) boolean, or a mask; None for all.
+        seed: puts equal scores in a random order instead, the same on every device; None for the lower index.
+
+    Raises:
+        ValueError: k outside 1 … n or 1 … m, scores that are not flat, a NaN among those to choose from, or a
+            ``within`` of another shape, out of range, twice, or empty.
+        TypeError: scores that are no tensor, or a ``within`` that is none of the three or on another device.
+
+    Cost: one stable sort.
+    """
+    order = _ranked(scores, within, seed)
+    _require_k(k, order, scores)
+    return order[:k]
+
+
+class Selected:
+    """What scores choose: the ways to a `MaskSubspace` from one score for each coordinate.
+
+    Its dtype is that of the scores, or float32 where they are integers.
+    """
+
+    @classmethod
+    def top_k(
+        cls, scores: Tensor, k: int, *, within: Tensor | Selected | None = None, seed: int | None = None
+    ) -> MaskSubspace:
+        """The span of the k axes with the largest scores, (n,), those that lead the `ranking`.
+
+        Args, Raises: see `ranking`.
+
+        Cost: one sort.
+        """
+        order = _ranked(scores, within, seed)
+        _require_k(k, order, scores)
+        return cls._of_largest(scores, order, order.new_tensor([len(order)]), order.new_tensor([k]))
+
+    @classmethod
+    def top_fraction(
+        cls,
+        scores: Tensor,
+        density: float,
+        strata: Tensor | None = None,
+        *,
+        within: Tensor | Selected | None = None,
+        seed: int | None = None,
+    ) -> MaskSubspace:
+        """The span of the axes with the largest scores, (n,): a fraction of all, or the same fraction of each stratum.
+
+        Of a stratum of s coordinates it takes ``density * s``, rounded to the nearest integer (a half to the even one),
+        but at least one, so that no layer is cut off.
+
+        Args:
+            scores: (n,) the larger, the sooner selected.
+            density: the fraction that is selected, in (0, 1].
+            strata: integer labels, (n,), such as ``H.parameters.labels()`` for tensors or ``module_labels()``; None for
+                a single stratum.
+            within: see `ranking`; strata have the sizes that they have within.
+            seed: see `ranking`.
+
+        Raises:
+            ValueError: a density outside (0, 1], or strata of another shape; see `ranking`.
+            TypeError: strata that are not integers; see `ranking`.
+
+        Cost: one sort, two with strata.
+        """
+        if not 0 < density <= 1:
+            raise ValueError(f"density is the fraction of the coordinates to select, in (0, 1], got {density}")
+        order = _ranked(scores, within, seed)
+        sizes = order.new_tensor([len(order)])
+        if strata is not None:
+            order, sizes = _by_stratum(order, strata, len(scores))
+        counts = (density * sizes.double()).round().long().clamp(min=1)
+        return cls._of_largest(scores, order, sizes, counts)
+
+    @classmethod
+    def above(cls, scores: Tensor, threshold: float, *, within: Tensor | Selected | None = None) -> MaskSubspace:
+        """The span of all axes with scores, (n,), strictly above a threshold, which is rounded to the scores' dtype.
+
+        Args:
+            scores: (n,).
+            threshold: equal scores are left out.
+            within: see `ranking`.
+
+        Raises:
+            ValueError: no score above the threshold; see `ranking`.
+            TypeError: see `ranking`.
+
+        Cost: one comparison.
+        """
+        eligible = _candidates(scores, within)
+        chosen = eligible[scores[eligible] > threshold]
+        if len(chosen) == 0:
+            raise ValueError(f"no score is above {threshold}; the largest is {scores[eligible].max().item():.6g}")
+        return cls._of_indices(chosen, scores)
+
+    @classmethod
+    def _of_largest(cls, scores: Tensor, order: Tensor, sizes: Tensor, counts: Tensor) -> MaskSubspace:
+        indices, ties = _largest(scores, order, sizes, counts)
+        result = cls._of_indices(indices, scores)
+        result.ties = ties
+        return result
+
+    @classmethod
+    def _of_indices(cls, indices: Tensor, scores: Tensor) -> MaskSubspace:
+        dtype = scores.dtype if scores.is_floating_point() else torch.float32
+        return cast("type[MaskSubspace]", cls).from_indices(indices, len(scores), dtype)
+
+
+def _candidates(scores: Tensor, within: Tensor | Selected | None) -> Tensor:
     """The coordinates to choose from, ascending, (m,): see `ranking`. Their scores are checked."""
     if not isinstance(scores, Tensor):
         raise TypeError(f"scores are a tensor, (n,), got {type(scores).__name__}")
@@ -40,6 +159,8 @@ def candidates(scores: Tensor, within: Tensor | None) -> Tensor:
         raise TypeError(f"scores are real, got {scores.dtype}, which has no order; take scores.abs()")
     if scores.ndim != 1:
         raise ValueError(f"scores are flat, (n,), got shape {tuple(scores.shape)}")
+    if isinstance(within, Selected):
+        within = cast("MaskSubspace", within).mask
     eligible = torch.arange(len(scores), device=scores.device) if within is None else _eligible(scores, within)
     if len(eligible) == 0:
         raise ValueError(f"{'scores hold' if within is None else 'within= holds'} no coordinate to choose from")
@@ -62,18 +183,19 @@ def _eligible(scores: Tensor, within: Tensor) -> Tensor:
     return eligible
 
 
-def require_k(k: int, order: Tensor, scores: Tensor) -> None:
+def _require_k(k: int, order: Tensor, scores: Tensor) -> None:
     """``k`` must be an integer from 1 to the number of coordinates to choose from."""
     if not isinstance(k, numbers.Integral) or isinstance(k, bool) or not 1 <= k <= len(order):
         most = f"n = {len(order)}" if len(order) == len(scores) else f"{len(order)}, as many as within= holds"
         raise ValueError(f"top k takes 1 <= k <= {most}, got k={k}")
 
 
-def ranked(scores: Tensor, eligible: Tensor, seed: int | None) -> Tensor:
-    """The coordinates ``eligible``, (m,), the largest score first; equals in their order, or by seed at random.
+def _ranked(scores: Tensor, within: Tensor | Selected | None, seed: int | None) -> Tensor:
+    """The coordinates to choose from, (m,), the largest score first; equals in their order, or by seed at random.
 
     Cost: one stable sort, and with a seed a random permutation, drawn on the CPU so that every device has the same.
     """
+    eligible = _candidates(scores, within)
     if seed is not None:
         shuffle = torch.randperm(len(eligible), generator=torch.Generator().manual_seed(seed))
         eligible = eligible[shuffle.to(eligible.device)]
@@ -82,22 +204,15 @@ def ranked(scores: Tensor, eligible: Tensor, seed: int | None) -> Tensor:
     return eligible[scores[eligible].sort(descending=True, stable=True).indices]
 
 
-def by_stratum(order: Tensor, strata: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _by_stratum(order: Tensor, strata: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """``order`` with the coordinates of each stratum together, their order kept, and the sizes of the strata, (s,)."""
-    dtype = strata.dtype if isinstance(strata, Tensor) else None
-    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        given = dtype or type(strata).__name__
-        raise TypeError(f"strata are integer labels, (n,), got {given}; use H.parameters.labels()")
-    if strata.shape != (n,):
-        raise ValueError(f"strata label each of {n} coordinates, got shape {tuple(strata.shape)}")
-    if strata.device != order.device:
-        raise TypeError(f"strata on {strata.device} and scores on {order.device} are on different devices; move one")
+    require_labels("strata", strata, n, order.device)
     labels, places = strata[order].sort(stable=True)
     sizes: Tensor = torch.unique_consecutive(labels, return_counts=True)[1]
     return order[places], sizes
 
 
-def largest(scores: Tensor, order: Tensor, sizes: Tensor, counts: Tensor) -> tuple[Tensor, Ties | None]:
+def _largest(scores: Tensor, order: Tensor, sizes: Tensor, counts: Tensor) -> tuple[Tensor, Ties | None]:
     """The first ``counts`` of each of the ranked strata, of ``sizes``, that follow one another in ``order``; and ties.
 
     Args:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..linops.coordinate import Embedding, PartialPermutation
-from ..linops.lattice import triangular_factor
 from ..linops.mask import MaskSubspace
 from ..linops.operator import LinearOperator
 from ..linops.subspace import Subspace
+from ..linops.tall_qr import triangular_factor
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -118,13 +118,7 @@ def principal_vectors(A: Subspace, B: Subspace) -> PrincipalVectors:
     The pair i has the smallest angle of those orthogonal to the pairs before it. Pairs at equal angles may be turned
     among themselves, and at right angles are any. Two masks give axes: the common ones, then the others in order.
 
-    Args:
-        A: a subspace of dimension k.
-        B: a subspace of dimension l of the same space.
-
-    Raises:
-        TypeError: not subspaces, or of different dtype or device.
-        ValueError: subspaces of different ambient spaces.
+    Arguments and errors as for `principal_angles`.
 
     Source: Björck and Golub (1973); Van Loan, Computing the CS and the generalized singular value decompositions,
     Numer. Math. 46 (1985) for vectors as accurate at small as at right angles.

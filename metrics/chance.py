@@ -7,7 +7,6 @@ without replacement, of which survey sampling knows mean and variance.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -22,13 +21,14 @@ from .angles import check_pair
 from .laws import BetaLaw, ConstantLaw, DrawnLaw, LatticeLaw, Law
 from .nulls import (
     SINGLE,
+    PendingLaw,
     StratifiedSums,
     as_labels,
     central,
     checked_null,
     haar_moments,
+    law_of,
     named,
-    require_law,
     rounding_of,
     tails,
 )
@@ -39,6 +39,9 @@ from .sampling import Strata
 @attrs.frozen(repr=False, slots=False)
 class ChanceLevel:
     """An observed overlap, or another statistic, beside its law under a null.
+
+    The law is found when it is first asked for. Until then a level of a mask and a basis keeps the n leverages and the
+    strata; in a pickle, too.
 
     Attributes:
         null: what is random: "uniform" and "stratified" masks, or a "haar" subspace.
@@ -53,7 +56,7 @@ class ChanceLevel:
     observed: float
     mean: float
     std: float
-    _find_law: Callable[[], Law] | None = attrs.field(default=None, eq=False)
+    _pending: PendingLaw | None = attrs.field(default=None, eq=False)
 
     @property
     def ratio(self) -> float:
@@ -91,10 +94,10 @@ class ChanceLevel:
         low, high = (float(self.law.quantile(share)) for share in central(level))
         return low, high
 
-    @functools.cached_property
+    @property
     def law(self) -> Law:
         """The law of the overlap under the null."""
-        return require_law(self._find_law)()
+        return law_of(self._pending)
 
     def __repr__(self) -> str:
         return (
@@ -147,7 +150,7 @@ def chance(
         TypeError: not subspaces, a null of masks where A is none, labels that are not integers, different dtype or
             device.
         ValueError: different ambient spaces, not one label for each coordinate, an unknown null or one that does not
-            go with the strata, or draws < 1.
+            go with the strata, draws < 1 or a negative seed.
 
     Source: Cochran, Sampling Techniques (1977), theorems 2.2 (uniform) and 5.3 (stratified). Haar measure: Muirhead,
     Aspects of Multivariate Statistical Theory (1982), section 3.3.
@@ -155,7 +158,7 @@ def chance(
     Cost: that of the leverages, O(n l), and O(n) memory; no product with an operator. p-values, when first asked for:
     draws min(m, 1000) numbers for each stratum, if they take draws.
     """
-    null = checked_null(null, strata, draws)
+    null = checked_null(null, strata, draws, seed)
     check_pair(A, B)
     if null == "haar":
         return _against_haar(A, B)
@@ -173,28 +176,28 @@ def _against_masks(
     labels = as_labels(strata, A.ambient_dim, B)
     rounding = rounding_of(B)
     sums = StratifiedSums(labels, rounding)
-    leverage = B.leverage().double()
+    leverage = B.leverage()
     if not bool(leverage.isfinite().all()):
         raise ValueError(f"{B} has entries that are not finite")
-    sums.add(leverage)
+    sums.add(leverage.double())
     counts = torch.bincount(labels[A.indices], minlength=len(sums.sizes))
     scale = math.sqrt(A.dim * B.dim)
     mean, std = (float(moment) / scale for moment in sums.moments(counts))
-    observed = float(leverage[A.indices].sum()) / scale
-    sizes, number = sums.sizes, sums.strata  # all that the law needs of the sums: it may be kept for long
+    observed = float(leverage[A.indices].sum(dtype=torch.float64)) / scale
+    if std == 0:
+        law = PendingLaw(ConstantLaw, mean)
+    elif isinstance(B, MaskSubspace):
+        others = torch.bincount(labels[B.indices], minlength=len(counts))
+        law = PendingLaw(LatticeLaw.common, sums.sizes.tolist(), counts.tolist(), others.tolist(), 1 / scale)
+    else:
+        law = PendingLaw(_drawn_law, Strata(labels, counts), leverage, scale, rounding, draws, seed)
+    return ChanceLevel(null, sums.strata, observed, mean, std, law)
+
+
+def _drawn_law(strata: Strata, leverage: Tensor, scale: float, rounding: float, draws: int, seed: int) -> DrawnLaw:
     # What is left of a stratum is its total less a sample: of equal numbers there may remain roundings in float64.
-    slack = 64 * torch.finfo(torch.float64).eps * float(leverage.sum()) / scale
-
-    def law() -> Law:
-        if std == 0:
-            return ConstantLaw(mean)
-        if isinstance(B, MaskSubspace):
-            others = torch.bincount(labels[B.indices], minlength=len(counts))
-            return LatticeLaw.common(sizes.tolist(), counts.tolist(), others.tolist(), 1 / scale)
-        drawn = Strata(labels, counts).sums(leverage, draws, seed) / scale
-        return DrawnLaw(drawn, rounding, slack)
-
-    return ChanceLevel(null, number, observed, mean, std, law)
+    slack = 64 * torch.finfo(torch.float64).eps * float(leverage.sum(dtype=torch.float64)) / scale
+    return DrawnLaw(strata.sums(leverage, draws, seed) / scale, rounding, slack)
 
 
 def permutation_test(
@@ -220,13 +223,13 @@ def permutation_test(
 
     Raises:
         TypeError: not a mask, or labels that are not integers.
-        ValueError: not one label for each coordinate, draws < 1, or a statistic that is not finite.
+        ValueError: not one label for each coordinate, draws < 1, a negative seed, or a statistic that is not finite.
 
     Source: Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9.
 
     Cost: draws + 1 evaluations of the statistic.
     """
-    null = checked_null(None, strata, draws)
+    null = checked_null(None, strata, draws, seed)
     if not isinstance(mask, MaskSubspace):
         raise TypeError(f"a permutation test is one of a MaskSubspace, got {type(mask).__name__}")
     labels = as_labels(strata, mask.ambient_dim, mask)
@@ -240,9 +243,8 @@ def permutation_test(
         raise ValueError("the statistic is not finite for every mask, so that it has no mean to compare with")
     std = float(values.std(ddof=1)) if draws > 1 else 0.0
     std = std if std > SINGLE * abs(float(values.mean())) else 0.0
-    return ChanceLevel(
-        null, int((sizes > 0).sum()), observed, float(values.mean()), std, lambda: DrawnLaw(values, SINGLE)
-    )
+    law = PendingLaw(DrawnLaw, values, SINGLE)
+    return ChanceLevel(null, int((sizes > 0).sum()), observed, float(values.mean()), std, law)
 
 
 def overlap_excess(mask: MaskSubspace, subspace: Subspace, strata: Tensor) -> float:
@@ -257,5 +259,5 @@ def overlap_excess(mask: MaskSubspace, subspace: Subspace, strata: Tensor) -> fl
 
 def _against_haar(A: Subspace, B: Subspace) -> ChanceLevel:
     mean, std, low, high = haar_moments(A.ambient_dim, A.dim, B.dim)
-    rounding = max(rounding_of(A), rounding_of(B))
-    return ChanceLevel("haar", 1, overlap(A, B), mean, std, lambda: BetaLaw(low, high, mean, std, rounding))
+    law = PendingLaw(BetaLaw, low, high, mean, std, max(rounding_of(A), rounding_of(B)))
+    return ChanceLevel("haar", 1, overlap(A, B), mean, std, law)

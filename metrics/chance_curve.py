@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 
 import attrs
 import numpy
@@ -12,18 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..linops.mask import ranking
+from ..linops.selection import ranking
 from ..linops.subspace import EigenSubspace
 from .chance import ChanceLevel
 from .laws import BetaLaw, DrawnLaw, Law
 from .nulls import (
+    PendingLaw,
     StratifiedSums,
     as_labels,
     central,
     checked_null,
     haar_moments,
+    law_of,
     named,
-    require_law,
     rounding_of,
     tails,
 )
@@ -34,6 +33,9 @@ from .sampling import Strata
 @attrs.frozen(eq=False, repr=False, slots=False)
 class ChanceCurve:
     """The chance levels at every k = 1, ..., K: tensors (K,) float64 that mean at k - 1 what `ChanceLevel` does at k.
+
+    The law is found when it is first asked for. Until then a curve of random masks keeps the eigenspace and the strata;
+    in a pickle, too.
 
     Attributes:
         null: what is random: "uniform" and "stratified" masks, or a "haar" subspace.
@@ -48,7 +50,7 @@ class ChanceCurve:
     observed: Tensor
     mean: Tensor
     std: Tensor
-    _find_law: Callable[[], Law] | None = None
+    _pending: PendingLaw | None = None
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -89,10 +91,10 @@ class ChanceCurve:
         low, high = (self._tensor(end) for end in self.law.envelope(level))
         return low, high
 
-    @functools.cached_property
+    @property
     def law(self) -> Law:
         """The laws of the overlaps under the null."""
-        return require_law(self._find_law)()
+        return law_of(self._pending)
 
     def at(self, k: int) -> ChanceLevel:
         """The chance level at one k, 1 <= k <= K, with moments alone."""
@@ -135,7 +137,7 @@ def chance_curve(
         TypeError: other kinds of arguments, an eigenspace for a null of masks, labels that are not integers, different
             devices.
         ValueError: not one score and one label for each coordinate, an unknown null or one that does not go with the
-            strata, or draws < 1.
+            strata, draws < 1 or a negative seed.
 
     Source: as for `chance`.
 
@@ -143,7 +145,7 @@ def chance_curve(
     K² operations, draws K numbers and a copy of the rows of the eigenvectors that were drawn. O(K) beside the overlap
     curve for the Haar null.
     """
-    null = checked_null(null, strata, draws)
+    null = checked_null(null, strata, draws, seed)
     if null == "haar":
         return _against_haar(A, B)
     if not isinstance(A, Tensor):
@@ -165,14 +167,8 @@ def chance_curve(
         sums.add(B.vectors[:, j].double().square())
         means[j], stds[j] = sums.moments(counts)
     k = torch.arange(1, len(observed) + 1, device=observed.device)
-    return ChanceCurve(
-        null,
-        sums.strata,
-        observed,
-        means / k,
-        stds / k,
-        lambda: DrawnLaw(_drawn_curves(B, Strata(labels, counts), order, draws, seed), rounding),
-    )
+    law = PendingLaw(_drawn_law, B, Strata(labels, counts), order, rounding, draws, seed)
+    return ChanceCurve(null, sums.strata, observed, means / k, stds / k, law)
 
 
 def _against_haar(A: Tensor | EigenSubspace, B: EigenSubspace) -> ChanceCurve:
@@ -180,11 +176,12 @@ def _against_haar(A: Tensor | EigenSubspace, B: EigenSubspace) -> ChanceCurve:
     k = numpy.arange(1.0, len(observed) + 1)
     mean, std, low, high = haar_moments(B.ambient_dim, k, k)
     means, stds = (torch.from_numpy(moment).to(observed.device) for moment in (mean, std))
-    return ChanceCurve("haar", 1, observed, means, stds, lambda: BetaLaw(low, high, mean, std, rounding_of(B)))
+    law = PendingLaw(BetaLaw, low, high, mean, std, rounding_of(B))
+    return ChanceCurve("haar", 1, observed, means, stds, law)
 
 
-def _drawn_curves(B: EigenSubspace, strata: Strata, order: Tensor, draws: int, seed: int) -> NDArray[numpy.float64]:
-    """The overlap curves of random orders of coordinates, (draws, K)."""
+def _drawn_law(B: EigenSubspace, strata: Strata, order: Tensor, rounding: float, draws: int, seed: int) -> DrawnLaw:
+    """That of the overlap curves of random orders of coordinates, (draws, K)."""
     drawn, orders = numpy.unique(strata.orders(order, draws, numpy.random.default_rng(seed)), return_inverse=True)
     rows = B.vectors[torch.from_numpy(drawn).to(B.device)].contiguous()
     orders = orders.reshape(draws, len(order))
@@ -195,4 +192,4 @@ def _drawn_curves(B: EigenSubspace, strata: Strata, order: Tensor, draws: int, s
         gained[:, place] += squares[:, :place].sum(dim=1)
         gained[:, place:] += squares[:, place:]
     curves: NDArray[numpy.float64] = gained.cumsum(1).cpu().numpy()
-    return curves / numpy.arange(1, len(order) + 1)
+    return DrawnLaw(curves / numpy.arange(1, len(order) + 1), rounding)

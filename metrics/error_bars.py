@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..linops.lattice import triangular_factor
-from ..linops.mask import ranking
 from ..linops.operator import LinearOperator
+from ..linops.selection import ranking
 from ..linops.subspace import EigenSubspace, Subspace
+from ..linops.tall_qr import triangular_factor
 from .nulls import central
 from .overlap import accumulated, overlap, overlap_curve
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import attrs
 import numpy
-import scipy.signal
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[numpy.float64]
 
-_DEVIATIONS = 12  # from the mean, and as many points, beyond which is less than 1e-28
+_DEVIATIONS = 14  # from the mean, and as many points, beyond which is less than 1e-28, where a law is of Poisson too
 _LEAST = 1e-28  # a tail that is not told from none
 _NEGLIGIBLE = 1e-30  # beside the largest probability of a lattice: far below what sums of these resolve
 
@@ -120,8 +119,9 @@ class LatticeLaw(Law):
                 variance = mean * (size - one) * (size - other) / (size * max(1, size - 1))
                 reach = _DEVIATIONS * (1 + variance**0.5)
                 low, high = int(max(0, one + other - size, mean - reach)), int(min(one, other, mean + reach))
+                # Term by term: by Fourier transforms sums would resolve no probability below a rounding of the largest.
                 part: Array = scipy.stats.hypergeom.pmf(numpy.arange(low, high + 1), size, one, other)
-                first, total = _trimmed(first + low, scipy.signal.convolve(total, part).clip(min=0.0))
+                first, total = _trimmed(first + low, numpy.convolve(total, part))
         return cls(first, total / total.sum(), step)
 
     def tail(self, x: ArrayLike, upper: bool = True) -> Array:
@@ -178,7 +178,11 @@ class DrawnLaw(Law):
         return numpy.asarray(self.ranked[min(max(at, 0), len(self.values) - 1)])
 
     def envelope(self, probability: float) -> tuple[Array, Array]:
-        """Values at equal depth from both ends of each column, between which all of a draw lies with that probability.
+        """Values at equal depth from both ends of each column, between which all of a new draw lies with probability.
+
+        It is at least the one given: as in `tail`, the new draw is one of 1 + N that are exchangeable, and leaves the
+        envelope where it would be as far out as the last of those values, of which no more draws have one than
+        (1 - probability) (1 + N).
 
         Raises:
             ValueError: too few draws: more of them than that are outermost somewhere.
@@ -187,8 +191,9 @@ class DrawnLaw(Law):
         """
         rank = self.values.argsort(axis=0).argsort(axis=0)
         depth = numpy.sort(numpy.minimum(rank, len(rank) - 1 - rank).min(axis=1))
-        least = int(depth[math.floor((1 - probability) * len(depth))])
-        if least == 0:
+        outside = math.floor((1 - probability) * (1 + len(depth)) * (1 + 1e-12))
+        least = int(depth[min(outside, len(depth) - 1)]) - 1
+        if least < 0:
             raise ValueError(
                 f"{len(rank)} draws are too few for a band of level {probability:g} over so many k: ask for more "
                 "draws= or a lower level, or take interval()"

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..linops.basic import require_labels
 from ..linops.subspace import OrthonormalSubspace
 
 
@@ -32,7 +33,9 @@ def layer_energy(vectors: Tensor | OrthonormalSubspace, labels: Tensor) -> Tenso
     Cost: O(n k) operations and O(n) memory.
     """
     columns = _columns(vectors)
-    _require_labels(labels, columns)
+    require_labels("labels", labels, len(columns), columns.device)
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels number the layers from 0, got {int(labels.min())}; renumber them")
     energy = torch.zeros(int(labels.max()) + 1, columns.shape[1], dtype=torch.float64, device=columns.device)
     for j, column in enumerate(columns.mT):
         energy[:, j].index_add_(0, labels.long(), _scaled(column).square())
@@ -87,15 +90,3 @@ def _columns(vectors: Tensor | OrthonormalSubspace) -> Tensor:
     if vectors.is_complex():
         raise TypeError(f"vectors are real, got {vectors.dtype}; of complex ones take v.abs(), which has their energy")
     return vectors.detach()
-
-
-def _require_labels(labels: Tensor, columns: Tensor) -> None:
-    dtype = labels.dtype if isinstance(labels, Tensor) else None
-    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        raise TypeError(f"labels are a tensor of integers, got {dtype or type(labels).__name__}")
-    if labels.device != columns.device:
-        raise TypeError(f"labels on {labels.device} and vectors on {columns.device} are on different devices; move one")
-    if labels.shape != columns.shape[:1]:
-        raise ValueError(f"expected one label for each of {len(columns)} coordinates, got shape {tuple(labels.shape)}")
-    if int(labels.min()) < 0:
-        raise ValueError(f"labels number the layers from 0, got {int(labels.min())}; renumber them")

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..linops.lattice import half_precision, triangular_factor
+from ..linops.lattice import half_digits
 from ..linops.subspace import OrthonormalSubspace, Subspace
+from ..linops.tall_qr import triangular_factor
 from .angles import check_pair, principal_coordinates
 
 
@@ -160,7 +161,7 @@ def _require_tangent(A: Subspace, tangent: Tensor) -> None:
     if tangent.dtype != A.dtype or tangent.device != A.device:
         raise TypeError(f"{A} and a tangent in {tangent.dtype} on {tangent.device} differ; convert one with .to")
     along = float(A.coordinates(tangent).norm())
-    if along > half_precision(A.dtype) * max(1.0, float(tangent.norm())):
+    if along > half_digits(A.dtype) * max(1.0, float(tangent.norm())):
         raise ValueError(
             f"the tangent is not orthogonal to {A}: its part along it has norm {along:.1e}; take it off by "
             "A.complement_projector @ tangent"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..linops.mask import MaskSubspace, ranking
+from ..linops.mask import MaskSubspace
+from ..linops.selection import ranking
 from ..linops.subspace import OrthonormalSubspace, Subspace
 from .angles import principal_vectors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..linops.basic import require_count, require_labels
 from ..linops.mask import MaskSubspace
 from ..linops.subspace import Subspace
 from .laws import Law
@@ -26,6 +28,33 @@ def rounding_of(subspace: Subspace) -> float:
     if isinstance(subspace, MaskSubspace):
         return 0.0
     return min(_ROUNDINGS * torch.finfo(subspace.dtype).eps, SINGLE)
+
+
+class PendingLaw:
+    """A law that is found when it is first asked for; what it is found from is then let go of.
+
+    Args:
+        find: a function of a module or class, which can be pickled.
+        arguments: of it.
+    """
+
+    def __init__(self, find: Callable[..., Law], *arguments: Any) -> None:
+        self._law: Law | None = None
+        self._find, self._arguments = find, arguments
+
+    def found(self) -> Law:
+        """The law."""
+        if self._law is None:
+            self._law = self._find(*self._arguments)
+            self._arguments = ()
+        return self._law
+
+
+def law_of(pending: PendingLaw | None) -> Law:
+    """The law, if there is one."""
+    if pending is None:
+        raise ValueError("this level has moments but no law; p-values and intervals are those of what chance() returns")
+    return pending.found()
 
 
 class StratifiedSums:
@@ -73,42 +102,30 @@ def haar_moments(n: int, k: Any, dim: Any) -> tuple[Any, Any, Any, Any]:
     return scale / n, variance**0.5, numpy.maximum(0, k + dim - n) / scale, numpy.minimum(k, dim) / scale
 
 
-def checked_null(null: str | None, strata: Tensor | None, draws: int) -> str:
-    """The name of the null that the arguments describe."""
+def checked_null(null: str | None, strata: Tensor | None, draws: int, seed: int) -> str:
+    """The name of the null that the arguments describe. What draws are made by is checked before any is asked for."""
     by_strata = "uniform" if strata is None else "stratified"
     if null not in (None, "uniform", "stratified", "haar"):
         raise ValueError(f"null is 'uniform', 'stratified' or 'haar', got {null!r}")
     if null is not None and null != by_strata and (null != "haar" or strata is not None):
         need = "takes strata" if null == "stratified" else "takes no strata"
         raise ValueError(f"null={null!r} {need}")
-    if draws < 1:
-        raise ValueError(f"draws is at least 1, got {draws}")
+    require_count("draws is", draws)
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed is an integer >= 0, got {seed!r}")
     return null or by_strata
 
 
 def as_labels(strata: Tensor | None, n: int, subspace: Subspace) -> Tensor:
     """Labels in 0, ..., n - 1, (n,) long, on the device of the subspace; all 0 for the uniform null."""
     if strata is None:
-        return torch.zeros(n, dtype=torch.long, device=subspace.device)
-    dtype = strata.dtype if isinstance(strata, Tensor) else None
-    if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        raise TypeError(f"strata are a tensor of integer labels, got {dtype or type(strata).__name__}")
-    if strata.shape != (n,):
-        raise ValueError(f"expected one stratum label for each of the {n} coordinates, got shape {tuple(strata.shape)}")
-    if strata.device != subspace.device:
-        raise TypeError(f"strata on {strata.device} and {subspace} differ in device; move the labels")
+        return torch.zeros((), dtype=torch.long, device=subspace.device).expand(n)  # one number in memory
+    require_labels("strata", strata, n, subspace.device)
     labels = strata.long()
     if labels.min() >= 0 and labels.max() < n:
         return labels
     inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
     return inverse
-
-
-def require_law(find: Callable[[], Law] | None) -> Callable[[], Law]:
-    """The function that finds a law, if there is one."""
-    if find is None:
-        raise ValueError("this level has moments but no law; p-values and intervals are those of what chance() returns")
-    return find
 
 
 def tails(law: Law, observed: Any, alternative: str) -> Any:

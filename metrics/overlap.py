@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..linops.coordinate import PartialPermutation
-from ..linops.mask import MaskSubspace, ranking
+from ..linops.mask import MaskSubspace
+from ..linops.selection import ranking
 from ..linops.subspace import EigenSubspace, Subspace
 from .angles import check_pair
 
@@ -19,13 +20,7 @@ def overlap(A: Subspace, B: Subspace) -> float:
     In [0, 1] up to the rounding of the bases: 0 for orthogonal subspaces, 1 for equal ones, √(k/l) when A lies in a
     larger B. A random pair has the expectation √(k l) / n; `chance` says how far a mask is from it.
 
-    Args:
-        A: a subspace of dimension k.
-        B: a subspace of dimension l of the same space.
-
-    Raises:
-        TypeError: not subspaces, or of different dtype or device.
-        ValueError: subspaces of different ambient spaces.
+    Arguments and errors as for `principal_angles`.
 
     Source: arXiv 2504.14701 for equal dimensions.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace
+from ..linops.basic import require_count
+from .report import ConvergenceWarning
 from .results import EigenDecomposition
 from .solver import EigenSolver
 
@@ -20,6 +24,7 @@ def solve_diagonal_blocks(
     A: LinearOperator,
     blocks: Mapping[str, Subspace],
     *,
+    block_size: int | None = None,
     progress: bool = False,
 ) -> dict[str, EigenDecomposition]:
     """The leading eigenpairs of the compressions Bᵀ A B of A to several subspaces, by name.
@@ -34,6 +39,8 @@ def solve_diagonal_blocks(
             ``lambda n: BlockLanczos(k=min(10, n))``.
         A: a symmetric operator, (n, n).
         blocks: subspaces of Rⁿ by name.
+        block_size: how many columns A is multiplied by at once, which bounds the memory; None for all that are asked
+            for, in the fewest passes.
         progress: whether to show a bar that counts columns.
 
     Returns:
@@ -42,13 +49,19 @@ def solve_diagonal_blocks(
 
     Raises:
         TypeError: something that is no solver, operator or subspace.
-        ValueError: no block, subspaces of another space, or what a solver raises; the first error ends all.
+        ValueError: no block, subspaces of another space, a block size below one, or what a solver raises; the first
+            error ends all.
 
-    Cost: that of the solvers, each column a product of A; and 2 n numbers for each column that is multiplied, of all
-    blocks together.
+    Warns:
+        ConvergenceWarning: for each block whose pairs do not all meet the tolerance.
+
+    Cost: that of the solvers, each column a product of A; and 2 n numbers, vector and product, for each column that is
+    multiplied at once: with many blocks on a large space set ``block_size``.
     """
     if not isinstance(A, LinearOperator):
         raise TypeError(f"expected a LinearOperator, got {type(A).__name__}; as_operator makes one of a matrix")
+    if block_size is not None:
+        require_count("block_size is", block_size)
     if not blocks:
         raise ValueError("no blocks to solve for")
     for name, subspace in blocks.items():
@@ -57,7 +70,7 @@ def solve_diagonal_blocks(
         if subspace.ambient_dim != A.shape[0]:
             raise ValueError(f"block {name!r}, {subspace}, is no part of the space of {A}")
     with tqdm(disable=not progress, desc="diagonal blocks", unit=" products") as bar:
-        exchange = _Exchange(A, list(blocks), bar)
+        exchange = _Exchange(A, {name: subspace.basis for name, subspace in blocks.items()}, block_size, bar)
         parts = {name: _Compression(exchange, name, A, subspace) for name, subspace in blocks.items()}
         solvers = {name: solver(part.shape[0]) for name, part in parts.items()}
         for name, each in solvers.items():
@@ -72,7 +85,12 @@ def solve_diagonal_blocks(
                 raise
         if exchange.error is not None:
             raise exchange.error
-        return {name: future.result() for name, future in waiting.items()}
+    found = {name: future.result() for name, future in waiting.items()}
+    for name, result in found.items():
+        if result.report.status.is_failure:
+            message = f"block {name!r}: {result!r}: {result.report.status.value}"
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    return found
 
 
 class _InterruptedError(RuntimeError):
@@ -85,8 +103,11 @@ class _Exchange:
     The lock is held by whoever computes, so that one thread runs at a time, as coroutines would.
     """
 
-    def __init__(self, A: LinearOperator, names: list[str], bar: tqdm[None]) -> None:
-        self.A, self._bar, self._running = A, bar, set(names)
+    def __init__(
+        self, A: LinearOperator, bases: dict[str, LinearOperator], block_size: int | None, bar: tqdm[None]
+    ) -> None:
+        self.A, self._bases, self._block_size, self._bar = A, bases, block_size, bar
+        self._running = set(bases)
         self._turn = threading.Condition()
         self._asked: dict[str, Tensor] = {}
         self._answered: dict[str, Tensor] = {}
@@ -103,7 +124,7 @@ class _Exchange:
         with self._turn:
             try:
                 self._require_no_error()
-                return solver.solve(part)
+                return solver._solve_silently(part, None, progress=False)
             except BaseException as error:
                 self.fail(error)
                 raise
@@ -112,7 +133,7 @@ class _Exchange:
                 self._turn.notify_all()
 
     def product(self, name: str, X: Tensor) -> Tensor:
-        """A X, together with what the others ask for."""
+        """Bᵀ A B X, together with what the others ask for."""
         self._asked[name] = X
         self._turn.notify_all()
         self._turn.wait_for(lambda: name in self._answered or self.error is not None)
@@ -134,20 +155,49 @@ class _Exchange:
                 self._answer()
 
     def _answer(self) -> None:
-        names, widths = list(self._asked), [X.shape[1] for X in self._asked.values()]
-        together = torch.cat([X.mT for X in self._asked.values()]).mT
-        self._asked.clear()
-        products = torch.split(self.A @ together, widths, dim=1)
-        self._bar.update(sum(widths))
-        self._answered = dict(zip(names, products, strict=True))
+        asked, self._asked = self._asked, {}
+        answers = {name: torch.empty_like(X) for name, X in asked.items()}
+        for group in _groups({name: X.shape[1] for name, X in asked.items()}, self._block_size):
+            self._multiply(asked, answers, group)
+        self._answered = answers
         self._turn.notify_all()
+
+    def _multiply(self, asked: dict[str, Tensor], answers: dict[str, Tensor], group: list[tuple[str, slice]]) -> None:
+        ends = list(itertools.accumulate((part.stop - part.start for _, part in group), initial=0))
+        places = [slice(*pair) for pair in itertools.pairwise(ends)]
+        together = torch.empty(ends[-1], self.A.shape[0], dtype=self.A.dtype, device=self.A.device).mT
+        for (name, part), place in zip(group, places, strict=True):
+            together[:, place] = self._bases[name] @ asked[name][:, part]
+        products = self.A @ together
+        for (name, part), place in zip(group, places, strict=True):
+            answers[name][:, part] = self._bases[name].T @ products[:, place]
+        self._bar.update(ends[-1])
+
+
+def _groups(widths: Mapping[str, int], size: int | None) -> Iterator[list[tuple[str, slice]]]:
+    """The columns of blocks of those widths, in groups of at most ``size``: names, and which columns of each."""
+    size = size or max(1, sum(widths.values()))
+    group: list[tuple[str, slice]] = []
+    room = size
+    for name, width in widths.items():
+        start = 0
+        while start < width:
+            stop = min(width, start + room)
+            group.append((name, slice(start, stop)))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield group
+                group, room = [], size
+    if group:
+        yield group
 
 
 class _Compression(LinearOperator):
     """Bᵀ A B, whose products with A are made together with those of others."""
 
     def __init__(self, exchange: _Exchange, name: str, A: LinearOperator, subspace: Subspace) -> None:
-        self._exchange, self._name, self._basis = exchange, name, subspace.basis
+        self._exchange, self._name = exchange, name
         self._restricted = A.restricted(subspace)
         super().__init__(self._restricted.shape, A.dtype, A.device, self._restricted.structure)
 
@@ -158,4 +208,4 @@ class _Compression(LinearOperator):
         return f"<block {self._name!r} {self.shape[0]}x{self.shape[0]} of {self._exchange.A}>"
 
     def _matmat(self, X: Tensor) -> Tensor:
-        return self._basis.T @ self._exchange.product(self._name, self._basis @ X)
+        return self._exchange.product(self._name, X)

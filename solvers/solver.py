@@ -101,6 +101,13 @@ class EigenSolver(Solver):
         Cost: that of the solver, two products to test symmetry and, unless the solver knows the residuals, k products
         to measure them.
         """
+        result = self._solve_silently(A, start, progress)
+        if result.report.status.is_failure:
+            warnings.warn(f"{result!r}: {result.report.status.value}", ConvergenceWarning, stacklevel=3)
+        return result
+
+    def _solve_silently(self, A: Any, start: Subspace | Tensor | None, progress: bool) -> EigenDecomposition:
+        """See `solve`; it warns of nothing, so that whoever solves for others can say of whom."""
         operator = operator_for(A, type(self).__name__)
         self._require_suitable(operator)
         guess = self._checked_start(start, operator)
@@ -117,10 +124,7 @@ class EigenSolver(Solver):
             return attrs.evolve(pairs, residual_norms=norms), checks + len(norms)
 
         (pairs, checks), cost = self._watching(operator, progress, find)
-        result = self._result(pairs, cost, checks)
-        if pairs.status.is_failure:
-            warnings.warn(f"{result!r}: {pairs.status.value}", ConvergenceWarning, stacklevel=3)
-        return result
+        return self._result(pairs, cost, checks)
 
     @abc.abstractmethod
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:

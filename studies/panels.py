@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..linops.composition import Composition
 from ..metrics import ChanceCurve, PrincipalAngles
+from ..metrics.random_angles import random_angle_shares
 from .drawing import OVERLAP, SEQUENTIAL, Array, draw_level, ranks, step_colors, whole_numbers
 
 _FEW = 150  # cells of a heat map, in which their values are written
@@ -159,15 +160,29 @@ def plot_layer_energy(
     axes.set(title="energy by layer", xlabel="eigenvector i")
 
 
-def plot_principal_angles(axes: Axes, angles: PrincipalAngles) -> None:
+def plot_principal_angles(axes: Axes, angles: PrincipalAngles, ambient_dim: int | None = None) -> None:
     """A histogram of principal angles in degrees, from 0, a shared direction, to 90, an orthogonal one; bins of 5.
 
     Args:
         axes: where to draw.
         angles: those of `principal_angles`.
+        ambient_dim: n, to draw how many of the angles would be in each bin if one subspace were random, by the law for
+            large dimensions (Wachter 1980).
+
+    Raises:
+        ValueError: an n below the dimension of one of the subspaces.
     """
+    edges = np.arange(0, 91, 5)
     # A right angle in degrees may be rounded to beyond 90.
-    axes.hist(np.minimum(np.degrees(_array(angles.radians)), 90), bins=[*range(0, 91, 5)], color=OVERLAP, ec="white")
+    axes.hist(np.minimum(np.degrees(_array(angles.radians)), 90), bins=[*edges], color=OVERLAP, ec="white")
+    if ambient_dim is not None:
+        if ambient_dim < max(angles.dims):
+            raise ValueError(f"{angles} are of subspaces of a larger space than that of ambient_dim={ambient_dim}")
+        shares = random_angle_shares(ambient_dim, *angles.dims, np.radians(edges))
+        shares[0] = 0  # angles of exactly zero belong to the first bin
+        expected = min(angles.dims) * np.diff(shares)
+        axes.stairs(expected, edges, color="black", ls="--", label="random subspaces")
+        axes.legend(loc="upper left")
     axes.set(xlabel="principal angle, degrees", ylabel=f"how many of {len(angles)}", xlim=(0, 90))
     axes.set_xticks(range(0, 91, 15))
     axes.yaxis.set_major_locator(whole_numbers(5))

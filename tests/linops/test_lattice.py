@@ -47,6 +47,20 @@ def sharing(common, left, right, dtype, device, seed=1):
     return span(A, dtype), span(B, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision(dtype, device):
+    """As in single precision, to the rounding of the entries."""
+    A, B = sharing(2, 3, 2, torch.float32, device)
+    halves = A.to(dtype=dtype), B.to(dtype=dtype)
+    whole = (A | B, A & B, A - B, A.complement())
+    rough = (halves[0] | halves[1], halves[0] & halves[1], halves[0] - halves[1], halves[0].complement())
+    for one, other in zip(whole, rough, strict=True):
+        assert (other.dim, other.dtype) == (one.dim, dtype)
+        numpy.testing.assert_allclose(
+            projector(other.to(dtype=torch.float32)), projector(one), rtol=0, atol=20 * torch.finfo(dtype).eps
+        )
+
+
 class TestOfGeneralSubspaces:
     @pytest.mark.parametrize(("common", "left", "right"), [(2, 3, 3), (1, 0, 4), (3, 4, 1), (2, 2, 0), (3, 0, 0)])
     def test_sum_and_intersection_are_those_of_scipy(self, common, left, right, dtype, device):

@@ -59,6 +59,15 @@ class TestFromVectors:
         torch.testing.assert_close(OrthonormalSubspace(vectors).leverage(), vectors.square().sum(dim=1))
 
 
+def orthonormality_error(subspace):
+    """The largest entry of BᵀB - I over what the rounding of entries, and of factors in float64, may leave."""
+    basis = subspace.vectors.double()
+    identity = torch.eye(subspace.dim, dtype=torch.float64, device=basis.device)
+    return float((basis.mT @ basis - identity).abs().max()) / max(
+        4 * torch.finfo(subspace.dtype).eps, 100 * torch.finfo(torch.float64).eps
+    )
+
+
 class TestFromSpan:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("rank", [1, 3, 5])
@@ -84,6 +93,23 @@ class TestFromSpan:
             X = U * torch.tensor([1.0, 0.5, smallest], dtype=torch.float64)
             assert OrthonormalSubspace.from_span(X).dim == numpy.linalg.matrix_rank(X.numpy())
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+    def test_rank_of_long_columns(self, dtype, device):
+        """Neither is a short column lost among long ones nor a dependent one found: roundings do not add up over n."""
+        X = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        X[:, 1] *= 0.05
+        assert OrthonormalSubspace.from_span(X).dim == 2
+        assert OrthonormalSubspace.from_span(torch.cat([X, X @ X.new_tensor([[0.3], [0.3]])], dim=1)).dim == 2
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+    def test_basis_is_orthonormal_to_the_precision(self, dtype, device):
+        """With a condition number of a tenth of that at which the rank drops."""
+        X = OrthonormalSubspace.random(3000, 4, dtype=torch.float64, device=device).vectors
+        mixing = OrthonormalSubspace.random(4, 4, seed=1, dtype=torch.float64, device=device).vectors
+        smallest = 10 * max(4 * torch.finfo(dtype).eps, 3000 * torch.finfo(torch.float64).eps)
+        block = X * X.new_tensor([1.0, 0.5, 0.5, smallest]) @ mixing
+        assert orthonormality_error(OrthonormalSubspace.from_span(block.to(dtype))) < 1
+
     @pytest.mark.parametrize("shape", [(5, 0), (0, 2), (5,)])
     def test_nothing_to_span(self, shape):
         with pytest.raises(ValueError, match="finite, non-empty"):
@@ -105,6 +131,11 @@ class TestRandom:
         assert here.device.type == device
         torch.testing.assert_close(dense(here), dense(OrthonormalSubspace.random(9, 3, seed=4)), rtol=0, atol=1e-6)
         assert dense(here).tolist() != dense(OrthonormalSubspace.random(9, 3, seed=5)).tolist()
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize(("n", "k"), [(60_000, 20), (40, 40)])
+    def test_is_orthonormal_to_the_precision(self, dtype, n, k, device):
+        assert orthonormality_error(OrthonormalSubspace.random(n, k, dtype=dtype, device=device)) < 1
 
     def test_leaves_the_global_generator(self):
         before = torch.get_rng_state()

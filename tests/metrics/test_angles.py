@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from metric_contract import TOLERANCE, dense, pairs, planes, rotation, span
 
-from eigenspan.linops import MaskSubspace, OrthonormalSubspace, lattice
+from eigenspan.linops import MaskSubspace, OrthonormalSubspace, tall_qr
 from eigenspan.metrics import principal_angles, principal_vectors
 
 RIGHT = math.pi / 2
@@ -105,7 +105,7 @@ def test_tall_blocks_are_factorised_in_pieces(monkeypatch, device):
         sizes.append(matrix.numel())
         return qr(matrix, mode=mode)
 
-    monkeypatch.setattr(lattice, "_PIECE", 999)
+    monkeypatch.setattr(tall_qr, "_PIECE", 999)
     monkeypatch.setattr(torch.linalg, "qr", recording_qr)
     pieces = principal_angles(A, B).radians
     assert len(sizes) > 15

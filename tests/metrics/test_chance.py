@@ -279,7 +279,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("shape", [(8,), (9, 1), (0,)])
     def test_labels_of_another_shape(self, shape):
-        with pytest.raises(ValueError, match="one stratum label for each of the 9"):
+        with pytest.raises(ValueError, match="one label for each of 9"):
             chance(self.mask, self.eig, torch.zeros(shape, dtype=torch.long))
 
     @pytest.mark.parametrize("k", [0, 4, -1])

@@ -93,8 +93,11 @@ class TestOverlapInterval:
 
     def test_a_space_and_itself(self):
         """Bases are orthonormal to rounding only, the interval is in order for all that."""
-        B = OrthonormalSubspace.random(50, 3, seed=1)
-        assert overlap_interval(B, B, 0.0) == (1.0, 1.0)
+        for length, expected in ((1 + 1e-6, 1.0), (1 - 1e-6, (1 - 1e-6) ** 4)):
+            B = OrthonormalSubspace(OrthonormalSubspace.random(50, 3, seed=1).vectors * length)
+            low, high = overlap_interval(B, B, 0.0)
+            assert low <= high <= 1
+            assert (low, high) == pytest.approx((expected, expected), abs=3e-7)
 
 
 class TestJackknife:

@@ -90,8 +90,8 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("labels", "error", "words"),
         [
-            ([0] * 5, TypeError, "integers, got list"),
-            (torch.zeros(5), TypeError, "integers, got torch.float32"),
+            ([0] * 5, TypeError, "integer labels, .* got list"),
+            (torch.zeros(5), TypeError, "integer labels, .* got torch.float32"),
             (torch.zeros(4, dtype=torch.long), ValueError, r"each of 5 coordinates, got shape \(4,\)"),
             (torch.tensor([0, 1, -1, 0, 0]), ValueError, "from 0, got -1"),
         ],

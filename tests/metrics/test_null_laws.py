@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import pickle
+import weakref
 
 import numpy
 import pytest
@@ -125,6 +128,27 @@ class TestUnderTheNull:
             each += bool(((narrow[0] <= observed) & (observed <= narrow[1])).all())
         assert 0.93 <= whole / DRAWN <= 0.97
         assert each / DRAWN < 0.93
+
+
+@pytest.mark.parametrize(("draws", "K"), [(199, 1), (199, 3), (999, 40), (999, 300)])
+def test_an_envelope_holds_new_draws(draws, K):
+    """Where many draws are outermost at some k, too: those at the envelope itself are as far out as it is."""
+    generator, inside, rounds = numpy.random.default_rng(0), [], 40
+    for _ in range(rounds):
+        new, old = (generator.standard_gamma(0.3, (size, K)).cumsum(1) for size in (500, draws))
+        low, high = DrawnLaw(old, 0.0).envelope(0.9)
+        inside.append(float(((low <= new) & (new <= high)).all(1).mean()))
+    error = 3 * numpy.std(inside) / rounds**0.5
+    assert 0.9 - error < numpy.mean(inside) < 0.95
+
+
+def test_tails_of_wide_lattices():
+    """Two strata of so many points that Fourier transforms are the faster way, and lose all tails below 1e-16."""
+    law = LatticeLaw.common([10**9] * 2, [10**6 * 30] * 2, [10**6 * 30] * 2, 1.0)
+    mean, std = 1.8e6, (2 * 9e5 * 0.97**2) ** 0.5
+    for deviations in (-10, 10):  # the law is next to normal: its skewness is below a thousandth
+        tail = float(law.tail(mean + deviations * std, upper=deviations > 0))
+        assert tail == pytest.approx(scipy.stats.norm.sf(10), rel=0.3, abs=0)
 
 
 class TestMoments:
@@ -337,7 +361,7 @@ class TestPermutationTest:
             permutation_test(overlap, mask.mask)
         with pytest.raises(ValueError, match="not finite"):
             permutation_test(lambda mask: math.inf, mask)
-        with pytest.raises(ValueError, match="draws is at least 1"):
+        with pytest.raises(ValueError, match="draws is an integer >= 1"):
             permutation_test(lambda mask: 1.0, mask, draws=0)
 
 
@@ -362,6 +386,47 @@ def test_curves_of_two_eigenspaces_against_haar(device):
         curve.band()
 
 
+class TestKeeping:
+    """Levels outlive what they are of: in a pickle, and without what their law was found from."""
+
+    def levels(self, device):
+        subspace, mask = uneven(60, 4, 1, device), MaskSubspace.random(60, 5, dtype=torch.float64, device=device)
+        labels = labels_of(20, 40, device=device)
+        line = EigenSubspace(subspace.vectors[:, :1], subspace.eigenvalues[:1])
+        return [
+            chance(mask, subspace, labels),
+            chance(mask, subspace),
+            chance(mask, MaskSubspace.random(60, 9, seed=1, dtype=torch.float64, device=device), labels),
+            chance(subspace, line, null="haar"),
+            chance(mask, MaskSubspace(torch.ones(60, dtype=torch.bool, device=device), torch.float64)),
+            permutation_test(lambda other: overlap(other, subspace), mask, draws=20),
+        ]
+
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_pickles(self, asked, device):
+        for level in self.levels(device):
+            expected = (level.p_value(), level.interval()) if asked else None
+            again = pickle.loads(pickle.dumps(level))
+            assert again == level
+            assert (again.p_value(), again.interval()) == (expected or (level.p_value(), level.interval()))
+        curve = chance_curve(torch.arange(60.0, device=device), uneven(60, 4, 1, device), draws=99)
+        again = pickle.loads(pickle.dumps(curve))
+        torch.testing.assert_close(again.p_value(), curve.p_value(), rtol=0, atol=0)
+
+    def test_what_a_law_is_found_from_is_let_go_of(self, device):
+        n = 20_000
+        subspace, strata = uneven(n, 4, 1, device), torch.arange(n, device=device) % 2
+        level = chance(MaskSubspace.random(n, 5, dtype=torch.float64, device=device), subspace, draws=99)
+        curve = chance_curve(torch.arange(float(n), device=device), subspace, strata, draws=99)
+        assert 8 * n < len(pickle.dumps(level)) < 10 * n
+        kept = weakref.ref(subspace)
+        del subspace
+        level.interval(), curve.interval()
+        gc.collect()
+        assert kept() is None
+        assert len(pickle.dumps(level)) < n
+
+
 class TestBadInput:
     mask = MaskSubspace.random(9, 2)
     eig = eigenspace(9, 3, 1, torch.float32, "cpu")
@@ -379,8 +444,14 @@ class TestBadInput:
             chance(self.eig, self.eig)
 
     def test_draws_and_levels(self):
-        with pytest.raises(ValueError, match="draws is at least 1, got 0"):
-            chance(self.mask, self.eig, draws=0)
+        for draws in (0, 2.5, True):
+            with pytest.raises(ValueError, match=f"draws is an integer >= 1, got {draws}"):
+                chance(self.mask, self.eig, draws=draws)
+        for seed in (-1, 0.5, None):
+            with pytest.raises(ValueError, match=f"seed is an integer >= 0, got {seed}"):
+                chance_curve(torch.arange(9.0), self.eig, seed=seed)
+            with pytest.raises(ValueError, match=f"seed is an integer >= 0, got {seed}"):
+                permutation_test(lambda mask: 1.0, self.mask, seed=seed)
         level = chance(self.mask, self.eig)
         with pytest.raises(ValueError, match="between 0 and 1, got 95"):
             level.interval(95)

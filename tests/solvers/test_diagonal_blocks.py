@@ -64,6 +64,36 @@ def test_passes_are_those_of_the_slowest():
     assert A.products == sum(each.report.products for each in found.values())
 
 
+@pytest.mark.parametrize("size", [1, 3, 8, 500])
+def test_columns_at_once(size, device):
+    """However many are multiplied at once, those of one block in several groups or of several blocks in one."""
+    widths = []
+
+    class Watched(LinearOperator):
+        def __init__(self):
+            self.matrix = symmetric(90, device=device)
+            super().__init__((90, 90), torch.float64, self.matrix.device, Structure.SYMMETRIC)
+
+        def _matmat(self, X):
+            widths.append(X.shape[1])
+            return self.matrix @ X
+
+    blocks = masks(5, 60, 25, device=device)
+    found = solve_diagonal_blocks(lambda n: es.BlockLanczos(k=min(6, n)), Watched(), blocks, block_size=size)
+    assert max(widths) <= size
+    assert sum(widths) == sum(each.report.products for each in found.values())
+    for name, subspace in blocks.items():
+        exact = es.DenseEigh(k=min(6, subspace.dim)).solve(Watched().restricted(subspace))
+        torch.testing.assert_close(found[name].eigenvalues, exact.eigenvalues, rtol=0, atol=1e-10)
+
+
+def test_warnings_name_the_block_and_point_at_the_caller():
+    solver = {200: es.BlockLanczos(k=4, max_products=12), 20: es.BlockLanczos(k=4)}
+    with pytest.warns(es.ConvergenceWarning, match="block 'block 1': <EigenDecomposition") as caught:
+        solve_diagonal_blocks(solver.get, symmetric(220), masks(20, 200))
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 def test_one_thread_at_a_time_multiplies():
     threads = set()
 
@@ -98,6 +128,8 @@ class TestBadInput:
         A = symmetric(9)
         with pytest.raises(TypeError, match="expected a LinearOperator, got Tensor"):
             solve_diagonal_blocks(lambda n: es.BlockLanczos(k=1), A.to_dense(), masks(4, 5))
+        with pytest.raises(ValueError, match="block_size is an integer >= 1, got 0"):
+            solve_diagonal_blocks(lambda n: es.BlockLanczos(k=1), A, masks(4, 5), block_size=0)
         with pytest.raises(ValueError, match="no blocks"):
             solve_diagonal_blocks(lambda n: es.BlockLanczos(k=1), A, {})
         with pytest.raises(TypeError, match="block 'a' is a Subspace"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 import eigenspan as es
 from eigenspan.linops.composition import Composition
@@ -187,6 +188,20 @@ def test_principal_angles_are_counted_in_degrees(axes):
     heights = {bar.get_x(): bar.get_height() for bar in axes.patches}
     assert {start: height for start, height in heights.items() if height} == {0: 1, 30: 1, 85: 1}
     assert axes.get_xlim() == (0, 90)
+
+
+def test_principal_angles_beside_those_of_random_subspaces(axes):
+    """All of them, and where they are; some are zero where there is no room for others."""
+    A, B = (es.OrthonormalSubspace.random(100, k, seed=k, dtype=torch.float64) for k in (40, 70))
+    plot_principal_angles(axes, es.principal_angles(A, B), ambient_dim=100)
+    (expected,) = (patch for patch in axes.patches if isinstance(patch, StepPatch))
+    values, counts = expected.get_data().values, [bar.get_height() for bar in axes.patches if bar is not expected]
+    assert values.sum() == pytest.approx(40)
+    assert values[0] == pytest.approx(10, abs=0.5) == counts[0]
+    assert np.abs(np.cumsum(values) - np.cumsum(counts)).max() < 2.5  # of one draw, whose angles repel one another
+    assert axes.get_legend().get_texts()[0].get_text() == "random subspaces"
+    with pytest.raises(ValueError, match="larger space than that of ambient_dim=69"):
+        plot_principal_angles(axes, es.principal_angles(A, B), ambient_dim=69)
 
 
 # -- colours and files ------------------------------------------------------------------------------------------------
