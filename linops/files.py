@@ -1,20 +1,23 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and strict JSON in them."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """An empty file beside ``path`` to write to, which takes the place of ``path`` in one step at the end.
 
-    Readers see the old or the new content, as does whoever finds the file after an error or an interruption. Each
-    writer has a file of its own, so that of two the later one wins. Permissions are those of any new file.
+    Readers see the old or the new content, as does whoever finds the file after an error, an interruption or a loss of
+    power. Each writer has a file of its own, so that of two the later one wins. Permissions are those of any new file.
 
     Raises:
         OSError: the folder is not there or cannot be written.
@@ -25,10 +28,21 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp lets only its user in
+        _await_disk(partial)  # else the name may outlive a loss of power, and the content not
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    if os.name == "posix":  # elsewhere folders are not opened
+        _await_disk(path.parent)
+
+
+def _await_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
@@ -36,3 +50,45 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def write_json(data: dict[str, Any], path: Path) -> None:
+    """Writes plain data as strict JSON; numbers that are not finite become null.
+
+    The file appears whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str = "remove it, and it is made anew") -> dict[str, Any]:
+    """The data that `write_json` wrote.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged one.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged (no JSON object): {remedy}")
+    return data
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return data

@@ -240,6 +240,28 @@ class LinearOperator(abc.ABC):
 
         return row_gram(self, memory_budget)
 
+    # -- identity -----------------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that tell this matrix from others, the same in every process, for work that goes on.
+
+        That of a curvature operator is of the bytes of parameters, their names, buffers and data, of what the model and
+        the loss compute, of dtype and class. It depends neither on the device nor on engines or micro-batches, nor on
+        how samples are ordered and cut into batches (rows of a Jacobian or a factor have an order). It sees no globals
+        that functions of one's own read. Sums, products and the like are told by their parts, `Dense` and `Diagonal` by
+        their entries. Of other operators three products with fixed vectors are taken to two or three digits: another
+        machine may round one of these the other way, in float32 once in some thousand times.
+
+        Cost: one pass over the data, without the model; for others three products.
+        """
+        from .fingerprint import fingerprint
+
+        return fingerprint(self)
+
+    def _content(self) -> Any:
+        """What the matrix is a function of, as `fingerprint` reads it; None if only products are known."""
+        return None
+
     # -- conversions --------------------------------------------------------------------------------------------------
 
     def to_dense(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Solvers of eigenvalues and singular values, their results and certificates, estimators, random test matrices."""
 
 from .auto import Auto, choose, choose_svd, eigsh, svds
+from .block_store import BlockStore
 from .certificates import Certificate, certify
 from .dense import DenseEigh, DenseSVD
 from .diagonal_blocks import solve_diagonal_blocks
@@ -22,6 +23,7 @@ from .gram import GramEigh
 from .iteration import SubspaceIteration
 from .lanczos import BlockLanczos, Lanczos
 from .lobpcg import Lobpcg
+from .manifest import StoredMatrix
 from .measurement import Measurement
 from .nystrom import Nystrom
 from .report import ConvergenceWarning, SolveReport, Status
@@ -34,6 +36,7 @@ from .sketched_svd import SketchedSVD
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SingularTriplets, SVDSolver
+from .workers import decompose_folder, measure_columns
 
 __all__ = [
     "SSRFT",
@@ -42,6 +45,7 @@ __all__ = [
     "Auto",
     "BlockGolubKahan",
     "BlockLanczos",
+    "BlockStore",
     "Bounds",
     "Certificate",
     "ConvergenceWarning",
@@ -71,15 +75,18 @@ __all__ = [
     "SparseSign",
     "SpectralDensity",
     "Status",
+    "StoredMatrix",
     "SubspaceIteration",
     "Which",
     "certify",
     "choose",
     "choose_svd",
+    "decompose_folder",
     "diagonal",
     "eigenvalue_count",
     "eigsh",
     "frobenius_norm",
+    "measure_columns",
     "nuclear_norm",
     "scree",
     "solve_diagonal_blocks",

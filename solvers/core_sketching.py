@@ -106,6 +106,9 @@ class CoreSketching(Sketching):
     def _parts(self, shape: tuple[int, int]) -> dict[str, int]:
         return self._columns(*self._sizes(shape))
 
+    def _core_rows(self, shape: tuple[int, int]) -> int:
+        return self._sizes(shape)[1]
+
     @abc.abstractmethod
     def _columns(self, outer: int, inner: int) -> dict[str, int]:
         """The parts of a measurement with their numbers of columns, those that have any."""

@@ -85,11 +85,8 @@ class SolveReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as numbers, strings and one dictionary for the solver, ready for JSON."""
-        solver = {"class": type(self.solver).__name__}
-        for name, value in attrs.asdict(self.solver).items():
-            solver[name] = value.value if isinstance(value, enum.Enum) else value
         own = attrs.asdict(self, recurse=False)
-        return {**own, "solver": solver, "status": self.status.name, "notes": list(self.notes)}
+        return {**own, "solver": solver_to_dict(self.solver), "status": self.status.name, "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> SolveReport:
@@ -98,18 +95,38 @@ class SolveReport:
         Raises:
             ValueError: a solver class that is not imported, or entries that are not those of a report.
         """
-        from .template import Solver
-
         try:
-            parameters = dict(entries["solver"])
-            name = parameters.pop("class")
+            solver = solver_from_dict(entries["solver"])
             status, notes = Status[entries["status"]], tuple(entries.get("notes", ()))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the entries of a SolveReport: {error!r}") from error
-        known = {solver.__name__: solver for solver in _descendants(Solver)}  # type: ignore[type-abstract]
-        if name not in known:
-            raise ValueError(f"no solver is called {name!r}; import the module that defines it before loading")
-        return cls(**{**entries, "solver": known[name](**parameters), "status": status, "notes": notes})
+        return cls(**{**entries, "solver": solver, "status": status, "notes": notes})
+
+
+def solver_to_dict(solver: Solver) -> dict[str, Any]:
+    """The class and the parameters of a solver, ready for JSON."""
+    entries = {"class": type(solver).__name__}
+    for name, value in attrs.asdict(solver).items():
+        entries[name] = value.value if isinstance(value, enum.Enum) else value
+    return entries
+
+
+def solver_from_dict(entries: dict[str, Any]) -> Solver:
+    """The solver that `solver_to_dict` wrote.
+
+    Raises:
+        KeyError: no class is named.
+        TypeError: parameters that the class has not.
+        ValueError: a class that is not imported, or parameters that it refuses.
+    """
+    from .template import Solver
+
+    parameters = dict(entries)
+    name = parameters.pop("class")
+    known = {solver.__name__: solver for solver in _descendants(Solver)}  # type: ignore[type-abstract]
+    if name not in known:
+        raise ValueError(f"no solver is called {name!r}; import the module that defines it before loading")
+    return known[name](**parameters)
 
 
 def _descendants(solver: type[Solver]) -> list[type[Solver]]:

@@ -63,17 +63,26 @@ class Sketching(Solver):
 
         Cost: as many products as columns, and as many vectors.
         """
-        self._require_single_pass()
         operator = operator_for(A, type(self).__name__)
-        self._require_measurable(operator)
-        total = sum(self._parts(operator.shape).values())
+        chosen = self._checked_columns(operator, columns)
+        with tqdm(disable=not progress, desc=type(self).__name__, unit=" products", total=len(chosen)) as bar:
+            return self._measured(Watched(operator, bar), chosen)
+
+    def _checked_columns(self, A: LinearOperator, columns: range | None) -> range:
+        """The columns to measure of an operator, by default all, once they and it have been checked."""
+        self._require_single_pass()
+        self._require_measurable(A)
+        total = sum(self._parts(A.shape).values())
         chosen = range(total) if columns is None else columns
         if not isinstance(chosen, range):
             raise TypeError(f"columns is a range, such as range(0, {total}), got {columns!r}")
         if chosen.step != 1 or not 0 <= chosen.start < chosen.stop <= total:
-            raise ValueError(f"a sketch of {operator} by {self} has columns range(0, {total}), got {columns!r}")
-        with tqdm(disable=not progress, desc=type(self).__name__, unit=" products", total=len(chosen)) as bar:
-            return self._measured(Watched(operator, bar), chosen)
+            raise ValueError(f"a sketch of {A} by {self} has columns range(0, {total}), got {columns!r}")
+        return chosen
+
+    @abc.abstractmethod
+    def decompose(self, measurement: Measurement) -> Any:
+        """The pairs or triplets of the operator that was measured."""
 
     def _measured(self, A: Watched, columns: range | None = None) -> Measurement:
         """The measurement of columns whose numbers have been checked, by default of all."""
@@ -133,6 +142,10 @@ class Sketching(Solver):
     @abc.abstractmethod
     def _parts(self, shape: tuple[int, int]) -> dict[str, int]:
         """The parts of a measurement of an (m, n) operator with their numbers of columns, those that have any."""
+
+    def _core_rows(self, shape: tuple[int, int]) -> int:
+        """The rows of the part that is a small matrix, if there is one."""
+        return 0
 
     @abc.abstractmethod
     def _products(self, A: LinearOperator) -> Mapping[str, Callable[[int, int], Tensor]]:

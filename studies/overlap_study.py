@@ -18,10 +18,11 @@ from tqdm import tqdm
 from .. import __version__
 from ..linops import GGN, EigenSubspace, Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
+from ..linops.files import read_json, write_json
 from ..metrics import overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
 from .comparisons import COMPARED_K, comparison, layer_eigenpairs
-from .files import LOCK, locked, read_json, write_json
+from .files import LOCK, locked
 from .findings import SPLIT_NAMES
 from .problems import Problem
 from .records import FORMAT, record_of

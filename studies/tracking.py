@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..linops import CurvatureOperator, EigenSubspace, LinearOperator, MaskSubspace, Subspace, magnitude
+from ..linops.files import write_json
 from ..metrics import overlap, overlap_curve
 from ..solvers import BlockLanczos, EigenDecomposition, EigenSolver, solve_diagonal_blocks
-from .files import write_json
 
 _CLOSE = 0.75  # overlap of the last two eigenspaces, from which on the last one tells enough of the next
 _FEW = 12  # pairs: of more, a block Lanczos method has too little room in its first block

@@ -66,6 +66,10 @@ class Factor(LinearOperator):
         """The coordinates of the columns: names, slices, labels, and the point."""
         return self._halves.parameters
 
+    def _content(self) -> Any:
+        whole = self._halves._whole
+        return [type(whole).__qualname__, whole._content(), whole._risk.content(ordered=True)]
+
     def plan(self, columns: int = 1, products: int | None = None) -> ProductPlan:
         """How products are computed, see `CurvatureOperator.plan`: as those of BᵀB."""
         return self._halves.plan(columns, products)

@@ -127,6 +127,9 @@ class MonteCarloFisher(GaussNewtonOperator):
         super().__init__(model, loss, data, parameters=parameters, **options)
         self._require_likelihood()
 
+    def _content(self) -> Any:
+        return [super()._content(), self._draws, self._seed]
+
     def _known_structure(self) -> Structure:
         return Structure.PSD
 

@@ -121,6 +121,9 @@ class CurvatureOperator(LinearOperator):
     def _known_structure(self) -> Structure:
         return Structure.SYMMETRIC
 
+    def _content(self) -> Any:
+        return self._risk.content()
+
     def plan(self, columns: int = 1, products: int | None = None) -> ProductPlan:
         """How products are computed, chosen by a trial if it is not yet known.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..fingerprint import data_digest, module_content
 from ..parameters import ParameterSpace, Selection
 from .checks import (
     adds_up,
@@ -204,6 +205,19 @@ class Risk:
                     parts = torch.autograd.grad(term, tuple(theta.values()), allow_unused=True, materialize_grads=True)
                     total += self.parameters.flatten(dict(zip(theta, parts, strict=True)))
             return total.to(self.parameters.dtype)
+
+    def content(self, ordered: bool = False) -> list[Any]:
+        """What the risk is a function of, for a fingerprint: point, model, loss and data.
+
+        Args:
+            ordered: whether the order of the samples counts.
+
+        Cost: one pass over the data, without the model.
+        """
+        with self.conditions():
+            data = data_digest(self.batches_of(None), ordered)
+        state = [self.point(), self.fixed, self._buffers]
+        return [*state, module_content(self._model, self._flags), self._autocast, self.loss, data]
 
     def _tensors(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All parameters and buffers by name; copies of buffers, because a model may write into them."""

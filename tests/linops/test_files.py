@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from eigenspan.linops.files import written_whole
+from eigenspan.linops.files import read_json, write_json, written_whole
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
@@ -51,3 +51,27 @@ def test_permissions_are_those_of_any_new_file(tmp_path, mask):
         os.umask(before)
     plain, whole = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "whole"))
     assert whole == plain == 0o666 & ~mask
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere folders are not opened")
+def test_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    path, events, fsync, replace = tmp_path / "file", [], os.fsync, os.replace
+
+    def synced(handle):
+        status = os.fstat(handle)
+        events.append("folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *paths: events.append("named") or replace(*paths))
+    with written_whole(path) as partial:
+        partial.write_text("whole")
+    assert events == ["5 bytes", "named", "folder"]
+
+
+def test_json_is_strict_and_replaced(tmp_path):
+    path = tmp_path / "data.json"
+    for value in (float("nan"), 2.5):
+        write_json({"value": value, "list": (1, float("inf"))}, path)
+        assert read_json(path) == {"value": None if value != value else value, "list": [1, None]}
+    assert list(tmp_path.iterdir()) == [path]

@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+import worker_cases
 from study_cases import SMALL
 from typer.testing import CliRunner
 
-from eigenspan.solvers import BlockLanczos
+from eigenspan.solvers import BlockLanczos, BlockStore, EigenDecomposition, StoredMatrix
 from eigenspan.studies import cli, overlap_study, problems, report
 from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.tables import HEADINGS
@@ -199,3 +201,61 @@ def test_module_and_missing_extra():
         [sys.executable, "-m", "eigenspan", "--version"], capture_output=True, text=True, check=True
     )
     assert module.stdout.startswith("eigenspan ")
+
+
+class TestWorkers:
+    @pytest.fixture(autouse=True)
+    def _in_a_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def test_measure_status_decompose(self, tmp_path):
+        first = invoke("measure", "worker_cases:problem", "--folder", "blocks", "--columns", "0:6")
+        assert first.exit_code == 0, first.output
+        assert first.output.startswith(
+            "8 columns measured here. 8 of 40 columns done, 32 left; 0 blocks at work, expect"
+        )
+        status = invoke("status", "blocks").output
+        assert status == first.output.removeprefix("8 columns measured here. ")
+        early = invoke("decompose", "blocks", "--out", "pairs.npz")
+        assert early.exit_code == 1
+        assert "lacks columns 8-11, 12-15" in early.output
+        rest = invoke("measure", "worker_cases:problem", "--folder", "blocks")
+        assert rest.output == "32 columns measured here. 40 of 40 columns done, 0 left; 0 blocks at work.\n"
+        made = invoke("decompose", "blocks", "--out", "pairs.npz")
+        assert made.exit_code == 0, made.output
+        solver, A = worker_cases.problem()
+        found = EigenDecomposition.load("pairs.npz")
+        assert torch.equal(found.eigenvectors, solver.solve(A).eigenvectors)
+        assert repr(found) in made.output
+
+    @pytest.mark.parametrize(
+        ("reference", "message"),
+        [
+            ("worker_cases", "MODULE:PROBLEM names a function"),
+            ("worker_cases:nothing", "MODULE:PROBLEM names a function"),
+            ("no_such_module:problem", "MODULE:PROBLEM names a function"),
+            ("worker_cases:solver", "worker_cases:solver is to return (solver, operator), got SketchedEigh"),
+        ],
+    )
+    def test_problems_that_are_none(self, reference, message, tmp_path):
+        result = invoke("measure", reference, "--folder", "blocks")
+        assert result.exit_code == 2
+        assert message in result.output
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("columns", ["5", "a:b", "-1:3"])
+    def test_columns_that_are_none(self, columns):
+        result = invoke("measure", "worker_cases:problem", "--folder", "blocks", f"--columns={columns}")
+        assert result.exit_code == 2
+        assert "START:STOP, such as 0:128" in result.output
+
+    def test_a_folder_of_nothing_or_of_something_else(self):
+        for command in (("status", "blocks"), ("decompose", "blocks", "--out", "pairs.npz")):
+            result = invoke(*command)
+            assert result.exit_code == 1
+            assert "holds no blocks" in result.output
+        BlockStore("blocks", {"of": "something"}, {"basis": StoredMatrix(3, torch.float32)})
+        assert invoke("status", "blocks").output == "0 columns done, of matrices that grow; 0 blocks at work.\n"
+        result = invoke("measure", "worker_cases:problem", "--folder", "blocks")
+        assert result.exit_code == 1
+        assert "blocks do not mix" in result.output

@@ -1,6 +1,5 @@
 """Eigenspaces beside those of other operators and of single tensors, as by hand."""
 
-import attrs
 import pytest
 import torch
 from study_cases import SMALL, run, small_data
@@ -11,12 +10,14 @@ from eigenspan.linops import Dense, Structure
 from eigenspan.studies.comparison_plots import comparison_figure, layer_matrices
 from eigenspan.studies.comparisons import LAYER_K, comparison, layer_eigenpairs
 from eigenspan.studies.findings import findings, records_of
-from eigenspan.studies.training import load_checkpoint
+from eigenspan.studies.training import train
 
 
 def model_at(directory, step):
-    checkpoint = load_checkpoint(directory / "checkpoints" / f"step-{step:08d}.pt")
-    return checkpoint.restore(SMALL, small_data()).double()
+    """The network at a step of the study, whose training is there already."""
+    there = train(SMALL, small_data(), directory / "checkpoints", steps=4, record_every=2, dtype=torch.float64)
+    (checkpoint,) = [checkpoint for checkpoint in there if checkpoint.step == step]
+    return checkpoint.restore(SMALL, small_data(), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The folder of a study: every file whole, and one process at a time."""
+"""The folder of a study: one process at a time."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eigenspan.studies.files import LOCK, locked, read_json, write_json
+from eigenspan.studies.files import LOCK, locked
 
 HOST = socket.gethostname()
 
@@ -18,14 +18,6 @@ def dead():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
-
-
-def test_json_is_strict_and_replaced(tmp_path):
-    path = tmp_path / "data.json"
-    for value in (float("nan"), 2.5):
-        write_json({"value": value, "list": (1, float("inf"))}, path)
-        assert read_json(path) == {"value": None if value != value else value, "list": [1, None]}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_second_process_is_told_of_the_first(tmp_path):

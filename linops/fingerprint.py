@@ -1,0 +1,195 @@
+"""Fingerprints: a few digits that tell one operator from another, wherever and in whatever pieces it is computed."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import types
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import numpy
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .operator import LinearOperator
+
+_DIGITS = 32
+_PROBES = 3
+_DEPTH = 8  # of nested objects; what lies deeper is told by its class alone
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, enum.Enum, range, slice)
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def fingerprint(A: LinearOperator) -> str:
+    """See `LinearOperator.fingerprint`."""
+    total = hashlib.sha256()
+    feed(total, A)
+    return total.hexdigest()[:_DIGITS]
+
+
+def probed(A: LinearOperator) -> tuple[str, ...]:
+    """Sizes and correlations of products of an operator of which no more is known, to three and two digits.
+
+    ‖A x‖ / ‖x‖ and yᵀ A x / (‖y‖ ‖A x‖ / √m) for fixed normal x and y, of the order of one. Products that differ in
+    rounding alone differ here by about their relative error, which rarely moves one across a border of rounding.
+
+    Cost: three products.
+    """
+    m, n = A.shape
+    if m == 0 or n == 0:
+        return ()
+    draw = numpy.random.default_rng(20250417).standard_normal
+    X, Y = (torch.from_numpy(draw((_PROBES, size))).mT for size in (n, m))
+    images = (A @ X.to(A.device, A.dtype)).double().cpu()
+    sizes = images.norm(dim=0) / X.norm(dim=0)
+    correlations = (images.mT @ Y) / (images.norm(dim=0)[:, None] * Y.norm(dim=0)).clamp(min=1e-300) * m**0.5
+    rounded = [f"{size:.2e}" for size in sizes.tolist()]
+    return (*rounded, *(f"{round(number, 2) + 0.0:.2f}" for number in correlations.flatten().tolist()))  # no -0.00
+
+
+def data_digest(batches: Iterable[Any], ordered: bool) -> str:
+    """A digest of samples, however they are cut into batches and, unless it is ``ordered``, in whichever order.
+
+    The digests of samples are added up. Tensors without a first dimension of samples count once for each value.
+
+    Cost: one pass over the data, and a digest for each sample.
+    """
+    from .curvature.data import length, map_tensors
+    from .curvature.loss import tensors_of
+
+    total, count, shared = 0, 0, set()
+    for batch in batches:
+        samples = length(batch)
+        by_sample = [t for t in tensors_of(batch) if t.ndim > 0 and len(t) == samples]
+        form = hashlib.sha256()
+        feed(form, map_tensors(lambda t: t.new_empty((0, *t.shape[1:])), batch))
+        rest = hashlib.sha256()
+        feed(rest, [t for t in tensors_of(batch) if not (t.ndim > 0 and len(t) == samples)])
+        shared.add(rest.hexdigest())
+        rows = [_bytes(t).reshape(samples, -1) for t in by_sample if t.numel() > 0]
+        for i in range(samples):
+            sample = form.copy()
+            for row in rows:
+                sample.update(row[i])
+            if ordered:
+                sample.update(str(count).encode())
+            total += int.from_bytes(sample.digest(), "little")
+            count += 1
+    return f"{count} {total % (1 << 256):x} {sorted(shared)}"
+
+
+def module_content(module: nn.Module, training: Mapping[nn.Module, bool]) -> list[Any]:
+    """What a module computes but for parameters and buffers: classes, plain attributes, forward functions, modes."""
+    content = []
+    for name, part in module.named_modules():
+        kind = type(part)
+        plain = {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "training"}
+        plain = {key: value for key, value in plain.items() if _is_plain(value) or callable(value)}
+        forward = kind.forward if not _is_known(kind) else None
+        content.append((name, kind.__qualname__, training.get(part, part.training), plain, forward))
+    return content
+
+
+def feed(total: _Hash, value: Any, depth: int = 0) -> None:
+    """Add what ``value`` is to a digest: the same for what is equal, in whichever process."""
+    from .operator import LinearOperator
+
+    def entries(kind: str, *values: Any) -> None:
+        total.update(f"{kind} {len(values)}:".encode())
+        for entry in values:
+            feed(total, entry, depth + 1)
+
+    kind = type(value).__qualname__
+    if depth > _DEPTH:
+        total.update(kind.encode())
+    elif isinstance(value, _PLAIN):
+        text = f"{kind} {value!r}".encode()
+        total.update(f"{len(text)}:".encode() + text)
+    elif isinstance(value, Tensor):
+        entries("tensor", str(value.dtype), tuple(value.shape))
+        total.update(_bytes(value))
+    elif isinstance(value, numpy.ndarray):
+        entries("array", str(value.dtype), value.shape, value.tobytes())
+    elif isinstance(value, LinearOperator):
+        _feed_operator(entries, value)
+    elif isinstance(value, nn.Module):
+        entries("module", module_content(value, {}), dict(value.state_dict()))
+    elif isinstance(value, functools.partial):
+        entries("partial", value.func, value.args, value.keywords)
+    elif isinstance(value, types.MethodType):
+        entries("method", value.__func__, value.__self__)
+    elif isinstance(value, types.FunctionType) and not _is_known(value):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
+        entries("function", value.__code__, value.__defaults__, value.__kwdefaults__, cells)
+    elif isinstance(value, types.CodeType):
+        entries("code", value.co_code, value.co_consts, value.co_names)
+    elif isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        entries("name", value.__qualname__)
+    elif isinstance(value, Mapping):
+        entries("mapping", *(part for item in value.items() for part in item))
+    elif isinstance(value, tuple | list):
+        entries("sequence", *value)
+    elif isinstance(value, AbstractSet):
+        entries("set", *sorted(value, key=repr))
+    elif attrs.has(type(value)):
+        entries(kind, *(getattr(value, field.name) for field in attrs.fields(type(value))))
+    else:
+        entries(kind, vars(type(value)).get("__call__"), getattr(value, "__dict__", {}))
+
+
+def _feed_operator(entries: Any, A: LinearOperator) -> None:
+    """An operator by what it is made of if that is known, else by products."""
+    from . import basic, operator
+
+    parts: dict[type, tuple[str, ...]] = {
+        operator.Adjoint: ("A",),
+        operator.Scaled: ("A", "scalar"),
+        operator.Sum: ("A", "B"),
+        operator.Product: ("A", "B"),
+        operator.Congruence: ("A", "B"),
+        basic.Dense: ("matrix",),
+        basic.Diagonal: ("diagonal",),
+    }
+    while isinstance(A, basic.Counted | basic.Declared):  # the same matrix
+        A = A.A
+    if type(A) in parts:
+        content: Any = [getattr(A, name) for name in parts[type(A)]]
+    else:
+        content = A._content()
+    if content is None:
+        content = probed(A)
+    entries("operator", type(A).__qualname__, A.shape, A.dtype, content)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The numbers of a tensor as NumPy bytes, row after row."""
+    if tensor.numel() == 0:
+        return numpy.zeros(0, dtype="uint8")
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(entry) for entry in value)
+    return isinstance(value, _PLAIN)
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a function or class is PyTorch's, which its name tells."""
+    return (getattr(value, "__module__", None) or "").split(".")[0] in ("torch", "builtins")
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - raises if there is nothing
+    except ValueError:
+        return True
+    return False
