@@ -1,6 +1,6 @@
 """What a Hessian product of ResNet-18 on ImageNet-sized images takes, and how long a run of thousands would.
 
-Run `python benchmarks/imagenet_product.py [--images 5000] [--size 224] [--columns 1 8] [--device cuda]`. Images are
+Run `python benchmarks/imagenet_product.py [--images 5000] [--size 224] [--columns 1 8] [--tf32]`. Images are
 random: the time of a product does not depend on them. The network is torchvision's, 11,689,512 parameters, in
 evaluation mode. Published for 5,000 images on an A100 (arXiv 2504.14701): 106 to 198 s a product, and 3,000 products
 for a decomposition.
@@ -28,9 +28,11 @@ def main() -> None:
     images = torch.randn(options.images, 3, options.size, options.size, device=device)
     labels = torch.randint(0, 1000, (options.images,), device=device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {options.images} images of 3x{options.size}x{options.size}, float32")
+    print(
+        f"{name}, torch {torch.__version__}, {options.images} images of 3x{options.size}x{options.size}, {'TF32' if options.tf32 else 'float32'}"
+    )
     for columns in options.columns:
-        H = es.Hessian(model, torch.nn.CrossEntropyLoss(), (images, labels))
+        H = es.Hessian(model, torch.nn.CrossEntropyLoss(), (images, labels), tf32=options.tf32)
         X = torch.randn(columns, H.shape[0], device=device).mT
         began = time.perf_counter()
         plan = H.plan(columns)
@@ -64,6 +66,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--columns", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--tf32", action="store_true", help="round factors to TF32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 

@@ -57,9 +57,12 @@ class DenseSVD(SVDSolver):
         m, n = A.shape
         # Not A.T.to_dense(), which takes the n products of A.
         matrix = A.to_dense() if m >= n else LinearOperator.to_dense(A.T).mT
-        # The default of a GPU, Jacobi's method, leaves the vectors of small values short of orthonormal.
-        driver = "gesvd" if matrix.is_cuda else None
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False, driver=driver)
+        # A GPU's default, Jacobi's method, leaves vectors short of orthonormal, and its QR method small float32 ones.
+        on_gpu = matrix.is_cuda
+        factors = torch.linalg.svd(
+            matrix.double() if on_gpu else matrix, full_matrices=False, driver="gesvd" if on_gpu else None
+        )
+        left, values, right = (factor.to(matrix.dtype) for factor in factors)
         U, sigma, V = left[:, : self.k], values[: self.k], right[: self.k].mT
         norms = torch.hypot(column_norms(matrix @ V - U * sigma), column_norms(matrix.mT @ U - V * sigma)) / 2**0.5
         return SingularTriplets(U, sigma, V, Status.COMPLETE, norms)

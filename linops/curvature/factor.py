@@ -18,7 +18,7 @@ from ..operator import LinearOperator
 from ..parameters import ParameterSpace
 from ..structure import Structure
 from .gauss_newton import GaussNewtonOperator, Outputs, Root, by_sample, by_tensor, points_of
-from .guards import full_precision, prepare_forward_mode
+from .guards import prepare_forward_mode
 from .plan import ProductPlan
 from .products import (
     Linearised,
@@ -99,7 +99,7 @@ class Factor(LinearOperator):
         rows, p of them. m² flops for each explicit column and for each of δ and, of a only, for samples.
         """
         budget = allowance(memory_budget, self.device)
-        with full_precision(self.device), self._halves.at_point(), torch.enable_grad():
+        with self._halves.at_point(), torch.enable_grad():
             products, rows = row_gram(self._halves.samples, self.parameters, self.shape[0], budget)
         self._rows_at_hand = rows
         return products

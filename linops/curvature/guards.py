@@ -171,19 +171,20 @@ def outside_inference_mode() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Within it, a GPU multiplies float32 in float32: TF32, cuDNN's default, keeps three digits only."""
+def float32_products(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Within it, a GPU multiplies float32 in float32, or in TF32: cuDNN's default, which keeps three digits only."""
     if device.type != "cuda":
         yield
         return
     # The settings of PyTorch 2.9 and later must not be mixed with the earlier ones.
     convolutions: Any = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)
-    name, full = ("fp32_precision", "ieee") if hasattr(convolutions, "fp32_precision") else ("allow_tf32", False)
+    current = hasattr(convolutions, "fp32_precision")
+    name, wanted = ("fp32_precision", "tf32" if tf32 else "ieee") if current else ("allow_tf32", tf32)
     holders: list[Any] = [torch.backends.cuda.matmul, convolutions]
     found = [getattr(holder, name) for holder in holders]
     try:
         for holder in holders:
-            setattr(holder, name, full)
+            setattr(holder, name, wanted)
         yield
     finally:
         for holder, value in zip(holders, found, strict=True):

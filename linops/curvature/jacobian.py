@@ -56,6 +56,7 @@ class Jacobian(Factor):
         memory_budget: int | None = None,
         engine: str | None = None,
         compile: bool = False,
+        tf32: bool = False,
     ) -> None:
         require_order(data, "a Jacobian")
         gram = _Gram(
@@ -68,6 +69,7 @@ class Jacobian(Factor):
             memory_budget=memory_budget,
             engine=engine,
             compile=compile,
+            tf32=tf32,
         )
         super().__init__(gram)
 

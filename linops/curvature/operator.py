@@ -18,7 +18,7 @@ from ..operator import LinearOperator
 from ..parameters import ParameterSpace, Selection
 from ..programs.program import LinearisationError
 from ..structure import Structure
-from .guards import full_precision, prepare_forward_mode
+from .guards import float32_products, prepare_forward_mode
 from .plan import FEW_COLUMNS, MOST_AT_ONCE, Choices, ProductPlan, choose_plan
 from .products import Linearised, Share, Tensors, column_by_column, summed_product
 from .risk import Risk
@@ -62,6 +62,8 @@ class CurvatureOperator(LinearOperator):
         engine: ``"linearised"``, ``"retained"`` or ``"forward"``; by default what is fastest and fits.
         compile: whether ``torch.compile`` translates linear programs. It takes up to minutes and needs a C++ compiler
             (on a GPU, Triton); it pays where many small operations are to be fused.
+        tf32: whether a GPU may round factors of float32 products to TF32, three digits, which is up to several times as
+            fast. Whatever PyTorch's own settings are, products are in full precision without it.
 
     Raises:
         ValueError: see `Risk`; a size below one; or, at the first product, a memory budget too small for one sample or
@@ -85,6 +87,7 @@ class CurvatureOperator(LinearOperator):
         memory_budget: int | None = None,
         engine: str | None = None,
         compile: bool = False,
+        tf32: bool = False,
     ) -> None:
         self._choices = Choices(
             engine=engine, micro_batch_size=micro_batch_size, chunk_size=chunk_size, memory_budget=memory_budget
@@ -97,6 +100,7 @@ class CurvatureOperator(LinearOperator):
             parameters=parameters,
             micro_batch_size=micro_batch_size,
             memory_budget=memory_budget,
+            tf32=tf32,
         )
         self._plan: ProductPlan | None = None
         self._planned_columns = 0
@@ -145,7 +149,7 @@ class CurvatureOperator(LinearOperator):
         expired = self._announced is not None and (self._announced == 0 or (products is not None and not few))
         if self._plan is None or wider or expired:
             self.release()
-            with torch.no_grad(), self._risk.at_point(self._leaves), full_precision(self.device):
+            with torch.no_grad(), self._risk.at_point(self._leaves):
                 self._plan = choose_plan(
                     self._builders,
                     self.parameters,
@@ -241,7 +245,7 @@ class CurvatureOperator(LinearOperator):
         return contextlib.nullcontext() if programs else self._risk.at_point(self._leaves)
 
     def _of_shares(self, product: Callable[[Iterable[Share], int], Tensor], plan: ProductPlan) -> Tensor:
-        with full_precision(self.device):
+        with float32_products(self.device, self._risk.tf32):
             if self._kept is not None:
                 with self._conditions_of(self._kept):
                     return product(self._kept, plan.chunk_size)

@@ -137,14 +137,13 @@ def choose_plan(
         plan = planning.untimed(fitting) if few else planning.best(fitting)
         if plan.kept or few:
             return plan if few else attrs.evolve(plan, reason=trial.reason_against("linearised"))
-    # Where nothing can be kept, what is built for one product must pay within it.
+    # Where nothing can be kept, what is built for one product must pay within it: a program, by a wide block alone.
     engines += [] if trial.reason_against("forward") else ["forward"]
     planning.require_fit(engines)
-    afresh = [engine for engine in engines if engine != "linearised" and planning.fits(engine)]
-    plans = [planning.untimed(engine) if few else planning.best(engine) for engine in afresh]
-    if few or not plans:
-        return plans[0] if plans else planning.best("linearised")
-    return min(plans, key=planning.seconds_afresh)
+    fitting_engines = [engine for engine in engines if planning.fits(engine)]
+    others = [engine for engine in fitting_engines if engine != "linearised" or columns >= _WIDTHS[0]]
+    plans = [planning.untimed(engine) if few else planning.best(engine) for engine in others or fitting_engines]
+    return plans[0] if few or len(plans) == 1 else min(plans, key=planning.seconds_afresh)
 
 
 class _Planning:
@@ -233,8 +232,8 @@ class _Planning:
     def seconds_afresh(self, plan: ProductPlan) -> float:
         """Time per sample and column of a product for which everything is built."""
         size = plan.micro_batch_size or length(self._trial.batch)
-        building = 0.0 if plan.engine == "forward" else self._trial.building_seconds(size)
         width = min(plan.chunk_size, self._columns)
+        building = 0.0 if plan.engine == "forward" else self._trial.building_seconds(plan.engine, size, width)
         return self._trial.seconds(plan.engine, size, width) + building / (size * self._columns)
 
     def _fastest_size(self, engine: str, sizes: list[int], columns: int) -> int:

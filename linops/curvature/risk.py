@@ -27,6 +27,7 @@ from .checks import (
 )
 from .data import Batches, length, map_tensors
 from .guards import (
+    float32_products,
     outside_inference_mode,
     require_function_of_parameters,
     substituted,
@@ -35,6 +36,8 @@ from .guards import (
     untouched_random_state,
 )
 from .loss import Loss, Objective, as_loss
+
+_TF32_EPS = 2.0**-10
 
 
 class Risk:
@@ -51,6 +54,7 @@ class Risk:
         parameters: the selection, see `ParameterSpace`.
         micro_batch_size: the most samples to process at once.
         memory_budget: bytes that evaluations may take beside the model and the data, where the batches can be cut.
+        tf32: whether a GPU may multiply float32 in TF32.
 
     Attributes:
         parameters: the ParameterSpace of the selection, at the point.
@@ -80,6 +84,7 @@ class Risk:
         parameters: Selection = None,
         micro_batch_size: int | None = None,
         memory_budget: int | None = None,
+        tf32: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model is a torch.nn.Module, got {type(model).__name__}")
@@ -97,6 +102,7 @@ class Risk:
         }
         self._buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
         self._autocast = _autocast_state(self.parameters.device)
+        self.tf32 = tf32
         self.convex = not isinstance(self.loss, Objective) and self.loss.convex
         self.total_weight = 1.0
         with self.conditions():
@@ -151,6 +157,7 @@ class Risk:
             outside_inference_mode(),
             untouched_random_state(device, self._data),
             torch.autocast(device.type, **self._autocast, cache_enabled=False),
+            float32_products(device, self.tf32),
             training_flags(self._flags),
             twice_differentiable(self._model),
         ):
@@ -217,7 +224,7 @@ class Risk:
         with self.conditions():
             data = data_digest(self.batches_of(None), ordered)
         state = [self.point(), self.fixed, self._buffers]
-        return [*state, module_content(self._model, self._flags), self._autocast, self.loss, data]
+        return [*state, module_content(self._model, self._flags), self._autocast, self.tf32, self.loss, data]
 
     def _tensors(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All parameters and buffers by name; copies of buffers, because a model may write into them."""
@@ -268,7 +275,8 @@ class Risk:
     def rounding(self) -> float:
         """The relative rounding error of the shortest dtype that is computed in."""
         dtypes = [self.parameters.dtype, *([self._autocast["dtype"]] if self._autocast["enabled"] else [])]
-        return max(torch.finfo(dtype).eps for dtype in dtypes)
+        tf32 = self.tf32 and self.parameters.dtype is torch.float32 and self.parameters.device.type == "cuda"
+        return max(_TF32_EPS * tf32, *(torch.finfo(dtype).eps for dtype in dtypes))
 
 
 def _autocast_state(device: torch.device) -> dict[str, Any]:

@@ -129,13 +129,17 @@ class Trial:
             self._seconds[key] = min(spent, default=math.inf) / (size * columns)
         return self._seconds[key]
 
-    def building_seconds(self, size: int) -> float:
-        """Time that building a graph of that many samples takes."""
+    def building_seconds(self, engine: str, size: int, columns: int) -> float:
+        """Time that a graph or program of that many samples takes until it can multiply that many columns."""
+        product = size * columns * self.seconds(engine, size, columns)
         self._share = None
+        space = self._parameters
+        X = torch.ones(columns, space.size, dtype=space.dtype, device=space.device).mT
         began = time.perf_counter()
-        self._built("retained", size)
-        synchronise(self._parameters.device)
-        return time.perf_counter() - began
+        share = self._builders.build(engine, first_samples(self.batch, size))
+        multiplied(share, space, X)
+        synchronise(space.device)
+        return max(time.perf_counter() - began - product, 0.0)
 
     def _built(self, engine: str, size: int) -> Share:
         if engine == "linearised" and size in self._programs:
