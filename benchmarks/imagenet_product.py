@@ -28,9 +28,8 @@ def main() -> None:
     images = torch.randn(options.images, 3, options.size, options.size, device=device)
     labels = torch.randint(0, 1000, (options.images,), device=device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(
-        f"{name}, torch {torch.__version__}, {options.images} images of 3x{options.size}x{options.size}, {'TF32' if options.tf32 else 'float32'}"
-    )
+    precision = "TF32" if options.tf32 else "float32"
+    print(f"{name}, torch {torch.__version__}, {options.images} images of 3x{options.size}x{options.size}, {precision}")
     for columns in options.columns:
         H = es.Hessian(model, torch.nn.CrossEntropyLoss(), (images, labels), tf32=options.tf32)
         X = torch.randn(columns, H.shape[0], device=device).mT

@@ -18,7 +18,8 @@ import attrs
 import torch
 
 import eigenspan as es
-from eigenspan.studies.problems import Problem, ProblemData, find_problem
+from eigenspan.studies.problem import DataRequest, Problem, ProblemData
+from eigenspan.studies.problems import find_problem
 from eigenspan.studies.training import Checkpoint, train
 
 K, TOLERANCE = 352, 0.30
@@ -43,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     reference = json.loads(options.reference.read_text())
     problem = find_problem("mnist16")
-    data = problem.load(options.data_root)
+    data = problem.load(DataRequest(root=options.data_root))
     missed = []
     for seed in options.seed:
         with tempfile.TemporaryDirectory() as directory:

@@ -14,6 +14,7 @@ import attrs
 import torch
 
 import eigenspan as es
+from eigenspan.studies.problem import DataRequest
 from eigenspan.studies.problems import find_problem
 from eigenspan.studies.training import train
 
@@ -67,7 +68,7 @@ def problem(
 ) -> tuple[es.Hessian, es.EigenDecomposition]:
     """The Hessian at step 1000, and its exact leading pairs."""
     mnist16 = find_problem("mnist16")
-    data = mnist16.load(data_root)
+    data = mnist16.load(DataRequest(root=data_root))
     with tempfile.TemporaryDirectory() as folder:
         arguments = {"steps": mnist16.steps, "record_every": mnist16.steps, "dtype": torch.float32, "device": device}
         checkpoint = train(mnist16, data, folder, seed=seed, **arguments)[-1]

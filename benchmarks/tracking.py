@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import eigenspan as es
+from eigenspan.studies.problem import DataRequest
 from eigenspan.studies.problems import find_problem
 from eigenspan.studies.tracking import EigenspaceTracker
 from eigenspan.studies.training import train
@@ -26,7 +27,7 @@ AGREEMENT = 1e-4  # of all overlaps, warm and cold
 def hessians(every: int, directory: Path) -> list[es.Hessian]:
     """The Hessians at the records."""
     problem = find_problem("mnist16")
-    data = problem.load(None)
+    data = problem.load(DataRequest())
     steps = RECORDS[every]
     checkpoints = train(
         problem,

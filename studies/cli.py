@@ -64,7 +64,9 @@ def study(
     k: Annotated[
         int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Training steps.", show_default="the study's")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Training steps.", show_default="the study's, or 0 with --weights")
+    ] = None,
     solver: Annotated[
         str,
         typer.Option(
@@ -73,16 +75,40 @@ def study(
         ),
     ] = "block-lanczos",
     exact: Annotated[bool, typer.Option("--exact", help="Diagonalise densely too, and compare.")] = False,
-    split: Annotated[str, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}")] = "train",
+    split: Annotated[
+        str | None, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}", show_default="the study's")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")] = "float32",
     compare: Annotated[
-        bool,
-        typer.Option(help="Compare with the GGN, the other data, and layer by layer: some three times the products."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Compare with the GGN, the other data, and layer by layer: some three times the products.",
+            show_default="the study's",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the data come from: embedded, folder, fake, ... as the study has them. Fake ones are "
+            "made up, for a run without data.",
+            show_default="folder with --data-root, else the study's",
+        ),
+    ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Folder with the full data.", show_default="embedded data")
+        Path | None, typer.Option(help="Folder with the full data.", show_default="what the study has without")
+    ] = None,
+    hessian_samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples that the Hessian is of.", show_default="the study's")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels a side of fake images.", show_default="the study's")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File with the state dict of a trained network to begin with.", show_default="random values"),
     ] = None,
 ) -> None:
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
@@ -94,15 +120,19 @@ def study(
         problem = find_problem(name)
         options = StudyOptions(
             k=problem.k if k is None else k,
-            steps=problem.steps if steps is None else steps,
+            steps=(problem.steps if weights is None else 0) if steps is None else steps,
             solver=solver,
             exact=exact,
-            split=split,
+            split=problem.split if split is None else split,
             device=device,
             dtype=dtype,
-            compare=compare,
+            compare=problem.compare if compare is None else compare,
             seed=seed,
+            data=data,
             data_root=None if data_root is None else str(data_root.resolve()),
+            hessian_samples=hessian_samples,
+            image_size=image_size,
+            weights=None if weights is None else str(weights.resolve()),
         )
         directory = Path("runs") / name if out is None else out
         run = OverlapStudy(problem, options, directory)

@@ -12,7 +12,7 @@ import attrs
 import numpy
 import scipy
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import __version__
@@ -24,7 +24,7 @@ from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, Eigen
 from .comparisons import COMPARED_K, comparison, layer_eigenpairs
 from .files import LOCK, locked
 from .findings import SPLIT_NAMES
-from .problems import Problem
+from .problem import DataRequest, Problem
 from .records import FORMAT, record_of
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
@@ -39,7 +39,6 @@ SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
 }
 """Solvers by the name of the ``--solver`` option: functions of k and the seed."""
 
-_COLUMNS_AT_ONCE = 32
 _Operator = TypeVar("_Operator", Hessian, GGN)
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
@@ -61,10 +60,14 @@ class StudyOptions:
         compare: whether to compare each eigenspace with that of the GGN and of the Hessian on the other data, and the
             steps layer by layer too, which takes some three times the products.
         seed: of initialisation, data order, solver and random masks.
-        data_root: a folder with the full data; None for the embedded ones.
+        data: where they come from, a name in `Problem.sources`; None for what the problem and ``data_root`` say.
+        data_root: a folder with the full data.
+        hessian_samples: how many samples the Hessian is of; None for the problem's.
+        image_size: pixels a side of generated images; None for the problem's.
+        weights: a file with the state dict of a trained network to begin with; None for random values.
 
     Raises:
-        ValueError: an option that is none of its choices, or a device that is not there.
+        ValueError: an option that is none of its choices, a device that is not there, or steps from given weights.
     """
 
     k: int
@@ -76,7 +79,11 @@ class StudyOptions:
     dtype: str = "float32"
     compare: bool = True
     seed: int = 0
+    data: str | None = None
     data_root: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
+    hessian_samples: int | None = None
+    image_size: int | None = None
+    weights: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
 
     def __attrs_post_init__(self) -> None:
         for name, choices in (("solver", SOLVERS), ("split", SPLITS), ("dtype", DTYPES)):
@@ -85,6 +92,8 @@ class StudyOptions:
         for name, least in (("k", 1), ("steps", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if self.weights is not None and self.steps > 0:
+            raise ValueError(f"weights are those of a trained network, which takes 0 steps; got {self.steps}")
         try:
             torch.zeros(1, device=self.device).item()
         except (RuntimeError, AssertionError) as error:
@@ -95,9 +104,10 @@ class OverlapStudy:
     """Trains a network, and at steps along the way compares its largest weights with its top Hessian eigenspace.
 
     A folder holds the study: ``study.json`` says what it is of, ``checkpoints/`` the training, ``eigenspaces/`` and
-    ``records/`` one file a step and split, ``tracking/`` how the steps compare, ``results.json`` all numbers. Each file
-    appears whole or not at all, so that a run that was interrupted goes on where it stopped and loses at most the
-    record it was at; a run that was finished does nothing.
+    ``records/`` one file a step and split, ``tracking/`` how the steps compare, ``results.json`` all numbers, and
+    ``decoded/`` the images of the Hessian, if it is of such. Each file appears whole or not at all, so that a run that
+    was interrupted goes on where it stopped and loses at most the record it was at; a run that was finished does
+    nothing.
 
     Args:
         problem: the network, its data and its training.
@@ -106,7 +116,7 @@ class OverlapStudy:
 
     Raises:
         ValueError: a k that is larger than the number of trainable parameters, or a folder that holds another study.
-        FileNotFoundError: data that are missing.
+        FileNotFoundError: data or weights that are missing.
         OSError: a folder that cannot be written.
         RuntimeError: a folder that another process is using.
 
@@ -116,12 +126,27 @@ class OverlapStudy:
     """
 
     def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
-        self.problem, self.options, self.directory = problem, options, Path(directory)
+        self.problem = problem if options.weights is None else problem.with_weights(Path(options.weights))
+        request = problem.resolved(
+            DataRequest(
+                source=options.data,
+                root=None if options.data_root is None else Path(options.data_root),
+                hessian_samples=options.hessian_samples,
+                image_size=options.image_size,
+                seed=options.seed,
+                splits=SPLITS[options.split],
+                training=options.steps > 0,
+            )
+        )
+        # As they are resolved: what a default stands for is part of what the folder holds.
+        self.options = attrs.evolve(
+            options, data=request.source, hessian_samples=request.hessian_samples, image_size=request.image_size
+        )
+        self.directory = Path(directory)
         size = self._parameters().size
         if options.k > size:
             raise ValueError(f"k is at most the number of trainable parameters, {size}; got {options.k}")
-        root = options.data_root
-        self.data = problem.load(None if root is None else Path(root))
+        self.data = problem.load(request)
         with self._claimed():
             pass  # a folder that is closed or of another study shows before any work
 
@@ -139,13 +164,15 @@ class OverlapStudy:
 
         Raises:
             RuntimeError: another process is using the folder, or a solver found fewer than k pairs.
-            ValueError: a training that diverges, or files in the folder that are damaged or of another study.
+            ValueError: a training that diverges, damaged images, or files in the folder that are damaged or of
+                another study.
             OSError: the folder cannot be written.
         """
         with self._claimed():
             return self._run(progress, on_record)
 
     def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        self.data = self.data.kept(self.directory / "decoded", progress=progress)
         checkpoints = train(
             self.problem,
             self.data,
@@ -169,10 +196,11 @@ class OverlapStudy:
     def results(self) -> dict[str, Any]:
         """All records so far, with what they are of, as plain data."""
         shapes = self._parameters().shapes
+        title, warning, weights = self.problem.title, self.data.warning, self.problem.weights
         return {
             "study": self.problem.name,
-            "title": self.problem.title,
-            "description": self.data.description,
+            "title": f"{title} ({warning})" if warning else title,
+            "description": f"{self.data.description}; {weights}" if weights else self.data.description,
             "attribution": self.data.attribution,
             "options": attrs.asdict(self.options),
             "environment": self._environment(),
@@ -206,7 +234,7 @@ class OverlapStudy:
         if path.exists():
             return self._read_step(path)
         model = checkpoint.restore(self.problem, self.data, device=self.options.device)
-        record = {"step": checkpoint.step, "split": split, **self._measure(model, checkpoint.step, split, progress)}
+        record = {"step": checkpoint.step, "split": split, **self._measure(model, checkpoint, split, progress)}
         write_json({"of": self._identity(), **record}, path)
         return record
 
@@ -285,23 +313,23 @@ class OverlapStudy:
 
     def _operator(self, kind: type[_Operator], model: nn.Module, split: str) -> _Operator:
         dtype = DTYPES[self.options.dtype]
-        inputs, targets = self.data.hessian[split]
+        samples, targets = self.data.hessian[split]
+        inputs = samples if isinstance(samples, Tensor) else samples[torch.arange(len(targets))]
         inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-        # A plan that is given, not found by a timed trial: a study that is run again has the same numbers to the bit.
+        plan = self.problem.plan
         return kind(
             model,
             self.problem.loss,
             (inputs, targets),
-            engine="linearised",
-            chunk_size=_COLUMNS_AT_ONCE,
-            micro_batch_size=len(targets),
+            engine=plan.engine,
+            chunk_size=plan.chunk_size,
+            micro_batch_size=plan.micro_batch_size or len(targets),
         )
 
-    def _measure(self, model: nn.Module, step: int, split: str, progress: bool) -> dict[str, Any]:
-        H, solver = (
-            self._operator(Hessian, model, split),
-            SOLVERS[self.options.solver](self.options.k, self.options.seed),
-        )
+    def _measure(self, model: nn.Module, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
+        H, step = self._operator(Hessian, model, split), checkpoint.step
+        checkpoint.require_losses({split: H.loss()}, H.dtype)
+        solver = SOLVERS[self.options.solver](self.options.k, self.options.seed)
         eig = solver.solve(H, progress=progress)
         if len(eig.eigenvalues) < self.options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
@@ -348,6 +376,7 @@ class OverlapStudy:
             "study": self.problem.name,
             "eigenspan": __version__,
             "record format": FORMAT,
+            "initial values": self.problem.weights,
             **attrs.asdict(self.options),
         }
 

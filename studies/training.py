@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import written_whole
 from ..solvers.streams import stream
-from .problems import Batch, Problem, ProblemData
+from .problem import Batch, Problem, ProblemData
 
 _FORMAT = "eigenspan checkpoint 1"
 
@@ -54,18 +55,27 @@ class Checkpoint:
         with untouched_random_state(torch.device("cpu")):  # the initial values are drawn, and overwritten
             model = problem.model().to(device, dtype)
         _load_model(model, state, self.path)
-        found = _losses(problem, data, model)
+        self.require_losses(_losses(problem, data, model), dtype)
+        return model
+
+    def require_losses(self, found: Mapping[str, float], dtype: torch.dtype) -> None:
+        """The losses, by split, must be those that were measured before the file was written.
+
+        Raises:
+            ValueError: they are not, up to a thousand roundings of the dtype.
+
+        Cost: none.
+        """
         # Another device or another number of threads sums in another order; a wrong network is further off than that.
         tolerance = 1e3 * torch.finfo(dtype).eps
-        if found.keys() != self.losses.keys() or any(
-            not math.isclose(found[split], loss, rel_tol=tolerance, abs_tol=tolerance)
-            for split, loss in self.losses.items()
+        if not found.keys() <= self.losses.keys() or any(
+            not math.isclose(loss, self.losses[split], rel_tol=tolerance, abs_tol=tolerance)
+            for split, loss in found.items()
         ):
             raise ValueError(
-                f"the network in {self.path} has the losses {found}, but had {self.losses} when it was written: it is "
-                "another network, or the data are other data; remove the file and train again"
+                f"the network in {self.path} has the losses {dict(found)}, but had {self.losses} when it was written: "
+                "it is another network, or the data are other data; remove the file and train again"
             )
-        return model
 
 
 def train(
@@ -100,8 +110,8 @@ def train(
 
     Raises:
         OSError: the directory cannot be written.
-        ValueError: numbers out of range, a batch size larger than the training set, a loss that is not finite, or
-            checkpoints in the directory that are damaged or of another training.
+        ValueError: numbers out of range, a batch size larger than the training set where there are steps to take, a
+            loss that is not finite, or checkpoints in the directory that are damaged or of another training.
 
     Source: arXiv 2504.14701, section 4.
 
@@ -110,7 +120,7 @@ def train(
     for name, value, least in (("steps", steps, 0), ("record_every", record_every, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} is at least {least}, got {value}")
-    if problem.batch_size > len(data.train[1]):
+    if steps > 0 and problem.batch_size > len(data.train[1]):
         raise ValueError(f"a batch of {problem.batch_size} is more than the {len(data.train[1])} training samples")
     device, directory = torch.device(device), Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -139,11 +149,10 @@ class _Run:
     def __init__(
         self, problem: Problem, data: ProblemData, seed: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.problem, self.data, self.seed, self.device = problem, data, seed, device
+        self.problem, self.data, self.seed, self.dtype, self.device = problem, data, seed, dtype, device
         _seed_random_state(int(stream(seed, "training").integers(2**63)), device)
         self.model = problem.model().to(device, dtype)
         self.optimiser = problem.optimiser(self.model.parameters())
-        self.inputs, self.targets = _moved(data.train, dtype, device)
         self.step = 0
         self.identity = {
             "problem": problem.name,
@@ -157,19 +166,19 @@ class _Run:
     @torch.enable_grad()
     def advance(self) -> None:
         """One step."""
-        indices = self._batch()
+        indices, (samples, labels) = self._batch(), self.data.train
+        inputs, targets = _moved((samples[indices], labels[indices]), self.dtype, self.device)
         self.model.train()
         self.optimiser.zero_grad()
-        torch.autograd.backward(self.problem.loss(self.model(self.inputs[indices]), self.targets[indices]))
+        torch.autograd.backward(self.problem.loss(self.model(inputs), targets))
         self.optimiser.step()
         self.step += 1
 
     def _batch(self) -> Tensor:
         """The samples of the next step: a function of seed and step, so that a checkpoint need not hold their order."""
-        size = self.problem.batch_size
-        epoch, position = divmod(self.step, len(self.targets) // size)
-        order = _permutation(self.seed, epoch, len(self.targets))
-        return order[position * size : (position + 1) * size].to(self.device)
+        size, count = self.problem.batch_size, len(self.data.train[1])
+        epoch, position = divmod(self.step, count // size)
+        return _permutation(self.seed, epoch, count)[position * size : (position + 1) * size]
 
     def save(self, path: Path) -> dict[str, float]:
         """Writes the whole state, which appears as a whole or not at all; returns the losses."""
@@ -242,13 +251,16 @@ def _load_model(model: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 @torch.no_grad()
 def _losses(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str, float]:
-    """The loss on each Hessian batch, in evaluation mode."""
+    """The loss on each Hessian batch, in evaluation mode: a mean over samples, of which some are processed at once."""
     parameter = next(model.parameters())
     model.eval()
     losses = {}
-    for split, batch in data.hessian.items():
-        inputs, targets = _moved(batch, parameter.dtype, parameter.device)
-        losses[split] = float(problem.loss(model(inputs), targets))
+    for split, (samples, labels) in data.hessian.items():
+        total = 0.0
+        for indices in torch.split(torch.arange(len(labels)), problem.plan.micro_batch_size or len(labels)):
+            inputs, targets = _moved((samples[indices], labels[indices]), parameter.dtype, parameter.device)
+            total += len(indices) * float(problem.loss(model(inputs), targets))
+        losses[split] = total / len(labels)
     return losses
 
 

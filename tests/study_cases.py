@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from eigenspan.studies.overlap_study import OverlapStudy, StudyOptions
-from eigenspan.studies.problems import Problem, ProblemData
+from eigenspan.studies.problem import Problem, ProblemData
 
 
 def small_model():
     return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
 
 
-def small_data(root=None):
+def small_data(request=None):
     generator = torch.Generator().manual_seed(3)
     inputs, targets = torch.randn(60, 4, generator=generator), torch.randint(0, 3, (60,), generator=generator)
     hessian = {"train": (inputs[:20], targets[:20]), "test": (inputs[40:], targets[40:])}
@@ -23,7 +23,7 @@ SMALL = Problem(
     title="A small study",
     model=small_model,
     loss=nn.CrossEntropyLoss(),
-    load=small_data,
+    sources={"embedded": small_data, "folder": small_data},
     optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.3),
     batch_size=10,
     steps=4,

@@ -1,17 +1,20 @@
 """The problem mnist16: the network, its data and its training, as published."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from eigenspan.studies import problems
+from eigenspan.studies import mnist16
 from eigenspan.studies.data import Digits, embedded_digits
+from eigenspan.studies.problem import DataRequest, balanced
 from eigenspan.studies.problems import PROBLEMS, find_problem
 
 
 @pytest.fixture(scope="module")
 def data():
-    return find_problem("mnist16").load(None)
+    return find_problem("mnist16").load(DataRequest())
 
 
 def test_the_network_has_the_published_size():
@@ -67,21 +70,44 @@ def test_of_the_full_set_50_000_are_trained_on(tmp_path, monkeypatch):
         test_images=torch.full((10_000, 16, 16), 255, dtype=torch.uint8),
         test_labels=labels[:10_000],
     )
-    monkeypatch.setattr(problems, "full_digits", lambda root: digits if root == tmp_path else None)
-    data = find_problem("mnist16").load(tmp_path)
+    monkeypatch.setattr(mnist16, "full_digits", lambda root: digits if root == tmp_path else None)
+    data = find_problem("mnist16").load(DataRequest(root=tmp_path))
     assert len(data.train[0]) == len(data.train[1]) == 50_000
     assert float(data.hessian["test"][0].min()) == 1.0
     assert float(data.hessian["train"][0].max()) == 0.0
     assert "50,000" in data.description
 
 
-def test_too_few_samples_of_a_class_are_refused():
-    batch = torch.zeros(5, 2), torch.tensor([0, 0, 1, 0, 1])
-    inputs, targets = problems.first_per_class(batch, 2)
-    assert targets.tolist() == [0, 0, 1, 1]
-    assert inputs.shape == (4, 2)
-    with pytest.raises(ValueError, match="at least 3 samples of each class, got 2"):
-        problems.first_per_class(batch, 3)
+def test_balanced_takes_the_first_of_each_class():
+    targets = torch.tensor([7, 4, 4, 7, 4, 9, 9])
+    assert balanced(targets, 3).tolist() == [0, 1, 5]
+    assert balanced(targets, 5).tolist() == [0, 1, 2, 3, 5]  # the lower classes have one more
+    assert balanced(targets, 2).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="at least 3 samples of class 7, got 2"):
+        balanced(targets, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "message"),
+    [
+        ("mnist16", {"source": "fake"}, "the data of mnist16 are one of embedded, folder; got 'fake'"),
+        ("mnist16", {"source": "folder"}, "needs --data-root, the folder that holds MNIST/raw"),
+        ("mnist16", {"source": "embedded", "root": Path("x")}, "no use for --data-root x"),
+        ("mnist16", {"hessian_samples": 0}, "at least 1"),
+        ("mnist16", {"image_size": 64}, "--data fake"),
+        ("imagenet-resnet18", {}, r"needs --data-root, a folder with train/CLASS.* or --data fake"),
+        ("imagenet-resnet18", {"source": "fake", "image_size": 8}, "at least 32; got 8"),
+        ("imagenet-resnet18", {"source": "folder", "root": Path("x"), "image_size": 64}, "--data fake"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(name, request_, message):
+    with pytest.raises(ValueError, match=message):
+        find_problem(name).load(DataRequest(**request_))
+
+
+def test_the_number_of_hessian_samples_may_be_chosen():
+    data = find_problem("mnist16").load(DataRequest(hessian_samples=23))
+    assert [targets.bincount().tolist() for _, targets in data.hessian.values()] == [[3] * 3 + [2] * 7] * 2
 
 
 def test_find_problem():

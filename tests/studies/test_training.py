@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from eigenspan.studies import training
-from eigenspan.studies.problems import Problem, ProblemData, find_problem
+from eigenspan.studies.problem import DataRequest, Problem, ProblemData
+from eigenspan.studies.problems import find_problem
 from eigenspan.studies.training import Checkpoint, train
 
 
@@ -32,7 +33,7 @@ SMALL = Problem(
     title="A small training",
     model=noisy_model,
     loss=nn.CrossEntropyLoss(),
-    load=lambda root: small_data(),
+    sources={"embedded": lambda request: small_data()},
     optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
     batch_size=8,
     steps=10,
@@ -141,7 +142,7 @@ def test_float64_starts_from_the_same_network(tmp_path):
 
 def test_the_published_problem_learns(tmp_path):
     problem = find_problem("mnist16")
-    data = problem.load(None)
+    data = problem.load(DataRequest())
     first, _, last = run(tmp_path, problem, data, steps=120, record_every=100)
     assert first.losses["train"] == pytest.approx(math.log(10), abs=0.05)  # ten classes, no knowledge yet
     assert last.losses["train"] < 1.9

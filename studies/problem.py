@@ -1,0 +1,227 @@
+"""What a study runs on: a network, its data, and how it is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ..linops.curvature.guards import untouched_random_state
+from .images import Images, Samples, decoded_once
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs and targets, one row a sample."""
+
+
+@attrs.frozen(kw_only=True)
+class DataRequest:
+    """Which data of a problem are wanted; None stands for what the problem has by itself, see `Problem.resolved`.
+
+    Attributes:
+        source: a name in `Problem.sources`.
+        root: the folder with the full data.
+        hessian_samples: how many samples each Hessian batch has.
+        image_size: pixels a side of generated images.
+        seed: of generated images.
+        splits: which Hessian batches are wanted.
+        training: whether training data are.
+    """
+
+    source: str | None = None
+    root: Path | None = None
+    hessian_samples: int | None = None
+    image_size: int | None = None
+    seed: int = 0
+    splits: tuple[str, ...] = ("train", "test")
+    training: bool = True
+
+
+@attrs.frozen
+class ProblemData:
+    """The data of a problem, on the CPU: inputs float32, targets int64.
+
+    Attributes:
+        train: what SGD sees; inputs that are no tensor are made anew for each step.
+        hessian: the batch whose loss is decomposed, for each split wanted, of ``"train"`` and ``"test"``.
+        description: of the data, in words.
+        attribution: whose data they are, and under which licence.
+        warning: what must be known of them wherever results are shown, for the title of every figure.
+    """
+
+    train: tuple[Samples, Tensor]
+    hessian: Mapping[str, tuple[Samples, Tensor]]
+    description: str
+    attribution: str = ""
+    warning: str = ""
+
+    def kept(self, directory: Path, *, progress: bool = False) -> ProblemData:
+        """The same data with all Hessian batches as tensors: images are decoded once into files in the directory.
+
+        Raises:
+            OSError: the directory cannot be written, or images cannot be read.
+            ValueError: damaged images, or files in the directory that are damaged or of other images.
+
+        Cost: see `decoded_once`; none for tensors.
+        """
+        batches = {}
+        for split, (inputs, targets) in self.hessian.items():
+            if isinstance(inputs, Images):
+                inputs = decoded_once(inputs, directory / split, progress=progress)
+            batches[split] = inputs, targets
+        return attrs.evolve(self, hessian=batches)
+
+
+@attrs.frozen(kw_only=True)
+class HessianPlan:
+    """How Hessian products are computed: given, not found by a timed trial, so that numbers are the same to the bit.
+
+    Attributes:
+        engine: see `CurvatureOperator`.
+        micro_batch_size: the most samples to process at once, in losses too; None for all.
+        chunk_size: columns to multiply at once.
+    """
+
+    engine: str = "linearised"
+    micro_batch_size: int | None = None
+    chunk_size: int = 32
+
+
+@attrs.frozen(kw_only=True)
+class Problem:
+    """A training problem: everything but the seed, the dtype and the device.
+
+    Attributes:
+        name: what to call it by.
+        title: for reports.
+        model: makes the network, randomly initialised from PyTorch's global random state, in training mode.
+        loss: of (output, targets), a mean over samples.
+        sources: where data may come from, by name, as functions of a resolved request. ``"folder"`` is that of
+            ``--data-root``, ``"fake"`` makes images up. The first one is the default.
+        layout: which files a folder has, in words.
+        optimiser: of parameters.
+        batch_size: of SGD.
+        steps: of training.
+        record_every: so many steps, a checkpoint.
+        k: the dimension of the largest eigenspace and mask.
+        table_k: the dimensions to print.
+        split: which data the Hessian is of.
+        hessian_samples: in each Hessian batch; None where that cannot be chosen.
+        image_size: pixels a side of generated images; None where there are none.
+        plan: of Hessian products.
+        compare: whether eigenspaces are compared with others unless the user says; see `StudyOptions`.
+        weights: the file that the network's values come from, in words; empty for random ones.
+    """
+
+    name: str
+    title: str
+    model: Callable[[], nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    sources: Mapping[str, Callable[[DataRequest], ProblemData]]
+    layout: str = ""
+    optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    batch_size: int
+    steps: int
+    record_every: int
+    k: int
+    table_k: tuple[int, ...]
+    split: str = "train"
+    hessian_samples: int | None = None
+    image_size: int | None = None
+    plan: HessianPlan = HessianPlan()
+    compare: bool = True
+    weights: str = ""
+
+    def resolved(self, request: DataRequest) -> DataRequest:
+        """The request with the problem's own choices in the place of None.
+
+        Raises:
+            ValueError: a request that this problem cannot meet.
+        """
+        given = "folder" if request.root is not None and "folder" in self.sources else next(iter(self.sources))
+        source = given if request.source is None else request.source
+        if source not in self.sources:
+            raise ValueError(f"the data of {self.name} are one of {', '.join(self.sources)}; got {source!r}")
+        if source == "folder" and request.root is None:
+            others = "".join(f" or --data {name}" for name in self.sources if name != "folder")
+            raise ValueError(f"{self.name} needs --data-root, {self.layout}{others}")
+        if source != "folder" and request.root is not None:
+            raise ValueError(f"--data {source} has no use for --data-root {request.root}: leave out one of them")
+        if request.hessian_samples is not None and self.hessian_samples is None:
+            raise ValueError(f"the Hessian of {self.name} is of fixed samples: leave out the number of them")
+        if request.hessian_samples is not None and request.hessian_samples < 1:
+            raise ValueError(f"the Hessian is of at least 1 sample, got {request.hessian_samples}")
+        if request.image_size is not None and (source != "fake" or request.image_size < 32):
+            raise ValueError(
+                f"the image size is that of generated images (--data fake), at least 32; got {request.image_size} for "
+                f"the data {source!r}"
+            )
+        size = self.image_size if source == "fake" and request.image_size is None else request.image_size
+        samples = self.hessian_samples if request.hessian_samples is None else request.hessian_samples
+        return attrs.evolve(request, source=source, hessian_samples=samples, image_size=size)
+
+    def load(self, request: DataRequest) -> ProblemData:
+        """The data.
+
+        Raises:
+            ValueError: see `resolved`; data that are damaged, or too few.
+            OSError: data that are missing or cannot be read.
+        """
+        request = self.resolved(request)
+        return self.sources[str(request.source)](request)
+
+    def with_weights(self, path: Path) -> Problem:
+        """The same problem with a network that begins at the values in a file, a state dict with all buffers.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no state dict, or one of another network.
+
+        Cost: memory for another copy of the network.
+        """
+        expected = (
+            f"expected a state dict of the network of {self.name}, as torch.save(model.state_dict(), path) writes"
+        )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in as many ways as its format has layers
+            raise ValueError(f"{path} cannot be loaded ({type(error).__name__}): {expected}") from error
+        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError(f"{path} holds no state dict: {expected}")
+
+        def model() -> nn.Module:
+            network = self.model()
+            network.load_state_dict(state)
+            return network
+
+        with untouched_random_state(torch.device("cpu")):
+            try:
+                model()
+            except RuntimeError as error:
+                raise ValueError(f"{path} is of another network ({error}): {expected}") from error
+        weights = f"weights of {path.name}, SHA-256 {digest}"
+        return attrs.evolve(self, model=model, title=f"{self.title}, pre-trained", weights=weights)
+
+
+def balanced(targets: Tensor, count: int) -> Tensor:
+    """The indices of the first samples of each class, (count,) in rising order; the lower classes have one more.
+
+    Args:
+        targets: the class of each sample, (N,).
+        count: how many indices; those of a class are as many as of any other, or one more.
+
+    Raises:
+        ValueError: a class that has too few.
+    """
+    classes, chosen = torch.unique(targets), []
+    for place, label in enumerate(classes):
+        wanted = count // len(classes) + (place < count % len(classes))
+        indices = (targets == label).nonzero()[:wanted, 0]
+        if len(indices) < wanted:
+            raise ValueError(f"expected at least {wanted} samples of class {int(label)}, got {len(indices)}")
+        chosen.append(indices)
+    return torch.cat(chosen).sort().values
