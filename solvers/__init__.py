@@ -24,6 +24,7 @@ from .lanczos import BlockLanczos, Lanczos
 from .lobpcg import Lobpcg
 from .measurement import Measurement
 from .nystrom import Nystrom
+from .planning import SolvePlan
 from .report import ConvergenceWarning, SolveReport, Status
 from .results import EigenDecomposition, SingularValueDecomposition
 from .scipy_adapters import Arpack
@@ -34,6 +35,7 @@ from .sketched_svd import SketchedSVD
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SingularTriplets, SVDSolver
+from .workload import Storage, storage_for
 
 __all__ = [
     "SSRFT",
@@ -67,10 +69,12 @@ __all__ = [
     "Sketch",
     "SketchedEigh",
     "SketchedSVD",
+    "SolvePlan",
     "SolveReport",
     "SparseSign",
     "SpectralDensity",
     "Status",
+    "Storage",
     "SubspaceIteration",
     "Which",
     "certify",
@@ -85,6 +89,7 @@ __all__ = [
     "solve_diagonal_blocks",
     "spectral_density",
     "spectral_norm",
+    "storage_for",
     "svds",
     "trace",
 ]

@@ -85,11 +85,9 @@ class SolveReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as numbers, strings and one dictionary for the solver, ready for JSON."""
-        solver = {"class": type(self.solver).__name__}
-        for name, value in attrs.asdict(self.solver).items():
-            solver[name] = value.value if isinstance(value, enum.Enum) else value
         own = attrs.asdict(self, recurse=False)
-        return {**own, "solver": solver, "status": self.status.name, "notes": list(self.notes)}
+        changed = {"solver": solver_entries(self.solver), "status": self.status.name, "notes": list(self.notes)}
+        return {**own, **changed}
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> SolveReport:
@@ -110,6 +108,14 @@ class SolveReport:
         if name not in known:
             raise ValueError(f"no solver is called {name!r}; import the module that defines it before loading")
         return cls(**{**entries, "solver": known[name](**parameters), "status": status, "notes": notes})
+
+
+def solver_entries(solver: Solver) -> dict[str, Any]:
+    """A solver as its class and parameters, ready for JSON."""
+    entries = {"class": type(solver).__name__}
+    for name, value in attrs.asdict(solver).items():
+        entries[name] = value.value if isinstance(value, enum.Enum) else value
+    return entries
 
 
 def _descendants(solver: type[Solver]) -> list[type[Solver]]:

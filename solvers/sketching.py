@@ -134,6 +134,10 @@ class Sketching(Solver):
     def _parts(self, shape: tuple[int, int]) -> dict[str, int]:
         """The parts of a measurement of an (m, n) operator with their numbers of columns, those that have any."""
 
+    def _passes(self, shape: tuple[int, int]) -> int:
+        """Blocks in which an (m, n) operator is measured."""
+        return sum(-(-size // self.block_size) for size in self._parts(shape).values())
+
     @abc.abstractmethod
     def _products(self, A: LinearOperator) -> Mapping[str, Callable[[int, int], Tensor]]:
         """How to measure the columns of each part, from one number to another."""

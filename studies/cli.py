@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
+import attrs
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +19,8 @@ from tqdm import tqdm
 from .. import __version__
 from ..solvers import ConvergenceWarning
 from .overlap_study import DTYPES, SOLVERS, SPLITS, OverlapStudy, StudyOptions
-from .problems import PROBLEMS, find_problem
+from .planning import plan_study
+from .problems import PROBLEMS, Problem, find_problem
 from .report import write_report
 from .tables import HEADINGS, cells, residual, table_rows, text
 
@@ -51,33 +54,43 @@ def _common(
     """Options before any command."""
 
 
+_Name = Annotated[str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}.", metavar="NAME")]
+_Pairs = Annotated[
+    int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")
+]
+_Steps = Annotated[int | None, typer.Option(min=0, help="Training steps.", show_default="the study's")]
+_Solver = Annotated[
+    str,
+    typer.Option(
+        help=f"How to find the eigenpairs. {_choices(SOLVERS)} The sketches improve on the published one, which is "
+        "SketchedEigh(outer=o, inner=2*o, basis='first', core='two-sided') in Python."
+    ),
+]
+_Exact = Annotated[bool, typer.Option("--exact", help="Diagonalise densely too, and compare.")]
+_Split = Annotated[str, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}")]
+_Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+_Dtype = Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")]
+_DataRoot = Annotated[Path | None, typer.Option(help="Folder with the full data.", show_default="embedded data")]
+
+
 @app.command()
 def study(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}.")],
+    name: _Name,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the study; run again with the same to go on.", show_default="runs/NAME"),
     ] = None,
-    k: Annotated[
-        int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Training steps.", show_default="the study's")] = None,
-    solver: Annotated[
-        str,
-        typer.Option(
-            help=f"How to find the eigenpairs. {_choices(SOLVERS)} The sketches improve on the published one, which is "
-            "SketchedEigh(outer=o, inner=2*o, basis='first', core='two-sided') in Python."
-        ),
-    ] = "block-lanczos",
-    exact: Annotated[bool, typer.Option("--exact", help="Diagonalise densely too, and compare.")] = False,
-    split: Annotated[str, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}")] = "train",
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")] = "float32",
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")] = 0,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder with the full data.", show_default="embedded data")
-    ] = None,
+    k: _Pairs = None,
+    steps: _Steps = None,
+    solver: _Solver = "block-lanczos",
+    exact: _Exact = False,
+    split: _Split = "train",
+    device: _Device = "cpu",
+    dtype: _Dtype = "float32",
+    seed: _Seed = 0,
+    data_root: _DataRoot = None,
 ) -> None:
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
 
@@ -86,17 +99,7 @@ def study(
     traceback = context.find_root().params["traceback"]
     with _plain_errors(2, traceback):
         problem = find_problem(name)
-        options = StudyOptions(
-            k=problem.k if k is None else k,
-            steps=problem.steps if steps is None else steps,
-            solver=solver,
-            exact=exact,
-            split=split,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            data_root=None if data_root is None else str(data_root.resolve()),
-        )
+        options = _options(context, problem)
         directory = Path("runs") / name if out is None else out
         run = OverlapStudy(problem, options, directory)
     kept = f"; what is done is kept in {directory}"
@@ -104,6 +107,42 @@ def study(
         results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, problem.table_k))
         report = write_report(results, directory)
     typer.echo(f"Report: {report}")
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    name: _Name,
+    out: Annotated[Path | None, typer.Option(help="As for a study, but nothing is written.")] = None,
+    k: _Pairs = None,
+    steps: _Steps = None,
+    solver: _Solver = "block-lanczos",
+    exact: _Exact = False,
+    split: _Split = "train",
+    device: _Device = "cpu",
+    dtype: _Dtype = "float32",
+    seed: _Seed = 0,
+    data_root: _DataRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Tell what a study with these options would take: products, seconds, memory, and where it would be slow.
+
+    Builds the Hessian at step 0 and times two or three blocks of products. Trains nothing and writes nothing.
+    """
+    with _plain_errors(2, context.find_root().params["traceback"]):
+        problem = find_problem(name)
+        found = plan_study(problem, _options(context, problem))
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+
+
+def _options(context: typer.Context, problem: Problem) -> StudyOptions:
+    """The options of a command, those that were left out as the problem has them."""
+    given = {field.name: context.params[field.name] for field in attrs.fields(StudyOptions)}
+    for name in ("k", "steps"):
+        if given[name] is None:
+            given[name] = getattr(problem, name)
+    root = given["data_root"]
+    return StudyOptions(**{**given, "data_root": None if root is None else Path(root).resolve()})
 
 
 def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ from ..linops.curvature.guards import untouched_random_state
 from ..metrics import overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
 from .files import LOCK, locked, read_json, write_json
-from .problems import Problem
+from .problems import Batch, Problem
 from .records import FORMAT, record_of
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
@@ -82,6 +82,24 @@ class StudyOptions:
             torch.zeros(1, device=self.device).item()
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
+
+
+def study_hessian(problem: Problem, batch: Batch, model: nn.Module, dtype: torch.dtype) -> Hessian:
+    """The Hessian that a study takes at a step, of the loss on one batch.
+
+    Its products are computed by a plan that is given, not found by a timed trial: a study that is run again has the
+    same numbers to the bit.
+    """
+    inputs, targets = batch
+    inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    return Hessian(
+        model,
+        problem.loss,
+        (inputs, targets),
+        engine="linearised",
+        chunk_size=_COLUMNS_AT_ONCE,
+        micro_batch_size=len(targets),
+    )
 
 
 class OverlapStudy:
@@ -259,18 +277,7 @@ class OverlapStudy:
         return eig
 
     def _hessian(self, model: nn.Module, split: str) -> Hessian:
-        dtype = DTYPES[self.options.dtype]
-        inputs, targets = self.data.hessian[split]
-        inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-        # A plan that is given, not found by a timed trial: a study that is run again has the same numbers to the bit.
-        return Hessian(
-            model,
-            self.problem.loss,
-            (inputs, targets),
-            engine="linearised",
-            chunk_size=_COLUMNS_AT_ONCE,
-            micro_batch_size=len(targets),
-        )
+        return study_hessian(self.problem, self.data.hessian[split], model, DTYPES[self.options.dtype])
 
     def _measure(self, H: Hessian, eigenspace: Path, progress: bool) -> dict[str, Any]:
         eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
