@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _MOST_TIMED = 32  # columns in a block that is timed: wider ones take as long for each
 _ENOUGH = 0.1  # seconds: a block that took less is timed once more
-_ROWS, _VECTORS, _CORE = 1 << 15, 256, 256  # of the algebra that is timed, at most
-_CORE_COPIES = 8  # of a small matrix in float64: itself, its eigenvectors, what LAPACK works with, and the ones before
+_ROWS, _VECTORS, _CORE = 1 << 15, 256, 512  # of the algebra that is timed, at most
+_CORE_COPIES = 6  # of a small matrix in float64: itself, its eigenvectors, what LAPACK works with, and the ones before
 
 
 @attrs.frozen(kw_only=True)
@@ -264,5 +264,5 @@ def _core_rate(A: LinearOperator, work: Workload) -> float:
     dtype, device = (A.dtype, A.device) if work.dense else (torch.float64, torch.device("cpu"))
     S = Gaussian(size, size, purpose="planning", dtype=dtype, device=device).columns(0, size)
     S = S + S.mT
-    seconds = statistics.median(_timed(torch.linalg.eigh, S, A.device) for _ in range(3))
+    seconds = min(_timed(torch.linalg.eigh, S, A.device) for _ in range(2))
     return 9.0 * size**3 / seconds
