@@ -26,6 +26,7 @@ from .lobpcg import Lobpcg
 from .manifest import StoredMatrix
 from .measurement import Measurement
 from .nystrom import Nystrom
+from .planning import SolvePlan
 from .report import ConvergenceWarning, SolveReport, Status
 from .results import EigenDecomposition, SingularValueDecomposition
 from .scipy_adapters import Arpack
@@ -37,6 +38,7 @@ from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SingularTriplets, SVDSolver
 from .workers import decompose_folder, measure_columns
+from .workload import Storage, storage_for
 
 __all__ = [
     "SSRFT",
@@ -71,10 +73,12 @@ __all__ = [
     "Sketch",
     "SketchedEigh",
     "SketchedSVD",
+    "SolvePlan",
     "SolveReport",
     "SparseSign",
     "SpectralDensity",
     "Status",
+    "Storage",
     "StoredMatrix",
     "SubspaceIteration",
     "Which",
@@ -92,6 +96,7 @@ __all__ = [
     "solve_diagonal_blocks",
     "spectral_density",
     "spectral_norm",
+    "storage_for",
     "svds",
     "trace",
 ]

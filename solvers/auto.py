@@ -74,19 +74,32 @@ def choose(
 
     Cost: none, or one forward pass over the data where a factor is considered.
     """
-    operator = as_operator(A)
-    n, budget = operator.shape[1], allowance(memory_budget, operator.device)
-    options: dict[str, Any] = {"k": k, "which": which, "seed": seed, "check_symmetry": check_symmetry}
-    lanczos = BlockLanczos(**options, tol=tol, max_products=max_products)
+    lanczos = BlockLanczos(
+        k=k, which=which, seed=seed, check_symmetry=check_symmetry, tol=tol, max_products=max_products
+    )
+    return _choice(as_operator(A), lanczos, start, memory_budget)[0]
+
+
+def _choice(
+    A: LinearOperator, lanczos: BlockLanczos, start: bool, memory_budget: int | None
+) -> tuple[EigenSolver, str]:
+    """The solver of the first rule of `choose` that holds, and why it does, for what ``lanczos`` is asked for."""
+    n, k, budget = A.shape[1], lanczos.k, allowance(memory_budget, A.device)
+    options: dict[str, Any] = {name: getattr(lanczos, name) for name in ("k", "which", "seed", "check_symmetry")}
     if not start:
-        if (n <= _SMALL or _DENSE_SHARE * k > n) and 4 * _bytes(operator, n, n) <= budget:
-            return DenseEigh(**options)
-        rows = _rows_of_factor(operator)
+        if (n <= _SMALL or _DENSE_SHARE * k > n) and 4 * _bytes(A, n, n) <= budget:
+            small = f"n = {n} <= {_SMALL}" if n <= _SMALL else f"k = {k} > n / {_DENSE_SHARE}"
+            return DenseEigh(**options), f"{small}: all columns would be needed anyway"
+        rows = _rows_of_factor(A)
         if rows is not None and rows < n and rows <= min(_ROWS_A_PAIR * k, _MOST_ROWS):
-            fits = 4 * torch.float64.itemsize * rows**2 + 2 * _bytes(operator, n, k) <= budget
+            fits = 4 * torch.float64.itemsize * rows**2 + 2 * _bytes(A, n, k) <= budget
             if fits:
-                return GramEigh(**options, memory_budget=memory_budget)
-    return _within(budget, lanczos, operator, n, "vectors")
+                gram = GramEigh(**options, memory_budget=memory_budget)
+                return gram, f"a factor with {rows} rows, at most {_ROWS_A_PAIR} k: exact"
+    solver = _within(budget, lanczos, A, n, "vectors")
+    if solver.max_basis is None:
+        return solver, "all vectors that it may come to keep fit into the memory budget"
+    return solver, f"restarts, as the memory budget holds {solver.max_basis} vectors beside the result"
 
 
 def choose_svd(
@@ -161,19 +174,20 @@ class Auto(EigenSolver):
     uses_start = True
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        solver = choose(
-            A.A,
-            self.k,
-            which=self.which,
-            tol=self.tol,
-            seed=self.seed,
-            start=start is not None,
-            max_products=self.max_products,
-            memory_budget=self.memory_budget,
-        )
+        solver, _ = self._choice(A.A, start is not None, None)
         solver._require_suitable(A.A)
         pairs = solver._solve(A, start)
         return attrs.evolve(pairs, notes=(f"Chosen: {solver!r}.", *pairs.notes))
+
+    def _taken(self, A: LinearOperator, memory_budget: int | None) -> tuple[EigenSolver, str]:
+        solver, reason = self._choice(A, False, memory_budget)
+        solver._require_suitable(A)
+        return solver, reason
+
+    def _choice(self, A: LinearOperator, start: bool, memory_budget: int | None) -> tuple[EigenSolver, str]:
+        names = ("k", "which", "seed", "check_symmetry", "tol", "max_products")
+        lanczos = BlockLanczos(**{name: getattr(self, name) for name in names})
+        return _choice(A, lanczos, start, self.memory_budget if memory_budget is None else memory_budget)
 
 
 def eigsh(

@@ -12,6 +12,9 @@ from .solver import EigenPairs, EigenSolver
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import column_norms
 from .watched import Watched
+from .workload import Workload
+
+_COLUMNS = 512  # of the identity that `LinearOperator.to_dense` multiplies at a time
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +39,18 @@ class DenseEigh(EigenSolver):
         eigenvalues, eigenvectors = eigenvalues[order], eigenvectors[:, order]
         residual_norms = column_norms(matrix @ eigenvectors - eigenvectors * eigenvalues)
         return EigenPairs(eigenvalues.cpu(), eigenvectors, Status.COMPLETE, residual_norms)
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        n = A.shape[0]
+        return Workload(
+            width=min(n, _COLUMNS),
+            passes=-(-n // _COLUMNS) + self.check_symmetry,
+            working=4 * n,
+            row_flops=2 * n * self.k,
+            core=n,
+            core_flops=9 * n**3,
+            dense=True,
+        )
 
     def _total(self, A: LinearOperator) -> int | None:
         return A.shape[0] + 2 * self.check_symmetry
@@ -66,6 +81,18 @@ class DenseSVD(SVDSolver):
         U, sigma, V = left[:, : self.k], values[: self.k], right[: self.k].mT
         norms = torch.hypot(column_norms(matrix @ V - U * sigma), column_norms(matrix.mT @ U - V * sigma)) / 2**0.5
         return SingularTriplets(U, sigma, V, Status.COMPLETE, norms)
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        (m, n), least = A.shape, min(A.shape)
+        return Workload(
+            width=min(least, _COLUMNS),
+            passes=-(-least // _COLUMNS) + 2 * self.check_adjoint,
+            working=4 * m * n / (m + n),
+            row_flops=2 * least * self.k,
+            core=least,
+            core_flops=20 * m * n * least,
+            dense=True,
+        )
 
     def _total(self, A: LinearOperator) -> int | None:
         return min(A.shape) + 2 * self.check_adjoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 from torch import Tensor
 
+from ..linops import LinearOperator
 from .bidiagonalisation import KrylovSpaces, RitzTriplets
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
@@ -12,6 +13,7 @@ from .svd_solver import SingularTriplets, SVDSolver
 from .tall import orthonormalise
 from .template import tolerance_for
 from .watched import Watched
+from .workload import Workload
 
 
 @attrs.frozen(kw_only=True)
@@ -112,6 +114,10 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
     def most_vectors(self) -> int:
         """How many vectors of each side it may come to keep where nothing limits the basis: one for two products."""
         return max(500, 10 * self.k) if self.max_products is None else -(-self.max_products // 2)
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        most = min(self._budget // 2, *A.shape)
+        return self._space_workload(tolerance_for(A, self.tol), most, 2, 20)
 
     @property
     def _budget(self) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Counted, CurvatureOperator, LinearOperator
+from ..linops.memory import allowance
 from .basis import Basis
 from .report import Status
 from .sketches import Gaussian
@@ -15,6 +16,7 @@ from .streams import stream
 from .tall import column_major, column_norms, combine, gram, in_blocks, orthonormalise, orthonormality_defects
 from .template import positive_integer
 from .watched import Watched
+from .workload import Workload
 
 _WIDTH = 128  # columns multiplied at a time
 
@@ -112,6 +114,21 @@ class GramEigh(EigenSolver):
                 f"combination of them is off by {norm:.1e}, of {space.scale:.1e}; the factor or its row_gram() is wrong"
             )
         return norm
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        (m, n), residuals = A.factor().shape, self.measure_residuals
+        rows = min(m, allowance(self.memory_budget, A.device) // max(1, n * A.dtype.itemsize))
+        return Workload(
+            width=self.k if residuals else 1,
+            passes=1 + self.check_symmetry + residuals,
+            # Rows and, once they are gone, vectors that are made orthonormal.
+            working=max(rows, self.k),
+            row_flops=m**2 + 2 * m * self.k,
+            core=m,
+            core_flops=9 * m**3,
+            algebra_width=_WIDTH,
+            factor_products=m + min(self.k, m),
+        )
 
     def _total(self, A: LinearOperator) -> int | None:
         return 1 + 2 * self.check_symmetry + self.k * self.measure_residuals

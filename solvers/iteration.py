@@ -16,8 +16,10 @@ from .solver import EigenPairs, EigenSolver, Which
 from .tall import column_norms, combine, gram, orthonormalise
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
+from .workload import Workload
 
 _PASSES = 100  # at most, by default
+_PASSES_A_DIGIT = 7  # of tol, as a rule, by benchmarks/plan.py --rules
 
 
 @attrs.frozen(kw_only=True)
@@ -103,6 +105,21 @@ class SubspaceIteration(EigenSolver):
         if self.passes is not None:
             return self.passes
         return _PASSES if self.max_products is None else self.max_products // width
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        width, passes = self._width(A), self._passes(A)
+        if self._total(A) is None:
+            passes = min(passes, math.ceil(-_PASSES_A_DIGIT * math.log10(tolerance_for(A, self.tol))))
+        return Workload(
+            products=passes * width + 2 * self.check_symmetry,
+            rule=f"{_PASSES_A_DIGIT} passes a digit of tol",
+            width=width,
+            passes=passes + self.check_symmetry,
+            working=6 * width,
+            row_flops=14 * width**2 * passes,
+            core=width,
+            core_flops=9 * width**3 * passes,
+        )
 
     def _total(self, A: LinearOperator) -> int | None:
         products = self._passes(A) * self._width(A)  # and sizes that do not fit are refused before any product

@@ -14,6 +14,7 @@ from .basis import Basis, random_directions
 from .tall import Orthonormalised, orthonormalise
 from .template import Solver, positive_integer, tolerance
 from .watched import Watched
+from .workload import Workload
 
 DOUBT = 0.01  # the probability that random vectors have not shown what leads
 CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
@@ -21,6 +22,7 @@ _NARROWEST = 5
 _WANTED_PER_COLUMN = 4  # and digit of the tolerance: digits ask for passes, and wide blocks for products
 _DIGITS = 5  # at least
 _GROWTH = 0.04  # of the space between two looks at it, at least, so that these cost little beside the products
+_PRODUCTS_A_PAIR, _BLOCKS_A_DIGIT = 2.05, 1.9  # of tol, that a space takes as a rule, by benchmarks/plan.py --rules
 _VECTORS_EACH = 1.5  # that the space grows by for each pair that is still missing, or more
 
 
@@ -53,6 +55,26 @@ class BlockKrylov(Solver):
     @abc.abstractmethod
     def most_vectors(self) -> int:
         """How many vectors of each side it may come to keep where nothing limits the basis."""
+
+    def _space_workload(self, tol: float, most: int, sides: int, cube: float) -> Workload:
+        """What spaces of that many ``sides`` and ``most`` vectors at most take; small matrices ``cube`` dim³ flops."""
+        width = self._width(tol)
+        dim = min(most, width * math.ceil(expected_dimension(self.k, width, tol) / width))
+        basis = dim + width if self.max_basis is None else min(dim + width, self.max_basis)
+        dropped = max(1, (basis - self.k) * 2 // 3)  # by a restart
+        restarts = max(0, -(-(dim - basis) // dropped))
+        return Workload(
+            products=sides * dim + 2,
+            rule=f"{_PRODUCTS_A_PAIR} a pair and {_BLOCKS_A_DIGIT * -math.log10(tol):.0f} blocks"
+            + (", on each side" if sides == 2 else ""),
+            width=width,
+            passes=sides * -(-dim // width) + sides,
+            basis=basis,
+            working=6 * width + (2 * self.k if restarts else 0),
+            row_flops=2 * basis * max(dim, 2 * dim - basis) + 16 * width * dim + 2 * basis * self.k * (1 + restarts),
+            core=basis,
+            core_flops=cube * (min(dim, basis) ** 3 * (1 + restarts) + self.k**3),
+        )
 
     def _width(self, tol: float) -> int:
         """Columns of a block, to begin with."""
@@ -143,6 +165,14 @@ class MultipliedBasis:
     def _reached(self, column: int) -> int:
         """The first column whose product has a part along this ``column`` of the other side; no earlier one has."""
         return sum(block.shape[1] for block in self.coefficients if len(block) <= column)
+
+
+def expected_dimension(k: int, width: int, tol: float) -> float:
+    """Dimension in which a block Krylov space of that width shows k pairs to ``tol`` as a rule.
+
+    The vectors of the pairs make up most of it; blocks beyond them let the last ones converge, each by as much.
+    """
+    return _PRODUCTS_A_PAIR * k - _BLOCKS_A_DIGIT * math.log10(tol) * width
 
 
 def products_to_next_look(missing: int, dim: int, each: int = 1) -> int:

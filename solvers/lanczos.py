@@ -6,6 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..linops import LinearOperator
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
 from .solver import EigenPairs, EigenSolver
@@ -13,6 +14,7 @@ from .tall import orthonormalise
 from .template import tolerance_for
 from .tridiagonalisation import KrylovSpace, RitzPairs
 from .watched import Watched
+from .workload import Workload
 
 
 @attrs.frozen(kw_only=True)
@@ -162,7 +164,11 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         """How many vectors it may come to keep where nothing limits the basis: as many as products."""
         return max(500, 10 * self.k) if self.max_products is None else self.max_products
 
-    def _budget(self, A: Watched) -> int:
+    def _workload(self, A: LinearOperator) -> Workload:
+        work = self._space_workload(tolerance_for(A, self.tol), min(self._budget(A), A.shape[0]), sides=1, cube=9)
+        return attrs.evolve(work, products=(work.products or 0) - 2 + 2 * self.check_symmetry)
+
+    def _budget(self, A: LinearOperator) -> int:
         if self.max_basis is None:
             return min(self.most_vectors, A.shape[0])
         return 10 * self.most_vectors if self.max_products is None else self.max_products

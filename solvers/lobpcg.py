@@ -22,8 +22,11 @@ from .solver import EigenPairs, EigenSolver, Which
 from .tall import column_norms, combine, gram, orthonormalise
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
+from .workload import Workload
 
 _LEAST_ROWS = {"scipy": 5, "torch": 3}  # a pair: the libraries iterate from here on
+_PRODUCTS_A_DIGIT = {"scipy": 3, "torch": 14}  # and pair, as a rule, by benchmarks/plan.py --rules
+_ITERATIONS_A_DIGIT = 10
 _NORM = BlockLanczos(k=1, block_size=1, tol=0.1, max_products=10)
 
 
@@ -84,6 +87,23 @@ class Lobpcg(EigenSolver):
         # Half, as the libraries update A X without a product and may stop a little early.
         found = self._found(A / scale, X, tol * norm / scale / 2, _one_sided(self.which, A) is Which.LA)
         return self._ritz_pairs(A, found, norm, tol, A.calls - calls)
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        n, checks = A.shape[0], 2 * self.check_symmetry
+        if n < _LEAST_ROWS[self.library] * self.k:
+            return attrs.evolve(DenseEigh(k=self.k)._workload(A), products=n + checks)
+        digits, each = -math.log10(tolerance_for(A, self.tol)), _PRODUCTS_A_DIGIT[self.library]
+        iterations = min(self.maxiter, math.ceil(_ITERATIONS_A_DIGIT * digits))
+        return Workload(
+            products=math.ceil(each * digits * self.k) + self.k + 10 + checks,
+            rule=f"{each} a pair and digit of tol",
+            width=self.k,
+            passes=iterations + 12,
+            working=10 * self.k,
+            row_flops=24 * self.k**2 * iterations,
+            core=3 * self.k,
+            core_flops=9 * (3 * self.k) ** 3 * iterations,
+        )
 
     def _found(self, A: LinearOperator, X: Tensor, tol: float, largest: bool) -> Tensor:
         """The vectors that the library returns, from X on, once their residual norms are below ``tol``."""

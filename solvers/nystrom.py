@@ -19,6 +19,7 @@ from .solver import EigenPairs, EigenSolver, Which
 from .tall import combine, orthonormalise
 from .template import positive_integer
 from .watched import Watched
+from .workload import Workload
 
 _ROUNDING = 10.0  # roundings of the largest eigenvalue of the core: what is smaller is one
 
@@ -140,6 +141,19 @@ class Nystrom(Sketching, EigenSolver):
                 f"Nystrom needs a positive semidefinite operator, and nothing says that {A} is one; if it is, pass "
                 "eigenspan.as_operator(A, structure=eigenspan.Structure.PSD)"
             )
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        size = self._size(A.shape[0])
+        return Workload(
+            width=min(self.block_size, size),
+            passes=self._passes(A.shape) + self.check_symmetry + self.measure_residuals,
+            working=3 * (size + min(self.block_size, size)),
+            row_flops=12 * size**2,
+            core=size,
+            core_flops=29 * size**3,  # the core, and the singular values of its root
+            sketch=self._omega(A),
+            sketched=2 * size,
+        )
 
     def _total(self, A: LinearOperator) -> int | None:
         return 2 * self.check_symmetry + self._size(A.shape[0]) + self.k * self.measure_residuals

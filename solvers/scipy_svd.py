@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +16,18 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, svds
 from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
 from torch import Tensor
 
+from ..linops import LinearOperator
 from .dense import DenseSVD
+from .krylov import expected_dimension
 from .report import Status
-from .scipy_adapters import power_of_two
+from .scipy_adapters import arnoldi_steps, power_of_two
 from .sketches import Gaussian
 from .streams import stream
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import combine, gram, orthonormalise
 from .template import positive_integer
 from .watched import Watched
+from .workload import Workload
 
 # Renamed in SciPy 1.15.
 _GENERATOR = "rng" if "rng" in inspect.signature(svds).parameters else "random_state"
@@ -72,6 +76,27 @@ class _SciPySVD(SVDSolver):
                 raise failures[0]
         U, sigma, V = (torch.from_numpy(numpy.array(array, order="C")) for array in (left, values, right.T))
         return SingularTriplets(U.to(A.device), sigma.double() * scale, V.to(A.device), Status.CONVERGED)
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        if self.k == min(A.shape):
+            return attrs.evolve(DenseSVD(k=self.k)._workload(A), products=self.k + 2 * self.check_adjoint)
+        kept, steps, products = self._steps(A)
+        return Workload(
+            products=products + 1 + 2 * self.k + 2 * self.check_adjoint,
+            rule="the vectors that BlockGolubKahan(block_size=1) takes to this tolerance",
+            width=1,
+            passes=products + 3 + 2 * self.check_adjoint,
+            basis=kept,
+            working=2 * self.k,
+            row_flops=4 * kept * steps + 2 * kept * self.k,
+            core=kept,
+            core_flops=20 * kept**3,
+            algebra_width=8,  # as for Arpack
+        )
+
+    @abc.abstractmethod
+    def _steps(self, A: LinearOperator) -> tuple[int, int, int]:
+        """Vectors kept, steps, and products with A and its transpose, as a rule."""
 
     def _first(self, A: Watched, start: Tensor | None, side: int) -> Tensor:
         """The first vector on one side, 0 the left and 1 the right: a column of unit length."""
@@ -135,6 +160,11 @@ class Propack(_SciPySVD):
             raise RuntimeError(f"PROPACK failed on {A.A}: its vectors are not orthonormal; use BlockGolubKahan")
         return found
 
+    def _steps(self, A: LinearOperator) -> tuple[int, int, int]:
+        expected = math.ceil(expected_dimension(self.k, 1, max(self.tol, torch.finfo(A.dtype).eps)))
+        steps = min(expected, self._limit, *A.shape)
+        return steps, steps, 2 * steps
+
     @property
     def _limit(self) -> int:
         return max(_VECTORS, 10 * self.k) if self.maxiter is None else self.maxiter
@@ -191,6 +221,10 @@ class ArpackSVD(_SciPySVD):
         X, values, Yt = torch.linalg.svd(image.R, full_matrices=False)
         U, V = combine(image.Q, X), combine(basis, Yt.mT)
         return SingularTriplets(*((U, values, V) if m >= n else (V, values, U)), Status.OUT_OF_ITERATIONS)
+
+    def _steps(self, A: LinearOperator) -> tuple[int, int, int]:
+        kept, steps = arnoldi_steps(min(A.shape), self.k, self.ncv, max(self.tol, torch.finfo(A.dtype).eps))
+        return kept, steps, 2 * steps + self.k
 
 
 def _guarded(A: ScipyLinearOperator) -> tuple[ScipyLinearOperator, list[Exception]]:

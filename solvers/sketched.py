@@ -20,6 +20,7 @@ from .sketches import Sketch
 from .solver import EigenPairs, EigenSolver
 from .tall import column_norms, combine, gram, orthonormalise
 from .watched import Watched
+from .workload import Workload
 
 _CORES = {False: ("symmetric", "two-sided"), True: ("bordered", "rayleigh-ritz")}  # by two_pass, the default first
 
@@ -186,6 +187,27 @@ class SketchedEigh(CoreSketching, EigenSolver):
     def _require_single_pass(self) -> None:
         if self.two_pass:
             raise ValueError("two passes multiply A by vectors that depend on A, so they are solved at once: use solve")
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        outer, inner = self._sizes(A.shape)
+        measured = self.measure_residuals and self.core != "rayleigh-ritz"
+        wide = outer if self.two_pass or self.basis == "first" else inner
+        if self.two_pass:
+            flops, working, core, drawn = 24 * outer**2, 4 * outer, 2 * outer, outer
+        elif self.basis == "first":
+            flops, working, core, drawn = 8 * outer**2 + 2 * inner**2, 3 * outer, inner, 2 * inner
+        else:
+            flops, working, core, drawn = 8 * inner**2 + 6 * outer * inner, 3 * inner, inner, inner + outer
+        return Workload(
+            width=min(self.block_size, wide),
+            passes=self._passes(A.shape) * (1 + self.two_pass) + self.check_symmetry + measured,
+            working=working + 3 * min(self.block_size, wide),
+            row_flops=flops,
+            core=core,
+            core_flops=20 * wide**3 + 9 * core**3,  # of the triangular factor, and of the core
+            sketch=self._omega(A),
+            sketched=drawn,
+        )
 
     def _total(self, A: LinearOperator) -> int | None:
         outer, inner = self._sizes(A.shape)

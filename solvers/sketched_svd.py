@@ -18,6 +18,7 @@ from .sketches import Sketch
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import combine, gram
 from .watched import Watched
+from .workload import Workload
 
 
 @attrs.frozen(kw_only=True)
@@ -134,8 +135,21 @@ class SketchedSVD(CoreSketching, SVDSolver):
         return 2 * outer + (self.core == "two-sided")
 
     def _require_measurable(self, A: LinearOperator) -> None:
-        if self.k > min(A.shape):
-            raise ValueError(f"k={self.k} singular triplets were asked of {A}; choose k <= {min(A.shape)}")
+        self._require_suitable(A)
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        outer, inner = self._sizes(A.shape)
+        wide = inner if self.core == "least-squares" else outer
+        return Workload(
+            width=min(self.block_size, wide),
+            passes=self._passes(A.shape) + 2 * self.check_adjoint + 2 * self.measure_residuals,
+            working=3 * wide,
+            row_flops=8 * wide**2 + 2 * inner**2 * (self.core == "two-sided"),
+            core=inner,
+            core_flops=40 * wide**3,  # singular value decompositions of both triangular factors
+            sketch=self._test_matrices(A)[0],
+            sketched=2 * (inner + outer),
+        )
 
     def _total(self, A: LinearOperator) -> int | None:
         measured = 2 * self.k * self.measure_residuals

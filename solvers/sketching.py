@@ -147,6 +147,10 @@ class Sketching(Solver):
         """The rows of the part that is a small matrix, if there is one."""
         return 0
 
+    def _passes(self, shape: tuple[int, int]) -> int:
+        """Blocks in which an (m, n) operator is measured."""
+        return sum(-(-size // self.block_size) for size in self._parts(shape).values())
+
     @abc.abstractmethod
     def _products(self, A: LinearOperator) -> Mapping[str, Callable[[int, int], Tensor]]:
         """How to measure the columns of each part, from one number to another."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -60,6 +60,8 @@ class SVDSolver(Solver):
 
     check_adjoint: bool = True
 
+    _sides: ClassVar[int] = 2
+
     @torch.no_grad()
     def solve(
         self, A: Any, start: Subspace | Tensor | None = None, progress: bool = False
@@ -85,11 +87,7 @@ class SVDSolver(Solver):
         products to measure them.
         """
         operator = operator_for(A, type(self).__name__)
-        if self.k > min(operator.shape):
-            raise ValueError(
-                f"k={self.k} singular triplets were asked of {operator}, which has {min(operator.shape)}; choose "
-                f"k <= {min(operator.shape)}"
-            )
+        self._require_suitable(operator)
         guess = self._checked_start(start, operator)
 
         def find(watched: Watched) -> tuple[SingularTriplets, int]:
@@ -113,6 +111,11 @@ class SVDSolver(Solver):
     @abc.abstractmethod
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         """Triplets of A, by products of A and Aᵀ."""
+
+    def _require_suitable(self, A: LinearOperator) -> None:
+        least = min(A.shape)
+        if self.k > least:
+            raise ValueError(f"k={self.k} singular triplets were asked of {A}, which has {least}; choose k <= {least}")
 
     def _result(self, found: SingularTriplets, cost: Cost, check_products: int) -> SingularValueDecomposition:
         """The result of `_ordered` triplets; of residual norms that are not known there are none."""

@@ -14,9 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace, as_operator
+from .planning import SolvePlan, plan_solve
 from .report import SolveReport, Status
 from .tall import gram, orthonormality_defects
 from .watched import Watched
+from .workload import Workload
 
 try:
     import resource
@@ -48,7 +50,7 @@ def tolerance(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
-def tolerance_for(A: Watched, tol: float | None) -> float:
+def tolerance_for(A: LinearOperator, tol: float | None) -> float:
     """``tol``, or the default of the dtype of A: 1e-5 in float32, 1e-9 in float64.
 
     Raises:
@@ -58,7 +60,8 @@ def tolerance_for(A: Watched, tol: float | None) -> float:
     if tol is None:
         return _TOLERANCES[A.dtype]
     if tol < 10 * rounding:
-        raise ValueError(f"tol={tol} is below the rounding errors of {A.A}: choose at least {10 * rounding:.1e}")
+        operator = A.A if isinstance(A, Watched) else A
+        raise ValueError(f"tol={tol} is below the rounding errors of {operator}: choose at least {10 * rounding:.1e}")
     return tol
 
 
@@ -123,6 +126,48 @@ class Solver(abc.ABC):
     seed: int = attrs.field(default=0, validator=seed_number)
 
     uses_start: ClassVar[bool] = False
+    _sides: ClassVar[int] = 1  # 2 where half of the products are with the transpose
+
+    @torch.no_grad()
+    def plan(self, A: Any, *, memory_budget: int | None = None) -> SolvePlan:
+        """What `solve` is expected to take of A, without a start: products, seconds, memory, disk.
+
+        Products are known where they do not depend on the spectrum, and else expected by a rule, which the plan states;
+        for spectra that fall fast or have clusters they are fewer or more. Seconds come from two blocks of the width
+        that the solver multiplies, up to 32 columns, three where they take less than a tenth of a second, and from the
+        speed of small pieces of its algebra. What a curvature operator chooses and builds for them is kept, so that the
+        solve does not pay for it again.
+
+        Args:
+            A: an operator as for `solve`.
+            memory_budget: bytes that the solve may take on the device; by default a quarter of what is free. `Auto`
+                chooses within it, others are told whether they fit.
+
+        Raises:
+            TypeError, ValueError: what `solve` would refuse, or a budget below one.
+            NotImplementedError: a solver of one's own that does not define ``_workload``.
+
+        Cost: two or three products with a block, up to as many with its transpose, and some tenths of a second.
+        """
+        operator = operator_for(A, type(self).__name__)
+        self._require_suitable(operator)
+        solver, reason = self._taken(operator, memory_budget)
+        return plan_solve(solver, operator, reason, memory_budget, self._sides)
+
+    @abc.abstractmethod
+    def _require_suitable(self, A: LinearOperator) -> None:
+        """Refuse an operator that it cannot solve."""
+
+    def _taken(self, A: LinearOperator, memory_budget: int | None) -> tuple[Solver, str]:
+        """The solver that solves, and why it is this one."""
+        return self, "as given"
+
+    def _workload(self, A: LinearOperator) -> Workload:
+        """What it reckons that it takes."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what it takes: define _workload(A), which returns a "
+            "solvers.workload.Workload"
+        )
 
     def _watching(
         self, operator: LinearOperator, progress: bool, find: Callable[[Watched], _Found]

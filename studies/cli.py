@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import importlib
+import json
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -17,9 +16,13 @@ from rich.table import Table
 from tqdm import tqdm
 
 from .. import __version__
-from ..solvers import BlockStore, ConvergenceWarning, decompose_folder, measure_columns
-from .overlap_study import DTYPES, SOLVERS, SPLITS, OverlapStudy, StudyOptions
-from .problems import PROBLEMS, find_problem
+from ..solvers import ConvergenceWarning
+from . import command_options as options
+from . import worker_commands
+from .exits import plain_errors
+from .overlap_study import OverlapStudy
+from .planning import plan_study
+from .problems import find_problem
 from .report import write_report
 from .tables import HEADINGS, cells, residual, table_rows, text
 
@@ -28,10 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-def _choices(names: Iterable[str]) -> str:
-    return f"One of {', '.join(names)}."
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,178 +55,76 @@ def _common(
 @app.command()
 def study(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}.")],
+    name: options.Name,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the study; run again with the same to go on.", show_default="runs/NAME"),
     ] = None,
-    k: Annotated[
-        int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="Training steps.", show_default="the study's, or 0 with --weights")
-    ] = None,
-    solver: Annotated[
-        str,
-        typer.Option(
-            help=f"How to find the eigenpairs. {_choices(SOLVERS)} The sketches improve on the published one, which is "
-            "SketchedEigh(outer=o, inner=2*o, basis='first', core='two-sided') in Python."
-        ),
-    ] = "block-lanczos",
-    exact: Annotated[bool, typer.Option("--exact", help="Diagonalise densely too, and compare.")] = False,
-    split: Annotated[
-        str | None, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}", show_default="the study's")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")] = "float32",
-    compare: Annotated[
-        bool | None,
-        typer.Option(
-            "--compare/--no-compare",
-            help="Compare with the GGN, the other data, and layer by layer: some three times the products.",
-            show_default="the study's",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")] = 0,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the data come from: embedded, folder, fake, ... as the study has them. Fake ones are "
-            "made up, for a run without data.",
-            show_default="folder with --data-root, else the study's",
-        ),
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder with the full data.", show_default="what the study has without")
-    ] = None,
-    hessian_samples: Annotated[
-        int | None, typer.Option(min=1, help="Samples that the Hessian is of.", show_default="the study's")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels a side of fake images.", show_default="the study's")
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="File with the state dict of a trained network to begin with.", show_default="random values"),
-    ] = None,
+    k: options.Pairs = None,
+    steps: options.Steps = None,
+    solver: options.SolverName = "block-lanczos",
+    exact: options.Exact = False,
+    split: options.Split = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    compare: options.Compare = None,
+    seed: options.Seed = 0,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    hessian_samples: options.HessianSamples = None,
+    image_size: options.ImageSize = None,
+    weights: options.Weights = None,
 ) -> None:
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
 
     Writes results.json, figures and report.html into the folder. A run that was interrupted goes on where it stopped.
     """
     traceback = context.find_root().params["traceback"]
-    with _plain_errors(2, traceback):
+    with plain_errors(2, traceback):
         problem = find_problem(name)
-        options = StudyOptions(
-            k=problem.k if k is None else k,
-            steps=(problem.steps if weights is None else 0) if steps is None else steps,
-            solver=solver,
-            exact=exact,
-            split=problem.split if split is None else split,
-            device=device,
-            dtype=dtype,
-            compare=problem.compare if compare is None else compare,
-            seed=seed,
-            data=data,
-            data_root=None if data_root is None else str(data_root.resolve()),
-            hessian_samples=hessian_samples,
-            image_size=image_size,
-            weights=None if weights is None else str(weights.resolve()),
-        )
+        chosen = options.options_of(context, problem)
         directory = Path("runs") / name if out is None else out
-        run = OverlapStudy(problem, options, directory)
+        run = OverlapStudy(problem, chosen, directory)
     kept = f"; what is done is kept in {directory}"
-    with _plain_errors(1, traceback, kept), _warnings_between_bars():
+    with plain_errors(1, traceback, kept), _warnings_between_bars():
         results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, problem.table_k))
         report = write_report(results, directory)
     typer.echo(f"Report: {report}")
 
 
 @app.command()
-def measure(
+def plan(
     context: typer.Context,
-    problem: Annotated[
-        str, typer.Argument(metavar="MODULE:PROBLEM", help="A function of a module that returns (solver, operator).")
-    ],
-    folder: Annotated[Path, typer.Option(help="Folder of the blocks, which all workers share.")],
-    columns: Annotated[
-        str | None, typer.Option(metavar="START:STOP", help="Which columns to see to.", show_default="all")
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option(help="Wait for blocks of others, and take over those of workers that died.")
-    ] = True,
-    lapse: Annotated[float, typer.Option(help="Seconds without a sign of life until a claim is free.")] = 120.0,
+    name: options.Name,
+    out: Annotated[Path | None, typer.Option(help="As for a study, but nothing is written.")] = None,
+    k: options.Pairs = None,
+    steps: options.Steps = None,
+    solver: options.SolverName = "block-lanczos",
+    exact: options.Exact = False,
+    split: options.Split = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    compare: options.Compare = None,
+    seed: options.Seed = 0,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    hessian_samples: options.HessianSamples = None,
+    image_size: options.ImageSize = None,
+    weights: options.Weights = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Measure what is missing of a sketch, beside any number of processes that do so too.
+    """Tell what a study with these options would take: products, seconds, memory, and where it would be slow.
 
-    Run it again to go on after an interruption.
+    Builds the Hessian at step 0 and times two or three blocks of products. Trains nothing and writes nothing.
     """
-    traceback = context.find_root().params["traceback"]
-    with _plain_errors(2, traceback):
-        chosen = None if columns is None else _columns(columns)
-        solver, operator = _called(problem)
-    with _plain_errors(1, traceback, f"; finished blocks are kept in {folder}"):
-        measured = measure_columns(
-            solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=sys.stderr.isatty()
-        )
-    typer.echo(f"{measured} columns measured here. {_progress(folder)}")
+    with plain_errors(2, context.find_root().params["traceback"]):
+        problem = find_problem(name)
+        found = plan_study(problem, options.options_of(context, problem))
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
-@app.command()
-def status(context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks.")]) -> None:
-    """Say how much is done and left in a folder of blocks, and how long it may take."""
-    with _plain_errors(1, context.find_root().params["traceback"]):
-        typer.echo(_progress(folder))
-
-
-@app.command()
-def decompose(
-    context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder of the blocks.")],
-    out: Annotated[Path, typer.Option(help="File of the result, for EigenDecomposition.load.")],
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
-) -> None:
-    """Make eigenpairs or singular triplets of the columns that workers have measured."""
-    with _plain_errors(1, context.find_root().params["traceback"]):
-        found = decompose_folder(folder, device=device)
-        found.save(out)
-    typer.echo(f"{found!r}\nSaved: {out}")
-
-
-def _called(problem: str) -> tuple[Any, Any]:
-    """The solver and the operator that a function MODULE:PROBLEM returns; modules of this folder come first."""
-    module, _, name = problem.partition(":")
-    sys.path.insert(0, "")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"MODULE:PROBLEM names a function of a module, and {problem!r} does not: {error}") from error
-    finally:
-        sys.path.remove("")
-    found = function()
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise TypeError(f"{problem} is to return (solver, operator), got {type(found).__name__}")
-    return found
-
-
-def _columns(text: str) -> range:
-    start, _, stop = text.partition(":")
-    if not start.isdecimal() or not stop.isdecimal():
-        raise ValueError(f"--columns is START:STOP, such as 0:128, got {text!r}")
-    return range(int(start), int(stop))
-
-
-def _progress(folder: Path) -> str:
-    """How far the blocks in a folder have come, in a line."""
-    progress = BlockStore.open(folder).progress()
-    if progress.total is None:
-        return f"{progress.done} columns done, of matrices that grow; {progress.at_work} blocks at work."
-    left = progress.total - progress.done
-    line = f"{progress.done} of {progress.total} columns done, {left} left; {progress.at_work} blocks at work"
-    if left == 0 or progress.seconds_left is None:
-        return f"{line}."
-    expected = datetime.timedelta(seconds=round(progress.seconds_left))
-    return f"{line}, expected to take {expected} with {max(1, progress.at_work)}."
+for command in (worker_commands.measure, worker_commands.status, worker_commands.decompose):
+    app.command()(command)
 
 
 def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
@@ -278,18 +175,3 @@ def _warnings_between_bars() -> Iterator[None]:
         warnings.simplefilter("always", ConvergenceWarning)
         warnings.showwarning = show
         yield
-
-
-@contextlib.contextmanager
-def _plain_errors(code: int, traceback: bool, kept: str = "") -> Iterator[None]:
-    """Errors that a user can mend, as one line and an exit code, or as they are with ``traceback``."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        if traceback:
-            raise
-        typer.echo(f"eigenspan: {' '.join(str(error).splitlines())}", err=True)
-        raise typer.Exit(code) from error
-    except KeyboardInterrupt as error:
-        typer.echo(f"eigenspan: interrupted{kept}; run the same command again to go on", err=True)
-        raise typer.Exit(130) from error

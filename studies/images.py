@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..linops.files import written_whole
+from ..linops.files import read_json, write_json, written_whole
 from ..solvers.streams import stream
-from ..linops.files import read_json, write_json
 
 _AT_ONCE = 64  # images that are decoded before they are written
 

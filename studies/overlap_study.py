@@ -6,13 +6,13 @@ import contextlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import numpy
 import scipy
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
@@ -20,84 +20,16 @@ from ..linops import GGN, EigenSubspace, Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import read_json, write_json
 from ..metrics import overlap_curve
-from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
+from ..solvers import DenseEigh, EigenDecomposition
 from .comparisons import COMPARED_K, comparison, layer_eigenpairs
 from .files import LOCK, locked
 from .findings import SPLIT_NAMES
-from .problem import DataRequest, Problem
+from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
+from .problem import Operator, Problem
 from .records import FORMAT, record_of
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint, train
-
-SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
-    "block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed),
-    "sketched": lambda k, seed: SketchedEigh(outer=k, seed=seed),
-    "sketched-two-pass": lambda k, seed: SketchedEigh(outer=k, two_pass=True, seed=seed),
-    "arpack": lambda k, seed: Arpack(k=k, seed=seed),
-    "dense": lambda k, seed: DenseEigh(k=k, seed=seed),
-}
-"""Solvers by the name of the ``--solver`` option: functions of k and the seed."""
-
-_Operator = TypeVar("_Operator", Hessian, GGN)
-
-SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-@attrs.frozen(kw_only=True)
-class StudyOptions:
-    """What is measured: together with the problem it determines every number of a study.
-
-    Attributes:
-        k: eigenpairs, and the largest mask.
-        steps: of training.
-        solver: a name in `SOLVERS`.
-        exact: whether to diagonalise each Hessian densely too, and compare.
-        split: ``"train"``, ``"test"`` or ``"both"``: which data the Hessian is of.
-        device: where to compute, such as ``"cpu"`` or ``"cuda"``.
-        dtype: ``"float32"`` or ``"float64"``.
-        compare: whether to compare each eigenspace with that of the GGN and of the Hessian on the other data, and the
-            steps layer by layer too, which takes some three times the products.
-        seed: of initialisation, data order, solver and random masks.
-        data: where they come from, a name in `Problem.sources`; None for what the problem and ``data_root`` say.
-        data_root: a folder with the full data.
-        hessian_samples: how many samples the Hessian is of; None for the problem's.
-        image_size: pixels a side of generated images; None for the problem's.
-        weights: a file with the state dict of a trained network to begin with; None for random values.
-
-    Raises:
-        ValueError: an option that is none of its choices, a device that is not there, or steps from given weights.
-    """
-
-    k: int
-    steps: int
-    solver: str = "block-lanczos"
-    exact: bool = False
-    split: str = "train"
-    device: str = "cpu"
-    dtype: str = "float32"
-    compare: bool = True
-    seed: int = 0
-    data: str | None = None
-    data_root: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
-    hessian_samples: int | None = None
-    image_size: int | None = None
-    weights: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
-
-    def __attrs_post_init__(self) -> None:
-        for name, choices in (("solver", SOLVERS), ("split", SPLITS), ("dtype", DTYPES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        for name, least in (("k", 1), ("steps", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
-        if self.weights is not None and self.steps > 0:
-            raise ValueError(f"weights are those of a trained network, which takes 0 steps; got {self.steps}")
-        try:
-            torch.zeros(1, device=self.device).item()
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
 
 
 class OverlapStudy:
@@ -127,17 +59,7 @@ class OverlapStudy:
 
     def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
         self.problem = problem if options.weights is None else problem.with_weights(Path(options.weights))
-        request = problem.resolved(
-            DataRequest(
-                source=options.data,
-                root=None if options.data_root is None else Path(options.data_root),
-                hessian_samples=options.hessian_samples,
-                image_size=options.image_size,
-                seed=options.seed,
-                splits=SPLITS[options.split],
-                training=options.steps > 0,
-            )
-        )
+        request = problem.resolved(options.data_request())
         # As they are resolved: what a default stands for is part of what the folder holds.
         self.options = attrs.evolve(
             options, data=request.source, hessian_samples=request.hessian_samples, image_size=request.image_size
@@ -311,20 +233,8 @@ class OverlapStudy:
         except ValueError as error:
             raise ValueError(f"{error}: {remedy}") from error
 
-    def _operator(self, kind: type[_Operator], model: nn.Module, split: str) -> _Operator:
-        dtype = DTYPES[self.options.dtype]
-        samples, targets = self.data.hessian[split]
-        inputs = samples if isinstance(samples, Tensor) else samples[torch.arange(len(targets))]
-        inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-        plan = self.problem.plan
-        return kind(
-            model,
-            self.problem.loss,
-            (inputs, targets),
-            engine=plan.engine,
-            chunk_size=plan.chunk_size,
-            micro_batch_size=plan.micro_batch_size or len(targets),
-        )
+    def _operator(self, kind: type[Operator], model: nn.Module, split: str) -> Operator:
+        return self.problem.operator(kind, model, self.data.hessian[split], DTYPES[self.options.dtype])
 
     def _measure(self, model: nn.Module, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
         H, step = self._operator(Hessian, model, split), checkpoint.step

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from ..linops import GGN, Hessian
 from ..linops.curvature.guards import untouched_random_state
 from .images import Images, Samples, decoded_once
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, one row a sample."""
+Operator = TypeVar("Operator", Hessian, GGN)
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +137,22 @@ class Problem:
     plan: HessianPlan = HessianPlan()
     compare: bool = True
     weights: str = ""
+
+    def operator(self, kind: type[Operator], model: nn.Module, batch: Any, dtype: torch.dtype) -> Operator:
+        """The Hessian or GGN of a network's loss on one batch, by the problem's own plan.
+
+        No trial is timed, so that a study that is run again has the same numbers to the bit.
+        """
+        samples, targets = batch
+        inputs = samples if isinstance(samples, Tensor) else samples[torch.arange(len(targets))]
+        return kind(
+            model,
+            self.loss,
+            (inputs.to(dtype) if inputs.is_floating_point() else inputs, targets),
+            engine=self.plan.engine,
+            chunk_size=self.plan.chunk_size,
+            micro_batch_size=self.plan.micro_batch_size or len(targets),
+        )
 
     def resolved(self, request: DataRequest) -> DataRequest:
         """The request with the problem's own choices in the place of None.

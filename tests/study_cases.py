@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from eigenspan.studies.overlap_study import OverlapStudy, StudyOptions
+from eigenspan.studies.options import StudyOptions
+from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.problem import Problem, ProblemData
 
 

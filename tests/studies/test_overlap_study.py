@@ -125,7 +125,7 @@ def test_every_solver(tmp_path, solver, device):
     assert min(record["exact"]["subspace_overlap"]) >= least
 
 
-@pytest.mark.parametrize("solver", overlap_study.SOLVERS)
+@pytest.mark.parametrize("solver", options.SOLVERS)
 def test_every_solver_finds_every_eigenpair(tmp_path, solver, device):
     """With k = n the subspace is the whole space, and each overlap at k = n is 1."""
     (record,) = run(tmp_path, solver=solver, steps=0, exact=True, k=27, device=device)["records"]

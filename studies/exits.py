@@ -1,0 +1,23 @@
+"""How commands end that could not do what they were to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import typer
+
+
+@contextlib.contextmanager
+def plain_errors(code: int, traceback: bool, kept: str = "") -> Iterator[None]:
+    """Errors that a user can mend, as one line and an exit code, or as they are with ``traceback``."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        if traceback:
+            raise
+        typer.echo(f"eigenspan: {' '.join(str(error).splitlines())}", err=True)
+        raise typer.Exit(code) from error
+    except KeyboardInterrupt as error:
+        typer.echo(f"eigenspan: interrupted{kept}; run the same command again to go on", err=True)
+        raise typer.Exit(130) from error

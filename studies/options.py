@@ -1,0 +1,92 @@
+"""The options of a study, and the choices that some of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import torch
+
+from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
+from .problem import DataRequest
+
+SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
+    "block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed),
+    "sketched": lambda k, seed: SketchedEigh(outer=k, seed=seed),
+    "sketched-two-pass": lambda k, seed: SketchedEigh(outer=k, two_pass=True, seed=seed),
+    "arpack": lambda k, seed: Arpack(k=k, seed=seed),
+    "dense": lambda k, seed: DenseEigh(k=k, seed=seed),
+}
+"""Solvers by the name of the ``--solver`` option: functions of k and the seed."""
+
+
+SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@attrs.frozen(kw_only=True)
+class StudyOptions:
+    """What is measured: together with the problem it determines every number of a study.
+
+    Attributes:
+        k: eigenpairs, and the largest mask.
+        steps: of training.
+        solver: a name in `SOLVERS`.
+        exact: whether to diagonalise each Hessian densely too, and compare.
+        split: ``"train"``, ``"test"`` or ``"both"``: which data the Hessian is of.
+        device: where to compute, such as ``"cpu"`` or ``"cuda"``.
+        dtype: ``"float32"`` or ``"float64"``.
+        compare: whether to compare each eigenspace with that of the GGN and of the Hessian on the other data, and the
+            steps layer by layer too, which takes some three times the products.
+        seed: of initialisation, data order, solver and random masks.
+        data: where they come from, a name in `Problem.sources`; None for what the problem and ``data_root`` say.
+        data_root: a folder with the full data.
+        hessian_samples: how many samples the Hessian is of; None for the problem's.
+        image_size: pixels a side of generated images; None for the problem's.
+        weights: a file with the state dict of a trained network to begin with; None for random values.
+
+    Raises:
+        ValueError: an option that is none of its choices, a device that is not there, or steps from given weights.
+    """
+
+    k: int
+    steps: int
+    solver: str = "block-lanczos"
+    exact: bool = False
+    split: str = "train"
+    device: str = "cpu"
+    dtype: str = "float32"
+    compare: bool = True
+    seed: int = 0
+    data: str | None = None
+    data_root: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
+    hessian_samples: int | None = None
+    image_size: int | None = None
+    weights: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
+
+    def __attrs_post_init__(self) -> None:
+        for name, choices in (("solver", SOLVERS), ("split", SPLITS), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name, least in (("k", 1), ("steps", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if self.weights is not None and self.steps > 0:
+            raise ValueError(f"weights are those of a trained network, which takes 0 steps; got {self.steps}")
+        try:
+            torch.zeros(1, device=self.device).item()
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
+
+    def data_request(self) -> DataRequest:
+        """The data that a study with these options needs; comparisons take those of both splits."""
+        return DataRequest(
+            source=self.data,
+            root=None if self.data_root is None else Path(self.data_root),
+            hessian_samples=self.hessian_samples,
+            image_size=self.image_size,
+            seed=self.seed,
+            splits=SPLITS["both" if self.compare else self.split],
+            training=self.steps > 0,
+        )

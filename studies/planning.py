@@ -1,0 +1,136 @@
+"""What a study will take, before it is run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from ..linops import Hessian
+from ..solvers import DenseEigh, SolvePlan
+from ..solvers.planning import size_text
+from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
+from .problem import Problem
+from .training import train
+
+_MOST = 2 / 3  # of the time of a record: a part that takes more is where it is slow
+
+
+@attrs.frozen(kw_only=True)
+class StudyPlan:
+    """What the solves of a study are expected to take. Training and the comparison with masks are not among it.
+
+    Attributes:
+        study: its name.
+        records: how many there are.
+        solve: the plan of the solve of a record, at step 0.
+        exact: that of the dense diagonalisation of a record, where one is asked for.
+    """
+
+    study: str
+    records: int
+    solve: SolvePlan
+    exact: SolvePlan | None
+
+    @property
+    def seconds_per_record(self) -> float:
+        """Wall time of the solves of a record."""
+        return self.solve.seconds + (0.0 if self.exact is None else self.exact.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all solves."""
+        return self.records * self.seconds_per_record
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a record takes at most."""
+        return max(plan.memory for plan in self._plans)
+
+    @property
+    def bottleneck(self) -> str:
+        """Where it would be slow, and what would help, in a sentence."""
+        exact = 0.0 if self.exact is None else self.exact.seconds
+        parts = {
+            "the dense diagonalisation: leave out --exact": exact,
+            "products: fewer data or a smaller k take less": self.solve.seconds_in_products,
+            "the algebra of the solver: a smaller k, or more threads": self.solve.seconds_outside,
+        }
+        slowest = max(parts, key=lambda part: parts[part])
+        share = parts[slowest] / self.seconds_per_record
+        if share < _MOST:
+            return "No part takes most of the time."
+        return f"{share:.0%} of the time goes into {slowest}."
+
+    @property
+    def _plans(self) -> list[SolvePlan]:
+        return [self.solve] if self.exact is None else [self.solve, self.exact]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as numbers, strings and dictionaries, ready for JSON."""
+        derived = ("seconds_per_record", "seconds", "memory", "bottleneck")
+        return {
+            "study": self.study,
+            "records": self.records,
+            **{name: getattr(self, name) for name in derived},
+            "solve": self.solve.to_dict(),
+            "exact": None if self.exact is None else self.exact.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        """The plan as tables of a few lines."""
+        return "\n".join(
+            [
+                *(f"{plan}\n" for plan in self._plans),
+                f"{self.study}: {self.records} records of {self.seconds_per_record:.3g} s, {self.seconds:.3g} s in "
+                f"all, beside training and masks; {size_text(self.memory)} of memory",
+                self.bottleneck,
+            ]
+        )
+
+
+def plan_study(problem: Problem, options: StudyOptions) -> StudyPlan:
+    """The plan of a study, by its Hessian at step 0 on the first of its splits. Nothing is trained, recorded or kept.
+
+    Raises:
+        ValueError: a k that is larger than the number of trainable parameters.
+        FileNotFoundError: data that are missing.
+
+    Cost: that of `Solver.plan`.
+    """
+    H, solver = first_hessian(problem, options), SOLVERS[options.solver](options.k, options.seed)
+    steps = {*range(0, options.steps, problem.record_every), options.steps}
+    return StudyPlan(
+        study=problem.name,
+        records=len(steps) * len(SPLITS[options.split]),
+        solve=solver.plan(H),
+        exact=DenseEigh(k=options.k).plan(H) if options.exact else None,
+    )
+
+
+def first_hessian(problem: Problem, options: StudyOptions) -> Hessian:
+    """The Hessian of a study at step 0, on the first of its splits.
+
+    Raises:
+        FileNotFoundError: data that are missing.
+
+    Cost: a forward pass over the data.
+    """
+    problem = problem if options.weights is None else problem.with_weights(Path(options.weights))
+    data, dtype = problem.load(problem.resolved(options.data_request())), DTYPES[options.dtype]
+    with tempfile.TemporaryDirectory() as directory:
+        (checkpoint,) = train(
+            problem,
+            data,
+            directory,
+            steps=0,
+            record_every=problem.record_every,
+            seed=options.seed,
+            dtype=dtype,
+            device=torch.device(options.device),
+        )
+        model = checkpoint.restore(problem, data, device=options.device)
+    return problem.operator(Hessian, model, data.hessian[SPLITS[options.split][0]], dtype)

@@ -1,0 +1,98 @@
+"""Commands for workers that measure one sketch into a folder, and for what is made of it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..solvers import BlockStore, decompose_folder, measure_columns
+from .exits import plain_errors
+
+
+def measure(
+    context: typer.Context,
+    problem: Annotated[
+        str, typer.Argument(metavar="MODULE:PROBLEM", help="A function of a module that returns (solver, operator).")
+    ],
+    folder: Annotated[Path, typer.Option(help="Folder of the blocks, which all workers share.")],
+    columns: Annotated[
+        str | None, typer.Option(metavar="START:STOP", help="Which columns to see to.", show_default="all")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Wait for blocks of others, and take over those of workers that died.")
+    ] = True,
+    lapse: Annotated[float, typer.Option(help="Seconds without a sign of life until a claim is free.")] = 120.0,
+) -> None:
+    """Measure what is missing of a sketch, beside any number of processes that do so too.
+
+    Run it again to go on after an interruption.
+    """
+    traceback = context.find_root().params["traceback"]
+    with plain_errors(2, traceback):
+        chosen = None if columns is None else _columns(columns)
+        solver, operator = _called(problem)
+    with plain_errors(1, traceback, f"; finished blocks are kept in {folder}"):
+        measured = measure_columns(
+            solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=sys.stderr.isatty()
+        )
+    typer.echo(f"{measured} columns measured here. {_progress(folder)}")
+
+
+def status(context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks.")]) -> None:
+    """Say how much is done and left in a folder of blocks, and how long it may take."""
+    with plain_errors(1, context.find_root().params["traceback"]):
+        typer.echo(_progress(folder))
+
+
+def decompose(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Folder of the blocks.")],
+    out: Annotated[Path, typer.Option(help="File of the result, for EigenDecomposition.load.")],
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Make eigenpairs or singular triplets of the columns that workers have measured."""
+    with plain_errors(1, context.find_root().params["traceback"]):
+        found = decompose_folder(folder, device=device)
+        found.save(out)
+    typer.echo(f"{found!r}\nSaved: {out}")
+
+
+def _called(problem: str) -> tuple[Any, Any]:
+    """The solver and the operator that a function MODULE:PROBLEM returns; modules of this folder come first."""
+    module, _, name = problem.partition(":")
+    sys.path.insert(0, "")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"MODULE:PROBLEM names a function of a module, and {problem!r} does not: {error}") from error
+    finally:
+        sys.path.remove("")
+    found = function()
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"{problem} is to return (solver, operator), got {type(found).__name__}")
+    return found
+
+
+def _columns(text: str) -> range:
+    start, _, stop = text.partition(":")
+    if not start.isdecimal() or not stop.isdecimal():
+        raise ValueError(f"--columns is START:STOP, such as 0:128, got {text!r}")
+    return range(int(start), int(stop))
+
+
+def _progress(folder: Path) -> str:
+    """How far the blocks in a folder have come, in a line."""
+    progress = BlockStore.open(folder).progress()
+    if progress.total is None:
+        return f"{progress.done} columns done, of matrices that grow; {progress.at_work} blocks at work."
+    left = progress.total - progress.done
+    line = f"{progress.done} of {progress.total} columns done, {left} left; {progress.at_work} blocks at work"
+    if left == 0 or progress.seconds_left is None:
+        return f"{line}."
+    expected = datetime.timedelta(seconds=round(progress.seconds_left))
+    return f"{line}, expected to take {expected} with {max(1, progress.at_work)}."
