@@ -19,6 +19,7 @@ from .structure import Structure
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
+    from torch.distributed.device_mesh import DeviceMesh
 
     from .subspace import Subspace
 
@@ -45,6 +46,8 @@ class LinearOperator(abc.ABC):
         ValueError: a shape that is not two non-negative integers, or symmetry claimed for a matrix that is not square.
         TypeError: a dtype that is not real floating point.
     """
+
+    row_mesh: DeviceMesh | None = None  # the ranks that rows of its blocks are spread over, see `RowSharded`
 
     # NumPy must not broadcast an operator over an array's entries: it defers to __rmatmul__ and __rmul__.
     __array_ufunc__ = None

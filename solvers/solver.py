@@ -15,7 +15,7 @@ from ..linops import LinearOperator, Subspace
 from .report import ConvergenceWarning, Status
 from .results import EigenDecomposition
 from .sketches import Gaussian
-from .tall import column_norms, gram, leading_columns
+from .tall import column_norms, gram, leading_columns, scale_columns
 from .template import Cost, Solver, operator_for, require_known_symmetric
 from .watched import Watched
 
@@ -113,7 +113,7 @@ class EigenSolver(Solver):
             if pairs.residual_norms is not None or not self._measures_residuals:
                 return pairs, checks
             products = watched._matmat(pairs.eigenvectors)
-            norms = column_norms(products - pairs.eigenvectors * pairs.eigenvalues)
+            norms = column_norms(products - scale_columns(pairs.eigenvectors, pairs.eigenvalues))
             return attrs.evolve(pairs, residual_norms=norms), checks + len(norms)
 
         (pairs, checks), cost = self._watching(operator, progress, find)
