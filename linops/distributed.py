@@ -27,6 +27,8 @@ from .sharding import all_columns, own_columns, rows_of_columns, summed, whole
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+__all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "share_of", "whole"]
+
 
 @contextlib.contextmanager
 def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[DeviceMesh]:
@@ -147,13 +149,6 @@ class _Shared(LinearOperator):
         slope: Tensor = self.A.gradient()  # type: ignore[attr-defined]
         return slope
 
-    def to_dense(self) -> Tensor:
-        """The matrix itself, plain, on every rank."""
-        return whole(super().to_dense()) if self.row_mesh is None else self._plain().to_dense()
-
-    def _plain(self) -> LinearOperator:
-        return self.A
-
 
 class DataParallel(_Shared):
     """Σ_r w_r A_r over the ranks r of a job: the operator of all data, of which each rank has that of its share.
@@ -231,7 +226,7 @@ class RowSharded(ColumnParallel):
 
     A product exchanges rows for columns, multiplies those of this rank, whole, and exchanges back. Blocks are DTensors
     sharded along dimension 0, or plain tensors that are the same on all ranks; products are DTensors. A solver keeps
-    its basis so, sums Gram matrices over the ranks, and gives eigenvectors that `sharding.whole` gathers.
+    its basis so, sums Gram matrices over the ranks, and gives eigenvectors that `whole` gathers.
 
     Share out data first, then rows: ``RowSharded(DataParallel(A, mesh["data"]), mesh["rows"])``. It is not made part of
     a larger operator: what is to be scaled or added goes into A.
@@ -254,6 +249,3 @@ class RowSharded(ColumnParallel):
 
     def _shared_out(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         return rows_of_columns(product(own_columns(X, self.ranks)), X.shape[1], self.ranks)
-
-    def _plain(self) -> LinearOperator:
-        return ColumnParallel(self.A, self.ranks)

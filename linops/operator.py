@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import torch
 from torch import Tensor
 
+from .sharding import whole
 from .structure import Structure
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class LinearOperator(abc.ABC):
             stop = min(start + width, n)
             unit = torch.zeros(stop - start, n, dtype=self.dtype, device=self.device)
             unit[:, start:stop].fill_diagonal_(1)
-            dense[:, start:stop] = self @ unit.mT
+            dense[:, start:stop] = whole(self @ unit.mT)
         return dense
 
     def to_scipy(self) -> ScipyLinearOperator:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator, Subspace
+from ..linops.sharding import placed
 from .report import ConvergenceWarning, Status
 from .results import EigenDecomposition
 from .sketches import Gaussian
@@ -148,7 +149,7 @@ class EigenSolver(Solver):
         self._require_orthonormal(pairs.eigenvectors, "eigenvectors")
         order = self.which.order(pairs.eigenvalues.cpu())[: self.k]
         values = pairs.eigenvalues.cpu()[order].to(A.device, A.dtype)
-        vectors = leading_columns(pairs.eigenvectors, order)
+        vectors = placed(leading_columns(pairs.eigenvectors, order), A.row_mesh)
         norms = None if pairs.residual_norms is None else pairs.residual_norms.cpu()[order]
         return attrs.evolve(pairs, eigenvalues=values, eigenvectors=vectors, residual_norms=norms)
 

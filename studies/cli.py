@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from .. import __version__
+from ..linops.distributed import job
 from ..solvers import ConvergenceWarning
 from .overlap_study import DTYPES, SOLVERS, SPLITS, OverlapStudy, StudyOptions
 from .problems import PROBLEMS, find_problem
 from .report import write_report
 from .tables import HEADINGS, cells, residual, table_rows, text
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+_PATIENCE = 24 * 3600.0  # seconds that ranks wait for the one that trains; of one that dies they know at once
 
 app = typer.Typer(
     help="Top eigenspaces of network Hessians, compared with masks of large weights.",
@@ -82,28 +90,31 @@ def study(
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
 
     Writes results.json, figures and report.html into the folder. A run that was interrupted goes on where it stopped.
+    Under torchrun the data of the Hessians are shared out among the ranks, which all read the folder.
     """
     traceback = context.find_root().params["traceback"]
-    with _plain_errors(2, traceback):
-        problem = find_problem(name)
-        options = StudyOptions(
-            k=problem.k if k is None else k,
-            steps=problem.steps if steps is None else steps,
-            solver=solver,
-            exact=exact,
-            split=split,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            data_root=None if data_root is None else str(data_root.resolve()),
-        )
-        directory = Path("runs") / name if out is None else out
-        run = OverlapStudy(problem, options, directory)
-    kept = f"; what is done is kept in {directory}"
-    with _plain_errors(1, traceback, kept), _warnings_between_bars():
-        results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, problem.table_k))
-        report = write_report(results, directory)
-    typer.echo(f"Report: {report}")
+    with _plain_errors(2, traceback), _ranks(device) as mesh:
+        with _plain_errors(2, traceback):
+            problem = find_problem(name)
+            options = StudyOptions(
+                k=problem.k if k is None else k,
+                steps=problem.steps if steps is None else steps,
+                solver=solver,
+                exact=exact,
+                split=split,
+                device=device,
+                dtype=dtype,
+                seed=seed,
+                data_root=None if data_root is None else str(data_root.resolve()),
+            )
+            directory = Path("runs") / name if out is None else out
+            run = OverlapStudy(problem, options, directory, mesh)
+        kept = f"; what is done is kept in {directory}"
+        with _plain_errors(1, traceback, kept), _warnings_between_bars():
+            progress = run.leads and sys.stderr.isatty()
+            results = run.run(progress=progress, on_record=lambda record: _print_record(record, problem.table_k))
+            if run.leads:
+                typer.echo(f"Report: {write_report(results, directory)}")
 
 
 def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
@@ -134,6 +145,16 @@ def _headline(record: dict[str, Any]) -> str:
         f"{text(row.top_eigenvalue, '.4g')}; {row.products} products, {text(row.seconds, '.1f')} s, "
         f"{report['status'].lower().replace('_', ' ')}, residuals up to {text(residual(record), '.0e')} of the top"
     )
+
+
+@contextlib.contextmanager
+def _ranks(device: str) -> Iterator[DeviceMesh | None]:
+    """The ranks of the job that a launcher has started; None for a process of its own."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield None
+        return
+    with job(torch.device(device).type, timeout=_PATIENCE) as mesh:
+        yield mesh
 
 
 @contextlib.contextmanager

@@ -6,18 +6,20 @@ import contextlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy
 import scipy
 import torch
-from torch import nn
+import torch.distributed
+from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import EigenSubspace, Hessian, ParameterSpace, magnitude
+from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
+from ..linops.distributed import DataParallel, share_of
 from ..metrics import overlap_curve
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, EigenSolver, SketchedEigh
 from .files import LOCK, locked, read_json, write_json
@@ -26,6 +28,9 @@ from .records import FORMAT, record_of
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint, train
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
     "block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed),
@@ -96,6 +101,8 @@ class OverlapStudy:
         problem: the network, its data and its training.
         options: what to measure.
         directory: where the study lives; it is made if it is not there.
+        mesh: the ranks of a job that share out the data of Hessians, if any; of these the first alone trains, writes
+            and reports, into a folder that all can read.
 
     Raises:
         ValueError: a k that is larger than the number of trainable parameters, or a folder that holds another study.
@@ -108,15 +115,23 @@ class OverlapStudy:
     Cost: that of training, and of one solve a record.
     """
 
-    def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
-        self.problem, self.options, self.directory = problem, options, Path(directory)
+    def __init__(
+        self, problem: Problem, options: StudyOptions, directory: Path | str, mesh: DeviceMesh | None = None
+    ) -> None:
+        self.problem, self.options, self.directory, self.mesh = problem, options, Path(directory), mesh
         size = self._parameters().size
         if options.k > size:
             raise ValueError(f"k is at most the number of trainable parameters, {size}; got {options.k}")
         root = options.data_root
         self.data = problem.load(None if root is None else Path(root))
-        with self._claimed():
-            pass  # a folder that is closed or of another study shows before any work
+        if self.leads:
+            with self._claimed():
+                pass  # a folder that is closed or of another study shows before any work
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that trains, writes and reports."""
+        return self.mesh is None or self.mesh.get_local_rank() == 0
 
     def run(
         self, *, progress: bool = False, on_record: Callable[[dict[str, Any]], None] = lambda record: None
@@ -128,15 +143,31 @@ class OverlapStudy:
             on_record: called with each record as it is ready, old ones too.
 
         Returns:
-            The results: see `results`.
+            The results: see `results`; empty on ranks that do not lead.
 
         Raises:
             RuntimeError: another process is using the folder, or a solver found fewer than k pairs.
             ValueError: a training that diverges, or files in the folder that are damaged or of another study.
             OSError: the folder cannot be written.
         """
+        if not self.leads:
+            return self._follow()
         with self._claimed():
             return self._run(progress, on_record)
+
+    def _follow(self) -> dict[str, Any]:
+        """Multiplies this rank's share in every solve of the one that leads."""
+        while (work := self._announced(None)) is not None:
+            self._solved(*work, progress=False)
+        return {}
+
+    def _announced(self, work: tuple[Checkpoint, str] | None) -> tuple[Checkpoint, str] | None:
+        """What the leading rank is to solve next, known to all; None if it has solved all."""
+        if self.mesh is None:
+            return work
+        said = [work]
+        torch.distributed.broadcast_object_list(said, group=self.mesh.get_group(), group_src=0)
+        return said[0]
 
     def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         checkpoints = train(
@@ -154,6 +185,7 @@ class OverlapStudy:
         with tqdm(pairs, desc="records", unit="record", disable=not progress) as bar:
             for checkpoint, split in bar:
                 on_record(self._record(checkpoint, split, progress))
+        self._announced(None)
         tracking = {split: self._tracking(checkpoints, split) for split in SPLITS[self.options.split]}
         results = {**self.results(), "tracking": tracking}
         write_json(results, self.directory / "results.json")
@@ -198,9 +230,8 @@ class OverlapStudy:
         path = self._path(checkpoint.step, split)
         if path.exists():
             return self._read_step(path)
-        model = checkpoint.restore(self.problem, self.data, device=self.options.device)
-        measured = self._measure(self._hessian(model, split), self._eigenspace(checkpoint.step, split), progress)
-        record = {"step": checkpoint.step, "split": split, **measured}
+        self._announced((checkpoint, split))
+        record = {"step": checkpoint.step, "split": split, **self._measure(checkpoint, split, progress)}
         write_json({"of": self._identity(), **record}, path)
         return record
 
@@ -238,7 +269,7 @@ class OverlapStudy:
         tracker = EigenspaceTracker(SOLVERS[self.options.solver](self.options.k, self.options.seed))
         for checkpoint in checkpoints:
             eig = self._recorded_eigenpairs(checkpoint.step, split)
-            H = self._hessian(checkpoint.restore(self.problem, self.data, device=self.options.device), split)
+            H = self._hessian(checkpoint, self.data.hessian[split])
             tracker.add(Snapshot(checkpoint.step, eig, {"magnitude": magnitude(H.parameters)}, H.gradient()))
         found = tracker.to_dict(reached_k(self.problem.table_k, self.options.k))
         write_json({"of": self._identity(), **found}, path)
@@ -258,9 +289,17 @@ class OverlapStudy:
             raise ValueError(f"{file} has other eigenvalues than the record of its step: {remedy}")
         return eig
 
-    def _hessian(self, model: nn.Module, split: str) -> Hessian:
+    def _shared_hessian(self, checkpoint: Checkpoint, split: str) -> Hessian | DataParallel:
+        """The Hessian, of which each rank has a share of the data."""
+        data = self.data.hessian[split]
+        if self.mesh is None:
+            return self._hessian(checkpoint, data)
+        return DataParallel(self._hessian(checkpoint, share_of(data, self.mesh)), self.mesh)
+
+    def _hessian(self, checkpoint: Checkpoint, data: tuple[Tensor, Tensor]) -> Hessian:
+        model = checkpoint.restore(self.problem, self.data, device=self.options.device)
         dtype = DTYPES[self.options.dtype]
-        inputs, targets = self.data.hessian[split]
+        inputs, targets = data
         inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
         # A plan that is given, not found by a timed trial: a study that is run again has the same numbers to the bit.
         return Hessian(
@@ -272,23 +311,28 @@ class OverlapStudy:
             micro_batch_size=len(targets),
         )
 
-    def _measure(self, H: Hessian, eigenspace: Path, progress: bool) -> dict[str, Any]:
+    def _solved(
+        self, checkpoint: Checkpoint, split: str, progress: bool
+    ) -> tuple[Hessian | DataParallel, float, EigenDecomposition, EigenDecomposition | None]:
+        """The Hessian, its loss and its leading pairs, and those of a dense one if they are asked for."""
+        H = self._shared_hessian(checkpoint, split)
         eig = SOLVERS[self.options.solver](self.options.k, self.options.seed).solve(H, progress=progress)
         if len(eig.eigenvalues) < self.options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
-        eig.save(eigenspace)
+        return H, H.loss(), eig, DenseEigh(k=self.options.k).solve(H) if self.options.exact else None
+
+    def _measure(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
+        H, loss, eig, exact = self._solved(checkpoint, split, progress)
+        eig.save(self._eigenspace(checkpoint.step, split))
         record = {
-            "loss": H.loss(),
+            "loss": loss,
             **record_of(H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
             "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},
         }
-        return record | (self._exact(H, eig.subspace) if self.options.exact else {})
-
-    def _exact(self, H: Hessian, computed: EigenSubspace) -> dict[str, Any]:
-        """The dense spectrum, and how much of its leading eigenspaces was found."""
-        exact = DenseEigh(k=self.options.k).solve(H)
-        overlaps = overlap_curve(computed, exact.subspace)
-        return {"exact": {"eigenvalues": exact.eigenvalues.tolist(), "subspace_overlap": overlaps.tolist()}}
+        if exact is None:
+            return record
+        overlaps = overlap_curve(eig.subspace, exact.subspace)  # how much of the leading eigenspaces was found
+        return record | {"exact": {"eigenvalues": exact.eigenvalues.tolist(), "subspace_overlap": overlaps.tolist()}}
 
     # -- the folder ---------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 import eigenspan as es
-from eigenspan.linops.distributed import ColumnParallel, DataParallel, RowSharded, job, share_of
-from eigenspan.linops.sharding import agreed, whole
+from eigenspan.linops.distributed import ColumnParallel, DataParallel, RowSharded, job, share_of, whole
+from eigenspan.linops.sharding import agreed
 from eigenspan.solvers.tridiagonalisation import KrylovSpace
 from eigenspan.solvers.watched import Watched
 
