@@ -22,9 +22,16 @@ SOLVERS = {
     "sketched": es.SketchedEigh(outer=20, k=6, block_size=7),
     "gaussian": es.SketchedEigh(outer=20, k=6, test_matrix="gaussian", basis="first"),
     "two-pass": es.SketchedEigh(outer=20, k=6, two_pass=True),
+    "dense": es.DenseEigh(k=6),
     "iteration": es.SubspaceIteration(k=6, tol=1e-4),
     "smallest": es.SubspaceIteration(k=3, which="SA", passes=4),
 }
+SVD_SOLVERS = [es.BlockGolubKahan(k=4, tol=1e-10), es.SketchedSVD(outer=19, k=4)]
+
+
+def rectangle():
+    """A matrix of more rows than columns, which two ranks do not divide."""
+    return torch.randn(37, 23, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 def network():
@@ -96,6 +103,7 @@ def comparison(mesh):
         "block": whole(rows @ X),
         "vector": whole(rows @ X[:, 0]),
         "started": started.eigenvalues,
+        "singular": [solver.solve(RowSharded(es.Dense(rectangle()), mesh)).singular_values for solver in SVD_SOLVERS],
         "refused": refusals(mesh),
     }
 

@@ -100,6 +100,13 @@ def test_a_start_is_spread_too(two, expected):
         torch.testing.assert_close(rank["started"], expected["lanczos"]["values"], rtol=0, atol=1e-9)
 
 
+def test_singular_values_of_spread_rows(two):
+    alone = [solver.solve(eigenspan.Dense(cases.rectangle())).singular_values for solver in cases.SVD_SOLVERS]
+    torch.testing.assert_close(alone[0], torch.linalg.svdvals(cases.rectangle())[:4], rtol=1e-9, atol=0)
+    for rank in two:
+        torch.testing.assert_close(torch.stack(rank["singular"]), torch.stack(alone), rtol=REQUIRED, atol=0)
+
+
 def test_ranks_that_do_not_go_together_are_refused(two):
     for number, rank in enumerate(two):
         shapes, points, batches, coefficients, numbers = rank["refused"]

@@ -1,6 +1,7 @@
 """The command line: what it prints, writes and refuses, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -199,3 +200,24 @@ def test_module_and_missing_extra():
         [sys.executable, "-m", "eigenspan", "--version"], capture_output=True, text=True, check=True
     )
     assert module.stdout.startswith("eigenspan ")
+
+
+@pytest.mark.slow
+def test_two_ranks_find_what_one_process_finds(tmp_path):
+    found = []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    launchers = [["-m"], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]]
+    for number, launcher in enumerate(launchers):
+        folder = tmp_path / str(number)
+        options = ["--k", "4", "--steps", "2", "--dtype", "float64", "--out", str(folder)]
+        command = [sys.executable, *launcher, "eigenspan", "study", "mnist16", *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=True)
+        assert done.stdout.count("Report: ") == 1
+        assert done.stdout.count("step 2,") == 1
+        found.append(json.loads((folder / "results.json").read_text(encoding="utf-8"))["records"])
+    for alone, shared in zip(*found, strict=True):
+        size = abs(alone["eigenvalues"][0])
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+        assert shared["eigenvalues"] == pytest.approx(alone["eigenvalues"], abs=1e-6 * size)
+        assert shared["overlap"] == pytest.approx(alone["overlap"], abs=1e-6)
+        assert shared["report"]["products"] == alone["report"]["products"]
