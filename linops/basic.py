@@ -136,7 +136,7 @@ class Counted(LinearOperator):
 
     def __init__(self, A: LinearOperator) -> None:
         super().__init__(A.shape, A.dtype, A.device, A.structure)
-        self.A = A
+        self.A, self.row_mesh = A, A.row_mesh
         self.products, self.calls, self.seconds = 0, 0, 0.0
 
     def _matmat(self, X: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class Declared(LinearOperator):
                 f"Declared takes an operator, got {type(A).__name__}: as_operator(A, structure=…) makes one"
             )
         super().__init__(A.shape, A.dtype, A.device, A.structure | structure)
-        self.A = A
+        self.A, self.row_mesh = A, A.row_mesh
 
     def _matmat(self, X: Tensor) -> Tensor:
         return self.A._matmat(X)

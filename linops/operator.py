@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import torch
 from torch import Tensor
 
+from .sharding import whole
 from .structure import Structure
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
+    from torch.distributed.device_mesh import DeviceMesh
 
     from .subspace import Subspace
 
@@ -45,6 +47,8 @@ class LinearOperator(abc.ABC):
         ValueError: a shape that is not two non-negative integers, or symmetry claimed for a matrix that is not square.
         TypeError: a dtype that is not real floating point.
     """
+
+    row_mesh: DeviceMesh | None = None  # the ranks that rows of its blocks are spread over, see `RowSharded`
 
     # NumPy must not broadcast an operator over an array's entries: it defers to __rmatmul__ and __rmul__.
     __array_ufunc__ = None
@@ -273,7 +277,7 @@ class LinearOperator(abc.ABC):
             stop = min(start + width, n)
             unit = torch.zeros(stop - start, n, dtype=self.dtype, device=self.device)
             unit[:, start:stop].fill_diagonal_(1)
-            dense[:, start:stop] = self @ unit.mT
+            dense[:, start:stop] = whole(self @ unit.mT)
         return dense
 
     def to_scipy(self) -> ScipyLinearOperator:

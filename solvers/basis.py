@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..linops.sharding import agreed, mesh_of, own_rows, placed, spread, summed
 from .sketches import Gaussian
 from .streams import stream
 from .tall import blocks, combine, gram, orthonormalise
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _NARROWEST, _WIDEST = 16, 256  # columns of a store; wider ones gain nothing in matrix products
 _SMALL = 1 << 22  # numbers in a store that need not be spared
@@ -19,7 +24,7 @@ _TILES = 1 << 10  # combined in one call
 
 
 class Basis:
-    """A growing (n, k) matrix B, kept in memory on one device.
+    """A growing (n, k) matrix B, kept in memory on one device, or by rows on those of many ranks.
 
     Solvers touch it only through `append`, `coefficients`, `combine` and `replace`, so that a basis kept elsewhere has
     these four to define. Nothing is copied when it grows: it is a list of stores of contiguous columns, each a quarter
@@ -29,10 +34,12 @@ class Basis:
         n: rows.
         dtype: of the vectors.
         device: where they live.
+        mesh: the ranks that rows are spread over, if any; of which this one keeps its own.
     """
 
-    def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.n, self.dtype, self.device = n, dtype, device
+    def __init__(self, n: int, dtype: torch.dtype, device: torch.device, mesh: DeviceMesh | None = None) -> None:
+        self.n, self.dtype, self.device, self.mesh = n, dtype, device, mesh
+        self._rows = len(own_rows(torch.empty(n, 0), mesh))
         self.size = 0
         self._stores: list[Tensor] = []
 
@@ -41,11 +48,11 @@ class Basis:
 
         Cost: n b numbers.
         """
-        stop = self.size + block.shape[1]
+        block, stop = own_rows(block, self.mesh), self.size + block.shape[1]
         capacity = sum(store.shape[1] for store in self._stores)
         while capacity < stop:
             width = min(_WIDEST, max(_NARROWEST, capacity // 4, _SMALL // self.n))
-            self._stores.append(torch.empty(width, self.n, dtype=self.dtype, device=self.device).mT)
+            self._stores.append(torch.empty(width, self._rows, dtype=self.dtype, device=self.device).mT)
             capacity += width
         for part, columns in self._parts(self.size, stop):
             columns.copy_(block[:, part])
@@ -56,16 +63,17 @@ class Basis:
 
         Cost: 2 n (k - first) b flops.
         """
+        X = own_rows(X, self.mesh)
         parts = [gram(columns, X) for _, columns in self._parts(first, self.size)]
-        return torch.cat(parts) if parts else torch.zeros(0, X.shape[1], dtype=torch.float64)
+        return summed(torch.cat(parts), self.mesh) if parts else torch.zeros(0, X.shape[1], dtype=torch.float64)
 
     def combine(self, C: Tensor, first: int = 0) -> Tensor:
         """The product of j columns, from number ``first`` on, with small coefficients (j, b): an (n, b) block.
 
         Cost: 2 n j b flops.
         """
-        total = torch.empty(C.shape[1], self.n, dtype=self.dtype, device=self.device)
-        C = C.to(self.device, self.dtype).mT
+        total = torch.empty(C.shape[1], self._rows, dtype=self.dtype, device=self.device)
+        C = agreed(C, self.mesh).to(self.device, self.dtype).mT
         parts = list(self._parts(first, first + C.shape[1]))
         for start, stop, tile in self._tiles():
             count = (stop - start) // tile
@@ -74,16 +82,16 @@ class Basis:
                 rows = columns[start:stop].mT.view(-1, count, tile).transpose(0, 1)
                 tiles.baddbmm_(C[:, part].expand(count, -1, -1), rows)
             total[:, start:stop].view(-1, count, tile).copy_(tiles.transpose(0, 1))
-        return total.mT
+        return spread(total.mT, self.mesh, self.n)
 
     def replace(self, C: Tensor) -> None:
         """Put the combinations B C of the first j columns, C small, (j, r), r <= j, in the place of all columns.
 
         Cost: 2 n j r flops; j numbers for each of some thousand rows beside the basis.
         """
-        C = C.to(self.device, self.dtype)
+        C = agreed(C, self.mesh).to(self.device, self.dtype)
         sources = list(self._parts(0, len(C)))
-        for start in range(0, self.n, _ROWS):
+        for start in range(0, self._rows, _ROWS):
             rows = slice(start, start + _ROWS)
             combined = sum(columns[rows] @ C[part] for part, columns in sources)
             for part, columns in self._parts(0, C.shape[1]):
@@ -92,12 +100,12 @@ class Basis:
 
     def _tiles(self) -> Iterator[tuple[int, int, int]]:
         """Ranges of rows, start … stop-1, and how many of them are multiplied at a time."""
-        tile = _TILE if self.device.type == "cpu" else max(1, self.n)
-        whole = self.n - self.n % tile
+        tile = _TILE if self.device.type == "cpu" else max(1, self._rows)
+        whole = self._rows - self._rows % tile
         for start, stop in blocks(0, whole, _TILES * tile):
             yield start, stop, tile
-        if whole < self.n:
-            yield whole, self.n, self.n - whole
+        if whole < self._rows:
+            yield whole, self._rows, self._rows - whole
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
         """Columns ``start`` … ``stop``-1, store by store, each with its place among them."""
@@ -115,7 +123,7 @@ def random_directions(basis: Basis, first: int, last: int, seed: int, purpose: s
     Cost: that of `orthonormalise`.
     """
     random = Gaussian(basis.n, last, seed=seed, purpose=purpose, dtype=basis.dtype, device=basis.device)
-    return orthonormalise(random.columns(first, last), basis).Q
+    return orthonormalise(placed(random.columns(first, last), basis.mesh), basis).Q
 
 
 def completed(Q: Tensor, first: int, last: int, seed: int, purpose: str) -> Tensor:
@@ -125,7 +133,7 @@ def completed(Q: Tensor, first: int, last: int, seed: int, purpose: str) -> Tens
     """
     if first == last:
         return Q
-    basis = Basis(Q.shape[0], Q.dtype, Q.device)
+    basis = Basis(Q.shape[0], Q.dtype, Q.device, mesh_of(Q))
     basis.append(Q)
     return torch.cat([Q.mT, random_directions(basis, first, last, seed, purpose).mT]).mT
 

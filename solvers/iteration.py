@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from ..linops.sharding import placed
 from .basis import completed, narrowed
 from .krylov import DOUBT
 from .report import Status
 from .solver import EigenPairs, EigenSolver, Which
-from .tall import column_norms, combine, gram, orthonormalise
+from .tall import column_norms, combine, gram, orthonormalise, scale_columns
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 from .workload import Workload
@@ -150,7 +151,7 @@ class _Block:
         self._before: Tensor | None = None  # keys of the wanted pairs when all other columns were drawn anew
         self._kept = width  # columns that go on in the next step
         self._evidence = torch.zeros(1, dtype=torch.float64)  # how much a missing pair would have grown since
-        Q = torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT
+        Q = placed(torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT, A.row_mesh)
         if start is not None:
             Q = narrowed(start, k, seed, "iteration mixing")
         self.vectors = self._filled(Q)
@@ -164,7 +165,7 @@ class _Block:
         order = self.which.order(values)
         self.values, S = values[order], S[:, order]
         self.vectors, self._images = combine(Q, S), combine(images, S)
-        self.residual_norms = column_norms(self._images - self.vectors * self.values.to(self.vectors))
+        self.residual_norms = column_norms(self._images - scale_columns(self.vectors, self.values))
         self._scale = max(self._scale, float(self.values.abs().max()))
         self._farthest = min(self._farthest, float(self.which.key(self.values)[-1]))
         self._multiplied = True

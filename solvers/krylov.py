@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..linops.sharding import placed
 from .basis import Basis, random_directions
 from .tall import Orthonormalised, orthonormalise
 from .template import Solver, positive_integer, tolerance
@@ -106,8 +107,8 @@ class MultipliedBasis:
 
     def __init__(self, A: Watched, n: int, seed: int, purpose: str) -> None:
         self.n, self.seed, self.purpose = n, seed, purpose
-        self.basis = Basis(n, A.dtype, A.device)
-        self.waiting = torch.empty(0, n, dtype=A.dtype, device=A.device).mT
+        self.basis = Basis(n, A.dtype, A.device, A.row_mesh)
+        self.waiting = placed(torch.empty(0, n, dtype=A.dtype, device=A.device).mT, A.row_mesh)
         self.coefficients: list[Tensor] = []
         self.drawn = 0
 

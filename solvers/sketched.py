@@ -144,7 +144,7 @@ class SketchedEigh(CoreSketching, EigenSolver):
     def _second_pass(self, A: Watched) -> EigenPairs:
         """Pairs of the approximation that A Q makes."""
         Q = self._spanned(self._measured(A).arrays["range"], self._sizes(A.shape)[0])
-        basis = Basis(A.shape[0], A.dtype, A.device)
+        basis = Basis(A.shape[0], A.dtype, A.device, A.row_mesh)
         basis.append(Q)
         image = self._joined(lambda start, stop: A._matmat(Q[:, start:stop]), 0, Q.shape[1])
         step = orthonormalise(image, basis)  # A Q = Q C + Q' R

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from ..linops.sharding import all_columns, mesh_of, own_columns
 from .cosine import cosine_transform, inverse_cosine_transform
 from .streams import stream
 from .tall import gram
@@ -79,7 +80,7 @@ class Sketch(LinearOperator):
         return total
 
     def _rmatmat(self, Y: Tensor) -> Tensor:
-        result = Y.new_empty(self.shape[1], Y.shape[1])
+        result = torch.empty(self.shape[1], Y.shape[1], dtype=self.dtype, device=self.device)
         for start in range(0, self.shape[1], _WIDTH):
             stop = min(start + _WIDTH, self.shape[1])
             result[start:stop] = gram(self._columns(start, stop), Y)
@@ -164,6 +165,9 @@ class SSRFT(Sketch):
         return result
 
     def _rmatmat(self, Y: Tensor) -> Tensor:
+        mesh = mesh_of(Y)
+        if mesh is not None:  # transforms take whole columns
+            return all_columns(self._rmatmat(own_columns(Y, mesh)), Y.shape[1], mesh)
         result = Y.new_empty(Y.shape[1], self.shape[1]).mT
         for start in range(0, Y.shape[1], _WIDTH):
             part = Y[:, start : start + _WIDTH]

@@ -15,7 +15,7 @@ from ..linops import Function, LinearOperator
 from .basis import completed
 from .measurement import Measurement
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
-from .tall import blocks, combine, orthonormalise
+from .tall import blocks, combine, empty_columns, orthonormalise
 from .template import Cost, Solver, operator_for, positive_integer
 from .watched import Watched
 
@@ -100,7 +100,7 @@ class Sketching(Solver):
     def _joined(self, block: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
         """Columns start … stop-1, which ``block`` gives from one number to another, with contiguous columns."""
         first = block(start, min(stop, (start // self.block_size + 1) * self.block_size))
-        whole = first.new_empty(stop - start, first.shape[0]).mT
+        whole = empty_columns(first, stop - start)
         whole[:, : first.shape[1]] = first
         for low, high in blocks(start + first.shape[1], stop, self.block_size):
             whole[:, low - start : high - start] = block(low, high)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator, Subspace
+from ..linops.sharding import placed
 from .report import ConvergenceWarning, Status
 from .results import EigenDecomposition
 from .sketches import Gaussian
-from .tall import column_norms, gram, leading_columns
+from .tall import column_norms, gram, leading_columns, scale_columns
 from .template import Cost, Solver, operator_for, require_known_symmetric
 from .watched import Watched
 
@@ -120,7 +121,7 @@ class EigenSolver(Solver):
             if pairs.residual_norms is not None or not self._measures_residuals:
                 return pairs, checks
             products = watched._matmat(pairs.eigenvectors)
-            norms = column_norms(products - pairs.eigenvectors * pairs.eigenvalues)
+            norms = column_norms(products - scale_columns(pairs.eigenvectors, pairs.eigenvalues))
             return attrs.evolve(pairs, residual_norms=norms), checks + len(norms)
 
         (pairs, checks), cost = self._watching(operator, progress, find)
@@ -152,7 +153,7 @@ class EigenSolver(Solver):
         self._require_orthonormal(pairs.eigenvectors, "eigenvectors")
         order = self.which.order(pairs.eigenvalues.cpu())[: self.k]
         values = pairs.eigenvalues.cpu()[order].to(A.device, A.dtype)
-        vectors = leading_columns(pairs.eigenvectors, order)
+        vectors = placed(leading_columns(pairs.eigenvectors, order), A.row_mesh)
         norms = None if pairs.residual_norms is None else pairs.residual_norms.cpu()[order]
         return attrs.evolve(pairs, eigenvalues=values, eigenvectors=vectors, residual_norms=norms)
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator, Subspace
+from ..linops.sharding import placed
 from .report import ConvergenceWarning, Status
 from .results import SingularValueDecomposition
 from .sketches import Gaussian
-from .tall import column_norms, gram, leading_columns
+from .tall import column_norms, gram, leading_columns, scale_columns
 from .template import Cost, Solver, operator_for
 from .watched import Watched
 
@@ -98,8 +99,8 @@ class SVDSolver(Solver):
             if found.residual_norms is not None or not self._measures_residuals:
                 return found, checks
             U, sigma, V = found.left_vectors, found.singular_values, found.right_vectors
-            right = column_norms(watched._matmat(V) - U * sigma)
-            left = column_norms(watched._rmatmat(U) - V * sigma)
+            right = column_norms(watched._matmat(V) - scale_columns(U, sigma))
+            left = column_norms(watched._rmatmat(U) - scale_columns(V, sigma))
             return attrs.evolve(found, residual_norms=torch.hypot(left, right) / 2**0.5), checks + 2 * len(left)
 
         (found, checks), cost = self._watching(operator, progress, find)
@@ -134,9 +135,9 @@ class SVDSolver(Solver):
         norms = found.residual_norms
         return attrs.evolve(
             found,
-            left_vectors=leading_columns(found.left_vectors, order),
+            left_vectors=placed(leading_columns(found.left_vectors, order), A.row_mesh),
             singular_values=found.singular_values.cpu()[order].to(A.device, A.dtype),
-            right_vectors=leading_columns(found.right_vectors, order),
+            right_vectors=placed(leading_columns(found.right_vectors, order), A.row_mesh),
             residual_norms=None if norms is None else norms.cpu()[order],
         )
 

@@ -1,7 +1,8 @@
 """Tall blocks: the only algebra of (n, b) blocks, n large, that solvers use.
 
 All else a solver does is done with small matrices, in float64 on the CPU. So whatever these functions run on, a CPU, a
-GPU or rows spread over several of them, every solver runs on.
+GPU or rows spread over several of them, every solver runs on. Of rows that are spread each rank does its own; Gram
+matrices and norms are summed over the ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..linops.sharding import agreed, gathered, mesh_of, on_rows, own_rows, summed
 from .streams import stream
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def column_major(X: Tensor) -> Tensor:
 def leading_columns(X: Tensor, order: Tensor) -> Tensor:
     """Columns of X, (n, b), in ``order``, contiguous; X itself if it is that already."""
     if len(order) < X.shape[1] or not torch.equal(order, torch.arange(len(order))):
-        X = X.mT[order.to(X.device)].mT
+        X = on_rows(lambda rows: rows.mT[order.to(rows.device)].mT, X)
     return column_major(X)
 
 
@@ -53,11 +55,36 @@ def in_blocks(product: Callable[[Tensor], Tensor], rows: int, X: Tensor, width: 
     return result
 
 
+def empty_columns(X: Tensor, count: int) -> Tensor:
+    """Room for ``count`` contiguous columns of n numbers beside X, (n, b), where X is."""
+    return on_rows(lambda rows: rows.new_empty(count, len(rows)).mT, X)
+
+
+def scale_columns(X: Tensor, factors: Tensor) -> Tensor:
+    """X diag(factors), of a block (n, b) and (b,) small factors."""
+    return on_rows(lambda rows: rows * factors.to(rows), X)
+
+
+def is_finite(X: Tensor) -> bool:
+    """Whether all entries are numbers."""
+    mesh = mesh_of(X)
+    rows = own_rows(X, mesh)
+    # A sum is finite only if all its terms are, and several times as fast to test.
+    wrong = not bool(rows.sum().isfinite() or rows.isfinite().all())
+    return not wrong if mesh is None else not bool(summed(torch.tensor([float(wrong)]), mesh) > 0)
+
+
 def column_norms(X: Tensor) -> Tensor:
     """Euclidean norms of the columns of X, (n, b): (b,), small, without over- or underflow.
 
     Cost: 2 n b flops.
     """
+    mesh = mesh_of(X)
+    norms = _column_norms(own_rows(X, mesh))
+    return norms if mesh is None else _column_norms(gathered(norms, mesh))
+
+
+def _column_norms(X: Tensor) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(X, dim=0, dtype=torch.float64).cpu()
     low, high = _SCALES[torch.float64]
     extreme = ((norms < low) | (norms > high)).nonzero()[:, 0]
@@ -79,6 +106,8 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
 
     Cost: 2 n k l flops.
     """
+    mesh = mesh_of(X) if Y is None else mesh_of(X, Y)
+    X, Y = own_rows(X, mesh), None if Y is None else own_rows(Y, mesh)
     left, right = (X, X) if Y is None else (X, Y)
     total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=X.device)
     for start in range(0, X.shape[0], _ROWS):
@@ -88,7 +117,7 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
             total += part.mT @ part
         else:
             total += (right[rows].mT @ left[rows]).mT  # the narrower first: the faster order
-    return total.cpu()
+    return summed(total.cpu(), mesh)
 
 
 def combine(X: Tensor, C: Tensor) -> Tensor:
@@ -96,7 +125,8 @@ def combine(X: Tensor, C: Tensor) -> Tensor:
 
     Cost: 2 n k b flops.
     """
-    return (C.to(X.device, X.dtype).mT @ X.mT).mT
+    C = agreed(C, mesh_of(X))
+    return on_rows(lambda rows: (C.to(rows.device, rows.dtype).mT @ rows.mT).mT, X)
 
 
 def orthonormality_defects(V: Tensor, seed: int) -> Tensor:
@@ -155,7 +185,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
     """
     b = X.shape[1]
     lengths = column_norms(X)
-    if not bool(lengths.isfinite().all() or X.isfinite().all()):
+    if not bool(lengths.isfinite().all() or is_finite(X)):
         raise ValueError(f"a block of shape {tuple(X.shape)} to orthonormalise has entries that are not finite")
     longest = max([0.0, *lengths.tolist()])
     size = max(scale, longest)
@@ -179,10 +209,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
             C[start:] += coefficients @ R
         G = gram(Q)
         triangle, lengths = _triangular_factor(G)
-        reciprocal = torch.where(lengths > 0, unit / lengths, 0).to(Q.device, Q.dtype)
-        Q = (Q * reciprocal).div_(unit)
-        # Not a product with the inverse, whose error would be larger by the condition of the block.
-        Q = torch.linalg.solve_triangular(triangle.to(Q.device, Q.dtype), Q, upper=True, left=False)
+        Q = _divided(scale_columns(Q, torch.where(lengths > 0, unit / lengths, 0)).div_(unit), triangle)
         R, unit = triangle * lengths @ R, 1.0
         if done > 0 and float((G - torch.eye(len(G), dtype=G.dtype)).norm()) < 0.1:
             break
@@ -198,6 +225,12 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
             "it is orthogonalised against orthonormal, and the product linear?"
         )
     return Orthonormalised(Q, R, C, size)
+
+
+def _divided(X: Tensor, triangle: Tensor) -> Tensor:
+    """X F⁻¹ of an upper triangular F."""
+    # Not a product with the inverse, whose error would be larger by the condition of the block.
+    return on_rows(lambda rows: torch.linalg.solve_triangular(triangle.to(rows), rows, upper=True, left=False), X)
 
 
 def _triangular_factor(G: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace, as_operator
+from ..linops.sharding import placed
 from .planning import SolvePlan, plan_solve
 from .report import SolveReport, Status
-from .tall import gram, orthonormality_defects
+from .tall import gram, is_finite, orthonormality_defects
 from .watched import Watched
 from .workload import Workload
 
@@ -208,9 +209,9 @@ class Solver(abc.ABC):
             raise TypeError(f"a start for {A} is a subspace or tensor of its dtype on its device, got {start!r}")
         if block.ndim != 2 or block.shape[0] != A.shape[1] or block.shape[1] == 0:
             raise ValueError(f"a start for {A} has shape ({A.shape[1]}, b), b >= 1; got {tuple(block.shape)}")
-        if not bool(block.isfinite().all()):
+        if not is_finite(block):
             raise ValueError(f"a start for {A} has entries that are not finite")
-        return block
+        return placed(block, A.row_mesh)
 
     def _require_orthonormal(self, vectors: Tensor, what: str) -> None:
         """What a subclass gives back: vectors that are orthonormal to the root of the precision."""

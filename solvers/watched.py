@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import Counted, LinearOperator
+from .tall import is_finite
 
 
 class Watched(Counted):
@@ -26,8 +27,7 @@ class Watched(Counted):
         result = super()._counted(product, X)
         self.A._require_product(result, X, sum(self.shape) - len(X))
         self._bar.update(X.shape[1])
-        # A sum is finite only if all its terms are, and several times as fast to test.
-        if not bool(result.sum().isfinite() or result.isfinite().all()):
+        if not is_finite(result):
             raise ValueError(
                 f"{self.A} gave NaN or infinite entries, in product {self.products - X.shape[1] + 1} or one of the "
                 "next; look at the parameters, the data and the loss there"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from .. import __version__
+from ..linops.distributed import job
 from ..solvers import ConvergenceWarning
 from . import command_options as options
 from . import worker_commands
@@ -25,6 +28,11 @@ from .planning import plan_study
 from .problems import find_problem
 from .report import write_report
 from .tables import HEADINGS, cells, residual, table_rows, text
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+_PATIENCE = 24 * 3600.0  # seconds that ranks wait for the one that trains; of one that dies they know at once
 
 app = typer.Typer(
     help="Top eigenspaces of network Hessians, compared with masks of large weights.",
@@ -78,18 +86,21 @@ def study(
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
 
     Writes results.json, figures and report.html into the folder. A run that was interrupted goes on where it stopped.
+    Under torchrun the data of the Hessians are shared out among the ranks, which all read the folder.
     """
     traceback = context.find_root().params["traceback"]
-    with plain_errors(2, traceback):
-        problem = find_problem(name)
-        chosen = options.options_of(context, problem)
-        directory = Path("runs") / name if out is None else out
-        run = OverlapStudy(problem, chosen, directory)
-    kept = f"; what is done is kept in {directory}"
-    with plain_errors(1, traceback, kept), _warnings_between_bars():
-        results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, problem.table_k))
-        report = write_report(results, directory)
-    typer.echo(f"Report: {report}")
+    with plain_errors(2, traceback), _ranks(device) as mesh:
+        with plain_errors(2, traceback):
+            problem = find_problem(name)
+            chosen = options.options_of(context, problem)
+            directory = Path("runs") / name if out is None else out
+            run = OverlapStudy(problem, chosen, directory, mesh)
+        kept = f"; what is done is kept in {directory}"
+        with plain_errors(1, traceback, kept), _warnings_between_bars():
+            progress = run.leads and sys.stderr.isatty()
+            results = run.run(progress=progress, on_record=lambda record: _print_record(record, problem.table_k))
+            if run.leads:
+                typer.echo(f"Report: {write_report(results, directory)}")
 
 
 @app.command()
@@ -155,6 +166,16 @@ def _headline(record: dict[str, Any]) -> str:
         f"{text(row.top_eigenvalue, '.4g')}; {row.products} products, {text(row.seconds, '.1f')} s, "
         f"{report['status'].lower().replace('_', ' ')}, residuals up to {text(residual(record), '.0e')} of the top"
     )
+
+
+@contextlib.contextmanager
+def _ranks(device: str) -> Iterator[DeviceMesh | None]:
+    """The ranks of the job that a launcher has started; None for a process of its own."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield None
+        return
+    with job(torch.device(device).type, timeout=_PATIENCE) as mesh:
+        yield mesh
 
 
 @contextlib.contextmanager

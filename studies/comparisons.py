@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Hessian, MaskSubspace
+from ..linops.distributed import DataParallel
 from ..metrics import overlap_curve
 from ..solvers import Auto, EigenDecomposition, solve_diagonal_blocks
 
@@ -35,7 +36,7 @@ def _curve(eig: EigenDecomposition, other: EigenDecomposition) -> Tensor:
     return overlap_curve(eig.leading(k).subspace, other.leading(k).subspace).where(known, torch.nan).cpu()
 
 
-def layer_eigenpairs(H: Hessian, seed: int, progress: bool = False) -> dict[str, EigenDecomposition]:
+def layer_eigenpairs(H: Hessian | DataParallel, seed: int, progress: bool = False) -> dict[str, EigenDecomposition]:
     """The `LAYER_K` leading eigenpairs of the Hessian of each parameter tensor, by its name, in its coordinates.
 
     Cost: that of their solvers, in passes that all share.

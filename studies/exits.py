@@ -13,6 +13,8 @@ def plain_errors(code: int, traceback: bool, kept: str = "") -> Iterator[None]:
     """Errors that a user can mend, as one line and an exit code, or as they are with ``traceback``."""
     try:
         yield
+    except typer.Exit:  # a RuntimeError, of an error that has been told
+        raise
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         if traceback:
             raise

@@ -6,30 +6,33 @@ import contextlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy
 import scipy
 import torch
-from torch import nn
+import torch.distributed
 from tqdm import tqdm
 
 from .. import __version__
-from ..linops import GGN, EigenSubspace, Hessian, ParameterSpace, magnitude
+from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import read_json, write_json
 from ..metrics import overlap_curve
-from ..solvers import DenseEigh, EigenDecomposition
-from .comparisons import COMPARED_K, comparison, layer_eigenpairs
+from ..solvers import EigenDecomposition
+from .comparisons import comparison
 from .files import LOCK, locked
-from .findings import SPLIT_NAMES
 from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
-from .problem import Operator, Problem
+from .problem import Problem
 from .records import FORMAT, record_of
+from .solves import StepSolver, StepSolves
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint, train
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class OverlapStudy:
@@ -45,6 +48,8 @@ class OverlapStudy:
         problem: the network, its data and its training.
         options: what to measure.
         directory: where the study lives; it is made if it is not there.
+        mesh: the ranks of a job that share out the data of Hessians, if any; of these the first alone trains, writes
+            and reports, into a folder that all can read.
 
     Raises:
         ValueError: a k that is larger than the number of trainable parameters, or a folder that holds another study.
@@ -57,20 +62,28 @@ class OverlapStudy:
     Cost: that of training, and of one solve a record.
     """
 
-    def __init__(self, problem: Problem, options: StudyOptions, directory: Path | str) -> None:
+    def __init__(
+        self, problem: Problem, options: StudyOptions, directory: Path | str, mesh: DeviceMesh | None = None
+    ) -> None:
         self.problem = problem if options.weights is None else problem.with_weights(Path(options.weights))
         request = problem.resolved(options.data_request())
         # As they are resolved: what a default stands for is part of what the folder holds.
         self.options = attrs.evolve(
             options, data=request.source, hessian_samples=request.hessian_samples, image_size=request.image_size
         )
-        self.directory = Path(directory)
+        self.directory, self.mesh = Path(directory), mesh
         size = self._parameters().size
         if options.k > size:
             raise ValueError(f"k is at most the number of trainable parameters, {size}; got {options.k}")
         self.data = problem.load(request)
-        with self._claimed():
-            pass  # a folder that is closed or of another study shows before any work
+        if self.leads:
+            with self._claimed():
+                pass  # a folder that is closed or of another study shows before any work
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that trains, writes and reports."""
+        return self.mesh is None or self.mesh.get_local_rank() == 0
 
     def run(
         self, *, progress: bool = False, on_record: Callable[[dict[str, Any]], None] = lambda record: None
@@ -82,7 +95,7 @@ class OverlapStudy:
             on_record: called with each record as it is ready, old ones too.
 
         Returns:
-            The results: see `results`.
+            The results: see `results`; empty on ranks that do not lead.
 
         Raises:
             RuntimeError: another process is using the folder, or a solver found fewer than k pairs.
@@ -90,8 +103,29 @@ class OverlapStudy:
                 another study.
             OSError: the folder cannot be written.
         """
+        if not self.leads:
+            return self._follow()
         with self._claimed():
             return self._run(progress, on_record)
+
+    def _follow(self) -> dict[str, Any]:
+        """Multiplies this rank's share in every solve of the one that leads."""
+        while (work := self._announced(None)) is not None:
+            self.data = self.data.kept(self.directory / "decoded")  # the leading rank has decoded them by now
+            self._solves(*work, progress=False)
+        return {}
+
+    def _announced(self, work: tuple[Checkpoint, str] | None) -> tuple[Checkpoint, str] | None:
+        """What the leading rank is to solve next, known to all; None if it has solved all."""
+        if self.mesh is None:
+            return work
+        said = [work]
+        torch.distributed.broadcast_object_list(said, group=self.mesh.get_group(), group_src=0)
+        return said[0]
+
+    def _solves(self, checkpoint: Checkpoint, split: str, progress: bool) -> StepSolves:
+        model = checkpoint.restore(self.problem, self.data, device=self.options.device)
+        return StepSolver(self.problem, self.options, self.data, self.mesh).solve(model, split, progress)
 
     def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         self.data = self.data.kept(self.directory / "decoded", progress=progress)
@@ -110,6 +144,7 @@ class OverlapStudy:
         with tqdm(pairs, desc="records", unit="record", disable=not progress) as bar:
             for checkpoint, split in bar:
                 on_record(self._record(checkpoint, split, progress))
+        self._announced(None)
         tracking = {split: self._tracking(checkpoints, split) for split in SPLITS[self.options.split]}
         results = {**self.results(), "tracking": tracking}
         write_json(results, self.directory / "results.json")
@@ -155,8 +190,8 @@ class OverlapStudy:
         path = self._path(checkpoint.step, split)
         if path.exists():
             return self._read_step(path)
-        model = checkpoint.restore(self.problem, self.data, device=self.options.device)
-        record = {"step": checkpoint.step, "split": split, **self._measure(model, checkpoint, split, progress)}
+        self._announced((checkpoint, split))
+        record = {"step": checkpoint.step, "split": split, **self._measure(checkpoint, split, progress)}
         write_json({"of": self._identity(), **record}, path)
         return record
 
@@ -198,8 +233,9 @@ class OverlapStudy:
         tracker = EigenspaceTracker(SOLVERS[self.options.solver](self.options.k, self.options.seed))
         for checkpoint in checkpoints:
             eig = self._recorded_eigenpairs(checkpoint.step, split)
-            H = self._operator(Hessian, checkpoint.restore(self.problem, self.data, device=self.options.device), split)
-            layers = self._recorded_layers(H, checkpoint.step, split)
+            model = checkpoint.restore(self.problem, self.data, device=self.options.device)
+            H = StepSolver(self.problem, self.options, self.data).operator(Hessian, model, split)
+            layers = self._recorded_layers(H.parameters, checkpoint.step, split)
             scores = {"magnitude": magnitude(H.parameters)}
             tracker.add(Snapshot(checkpoint.step, eig, scores, H.gradient(), layers=layers))
         found = tracker.to_dict(reached_k(self.problem.table_k, self.options.k))
@@ -216,12 +252,12 @@ class OverlapStudy:
             )
         return eig
 
-    def _recorded_layers(self, H: Hessian, step: int, split: str) -> dict[str, EigenDecomposition]:
+    def _recorded_layers(self, parameters: ParameterSpace, step: int, split: str) -> dict[str, EigenDecomposition]:
         """The eigenpairs of single tensors, if the study has them."""
         if not self.options.compare:
             return {}
         folder, record = self._layers(step, split), self._path(step, split)
-        return {name: self._loaded(folder / f"{name}.npz", record) for name in H.parameters.names}
+        return {name: self._loaded(folder / f"{name}.npz", record) for name in parameters.names}
 
     def _loaded(self, file: Path, record: Path) -> EigenDecomposition:
         """Eigenpairs of a file that was written with a record."""
@@ -233,51 +269,25 @@ class OverlapStudy:
         except ValueError as error:
             raise ValueError(f"{error}: {remedy}") from error
 
-    def _operator(self, kind: type[Operator], model: nn.Module, split: str) -> Operator:
-        return self.problem.operator(kind, model, self.data.hessian[split], DTYPES[self.options.dtype])
-
-    def _measure(self, model: nn.Module, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
-        H, step = self._operator(Hessian, model, split), checkpoint.step
-        checkpoint.require_losses({split: H.loss()}, H.dtype)
-        solver = SOLVERS[self.options.solver](self.options.k, self.options.seed)
-        eig = solver.solve(H, progress=progress)
-        if len(eig.eigenvalues) < self.options.k:
-            raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
+    def _measure(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
+        found, step = self._solves(checkpoint, split, progress), checkpoint.step
+        checkpoint.require_losses({split: found.loss}, found.H.dtype)
+        eig = found.eig
         eig.save(self._eigenspace(step, split))
+        for name, layer in found.layers.items():
+            self._layers(step, split).mkdir(exist_ok=True)
+            layer.save(self._layers(step, split) / f"{name}.npz")
         record = {
-            "loss": H.loss(),
-            **record_of(H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
+            "loss": found.loss,
+            **record_of(found.H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
             "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},
         }
-        if self.options.exact:
-            record |= self._exact(H, eig.subspace)
-        if self.options.compare:
-            record |= {"comparison": self._comparison(model, step, split, eig, progress)}
-            folder = self._layers(step, split)
-            folder.mkdir(exist_ok=True)
-            for name, layer in layer_eigenpairs(H, self.options.seed, progress).items():
-                layer.save(folder / f"{name}.npz")
+        if found.others:
+            record["comparison"] = comparison(eig, found.others)
+        if found.exact is not None:  # how much of its leading eigenspaces was found
+            overlaps = overlap_curve(eig.subspace, found.exact.subspace).tolist()
+            record["exact"] = {"eigenvalues": found.exact.eigenvalues.tolist(), "subspace_overlap": overlaps}
         return record
-
-    def _comparison(
-        self, model: nn.Module, step: int, split: str, eig: EigenDecomposition, progress: bool
-    ) -> dict[str, list[float]]:
-        """Overlaps with the eigenspaces of the GGN, and of the Hessian on the other data."""
-        solver = SOLVERS[self.options.solver](min(COMPARED_K, self.options.k), self.options.seed)
-        (other,) = set(SPLITS["both"]) - {split}
-        others = {
-            "GGN": solver.solve(self._operator(GGN, model, split), progress=progress),
-            f"Hessian on {SPLIT_NAMES[other]} data": self._recorded_eigenpairs(step, other)
-            if self._path(step, other).exists()
-            else solver.solve(self._operator(Hessian, model, other), progress=progress),
-        }
-        return comparison(eig, others)
-
-    def _exact(self, H: Hessian, computed: EigenSubspace) -> dict[str, Any]:
-        """The dense spectrum, and how much of its leading eigenspaces was found."""
-        exact = DenseEigh(k=self.options.k).solve(H)
-        overlaps = overlap_curve(computed, exact.subspace)
-        return {"exact": {"eigenvalues": exact.eigenvalues.tolist(), "subspace_overlap": overlaps.tolist()}}
 
     # -- the folder ---------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,12 @@ import attrs
 import torch
 
 from ..linops import Hessian
+from ..linops.distributed import DataParallel
 from ..solvers import DenseEigh, SolvePlan
 from ..solvers.planning import size_text
 from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
 from .problem import Problem
+from .solves import StepSolver
 from .training import train
 
 _MOST = 2 / 3  # of the time of a record: a part that takes more is where it is slow
@@ -111,7 +113,7 @@ def plan_study(problem: Problem, options: StudyOptions) -> StudyPlan:
     )
 
 
-def first_hessian(problem: Problem, options: StudyOptions) -> Hessian:
+def first_hessian(problem: Problem, options: StudyOptions) -> Hessian | DataParallel:
     """The Hessian of a study at step 0, on the first of its splits.
 
     Raises:
@@ -133,4 +135,4 @@ def first_hessian(problem: Problem, options: StudyOptions) -> Hessian:
             device=torch.device(options.device),
         )
         model = checkpoint.restore(problem, data, device=options.device)
-    return problem.operator(Hessian, model, data.hessian[SPLITS[options.split][0]], dtype)
+    return StepSolver(problem, options, data).operator(Hessian, model, SPLITS[options.split][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 import torch
@@ -138,13 +138,12 @@ class Problem:
     compare: bool = True
     weights: str = ""
 
-    def operator(self, kind: type[Operator], model: nn.Module, batch: Any, dtype: torch.dtype) -> Operator:
+    def operator(self, kind: type[Operator], model: nn.Module, batch: Batch, dtype: torch.dtype) -> Operator:
         """The Hessian or GGN of a network's loss on one batch, by the problem's own plan.
 
         No trial is timed, so that a study that is run again has the same numbers to the bit.
         """
-        samples, targets = batch
-        inputs = samples if isinstance(samples, Tensor) else samples[torch.arange(len(targets))]
+        inputs, targets = batch
         return kind(
             model,
             self.loss,

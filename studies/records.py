@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Hessian, MaskSubspace, magnitude
+from ..linops.distributed import DataParallel
 from ..metrics import ChanceCurve, chance_curve, layer_energy, overlap_curve_interval, participation_ratio
 from ..solvers import EigenDecomposition, certify
 
@@ -24,7 +25,7 @@ FIRST = 10
 """So many eigenvectors are recorded one by one."""
 
 
-def record_of(H: Hessian, eig: EigenDecomposition, table_k: Sequence[int], seed: int) -> dict[str, Any]:
+def record_of(H: Hessian | DataParallel, eig: EigenDecomposition, table_k: Sequence[int], seed: int) -> dict[str, Any]:
     """What is measured of the masks of the k largest weights and the k leading eigenvectors, k = 1, ..., K.
 
     Args:

@@ -42,7 +42,7 @@ class Batches:
             require_count("micro_batch_size is None or", micro_batch_size)
         if isinstance(data, tuple) and len(data) > 0 and all(_is_pair(part) for part in data):
             raise TypeError("data is a tuple of batches, and a tuple stands for one batch: pass a list of batches")
-        self.held = _is_batch(data)
+        self.held = is_batch(data)
         self._data: Iterable[Any] = (data,) if self.held else _require_reiterable(data)
         self.size, self._device = micro_batch_size, device
         self._versions: list[int] | None = None
@@ -179,7 +179,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return tree
 
 
-def _is_batch(data: Any) -> bool:
+def is_batch(data: Any) -> bool:
+    """Whether data are a single batch."""
     if isinstance(data, tuple | Mapping):
         return True
     return isinstance(data, list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)

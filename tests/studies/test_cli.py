@@ -1,6 +1,7 @@
 """The command line: what it prints, writes and refuses, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from study_cases import SMALL
 from typer.testing import CliRunner
 
 from eigenspan.solvers import BlockLanczos, BlockStore, EigenDecomposition, StoredMatrix
-from eigenspan.studies import cli, overlap_study, problems, report
+from eigenspan.studies import cli, problems, report, solves
 from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.tables import HEADINGS
 
@@ -120,7 +121,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path, undrawn, monk
 
 def test_what_did_not_converge_is_said_in_a_line(tmp_path, undrawn, monkeypatch):
     solvers = {"block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed, max_products=8, block_size=2)}
-    monkeypatch.setattr(overlap_study, "SOLVERS", solvers)
+    monkeypatch.setattr(solves, "SOLVERS", solvers)
     result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--no-compare")
     assert result.exit_code == 0
     assert " ".join(result.stdout.split()).count("out of products") == 2
@@ -259,3 +260,24 @@ class TestWorkers:
         result = invoke("measure", "worker_cases:problem", "--folder", "blocks")
         assert result.exit_code == 1
         assert "blocks do not mix" in result.output
+
+
+@pytest.mark.slow
+def test_two_ranks_find_what_one_process_finds(tmp_path):
+    found = []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    launchers = [["-m"], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]]
+    for number, launcher in enumerate(launchers):
+        folder = tmp_path / str(number)
+        options = ["--k", "4", "--steps", "2", "--dtype", "float64", "--out", str(folder)]
+        command = [sys.executable, *launcher, "eigenspan", "study", "mnist16", *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=True)
+        assert done.stdout.count("Report: ") == 1
+        assert done.stdout.count("step 2,") == 1
+        found.append(json.loads((folder / "results.json").read_text(encoding="utf-8"))["records"])
+    for alone, shared in zip(*found, strict=True):
+        size = abs(alone["eigenvalues"][0])
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+        assert shared["eigenvalues"] == pytest.approx(alone["eigenvalues"], abs=1e-6 * size)
+        assert shared["overlap"] == pytest.approx(alone["overlap"], abs=1e-6)
+        assert shared["report"]["products"] == alone["report"]["products"]

@@ -1,0 +1,251 @@
+"""Operators whose products are shared out among the ranks of a job of torch.distributed: data, columns, rows.
+
+All ranks run the same program, and call products and solvers together, on the same operator of the same blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from .basic import require_count
+from .curvature import CurvatureOperator
+from .curvature.data import first_samples, is_batch, length, without_first
+from .curvature.factor import require_order
+from .operator import LinearOperator
+from .parameters import ParameterSpace
+from .sharding import all_columns, own_columns, rows_of_columns, summed, whole
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "share_of", "whole"]
+
+
+@contextlib.contextmanager
+def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[DeviceMesh]:
+    """Within it this process is one rank of the job that torchrun, or Slurm, started; the mesh of its ranks.
+
+    GPUs of a machine are dealt to its ranks, and talk by NCCL; CPUs talk by gloo. Where nothing started a job, it is
+    one of a single rank.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        timeout: seconds after which a rank that waits for another gives up with an error. It must exceed the time by
+            which ranks may be apart, which is that of loading data and of the first product, a trial.
+        sizes: axes of the mesh and the ranks along each, such as ``data=2, rows=4``; by default one axis of all ranks.
+
+    Raises:
+        ValueError: sizes whose product is not the number of ranks; another device.
+        RuntimeError: ranks that cannot be reached; within it, one that has died or is late.
+    """
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"the ranks of a job compute on 'cpu' or 'cuda', got {device!r}")
+    ranks = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    for name, size in sizes.items():
+        require_count(f"the ranks along {name} are", size)
+    if sizes and torch.Size(sizes.values()).numel() != ranks:
+        raise ValueError(f"a mesh of {sizes} takes as many ranks as their product, and the job has {ranks}")
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    alone: dict[str, Any] = {}
+    if "RANK" not in os.environ:
+        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **alone)
+    try:
+        yield init_device_mesh(device, tuple(sizes.values()) or (ranks,), mesh_dim_names=tuple(sizes) or None)
+    except BaseException:
+        if device == "cpu":  # NCCL would wait for the others before it leaves
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def share_of(data: Any, mesh: DeviceMesh) -> Any:
+    """This rank's share of a data set: every p-th of its batches, or a run of the samples of a single batch.
+
+    Args:
+        data: what `CurvatureOperator` takes, the same on all ranks. Where reading takes long, give each rank a loader
+            of its own samples instead, by torch's ``DistributedSampler(..., shuffle=False)`` of a data set whose length
+            the ranks divide: it repeats samples otherwise.
+        mesh: the ranks, along one axis.
+
+    Raises:
+        ValueError: fewer batches or samples than ranks; batches that are shuffled anew for each pass.
+    """
+    ranks, rank = mesh.size(), mesh.get_local_rank()
+    if is_batch(data):
+        samples = length(data)
+        if samples < ranks:
+            raise ValueError(f"a batch of {samples} samples has no share for each of {ranks} ranks")
+        start, stop = rank * samples // ranks, (rank + 1) * samples // ranks
+        return first_samples(without_first(data, start), stop - start)
+    require_order(data, "a share of data")
+    if hasattr(data, "__len__") and len(data) < ranks:
+        raise ValueError(f"{len(data)} batches have no share for each of {ranks} ranks: cut them smaller")
+    return data[rank::ranks] if isinstance(data, list) else _Dealt(data, ranks, rank)
+
+
+@attrs.frozen
+class _Dealt:
+    """Every p-th batch of a re-iterable."""
+
+    data: Iterable[Any]
+    ranks: int
+    rank: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.data), self.rank, None, self.ranks)
+
+
+class _Shared(LinearOperator):
+    """What the operators of a job share: a part, or a copy, on every rank, and the ranks."""
+
+    def __init__(self, A: LinearOperator, mesh: DeviceMesh) -> None:
+        if not isinstance(A, LinearOperator):
+            raise TypeError(f"{type(self).__name__} takes an operator, got {type(A).__name__}: see as_operator")
+        if mesh.ndim != 1:
+            raise ValueError(f"{type(self).__name__} takes one axis of a mesh, such as mesh['data'], got {mesh}")
+        if A.device.type != mesh.device_type:
+            raise TypeError(f"{A} cannot be shared out among ranks on {mesh.device_type}")
+        super().__init__(A.shape, A.dtype, A.device, A.structure)
+        self.A, self.ranks = A, mesh
+        self._require_same(torch.tensor(A.shape, dtype=torch.float64), "shapes")
+        if hasattr(A, "parameters"):
+            self._require_same(A.parameters.values, "parameters: load the same checkpoint, or seed them alike")
+
+    def _require_same(self, own: Tensor, what: str) -> None:
+        first = own.detach().to(self.ranks.device_type, copy=True).contiguous()
+        torch.distributed.broadcast(first, group=self.ranks.get_group(), group_src=0)
+        different = torch.tensor([float(not torch.equal(first, own.to(first.device)))])
+        if float(summed(different, self.ranks)) > 0:
+            raise ValueError(f"the operators of the {self.ranks.size()} ranks differ in their {what}")
+
+    @property
+    def parameters(self) -> ParameterSpace:
+        """The coordinates of a curvature operator."""
+        space: ParameterSpace = self.A.parameters  # type: ignore[attr-defined]
+        return space
+
+    def loss(self) -> float:
+        """The loss over the whole data set."""
+        value: float = self.A.loss()  # type: ignore[attr-defined]
+        return value
+
+    def gradient(self) -> Tensor:
+        """Its gradient, (n,)."""
+        slope: Tensor = self.A.gradient()  # type: ignore[attr-defined]
+        return slope
+
+
+class DataParallel(_Shared):
+    """Σ_r w_r A_r over the ranks r of a job: the operator of all data, of which each rank has that of its share.
+
+    For curvature operators w_r is the part of the weight of all data that is in the share of r (1 for a summed loss),
+    so that the sum is that of the whole data set, however the shares are cut; ``loss()`` and ``gradient()`` are too.
+    For other operators w_r is 1. Blocks are plain, and the same on all ranks.
+
+    Args:
+        A: the operator of this rank's share, see `share_of`, at the same point on all ranks.
+        mesh: the ranks, along one axis of a mesh.
+
+    Raises:
+        ValueError: operators of different shapes or points; a mesh of more axes.
+        TypeError: no operator, or one on another kind of device.
+
+    Cost: one product of A, on all ranks at once, and the sum of a block over them, an all-reduce.
+    """
+
+    def __init__(self, A: LinearOperator, mesh: DeviceMesh) -> None:
+        super().__init__(A, mesh)
+        self.weight = 1.0
+        if isinstance(A, CurvatureOperator) and A._risk.loss.reduction == "mean":
+            own = torch.tensor([A._risk.total_weight], dtype=torch.float64)
+            self.weight = float(own / summed(own, mesh))
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self._total(self.A._matmat(X))
+
+    def _rmatmat(self, X: Tensor) -> Tensor:
+        return self._total(self.A._rmatmat(X))
+
+    def loss(self) -> float:
+        """The loss over the whole data set. Cost: the sum of a number over the ranks."""
+        return float(self._total(torch.tensor([super().loss()], dtype=torch.float64)))
+
+    def gradient(self) -> Tensor:
+        """Its gradient, (n,). Cost: one backward pass over each share."""
+        return self._total(super().gradient())
+
+    def _total(self, part: Tensor) -> Tensor:
+        weighted = part if self.weight == 1.0 else self.weight * part
+        return summed(weighted.mT, self.ranks).mT if part.ndim == 2 else summed(weighted, self.ranks)
+
+
+class ColumnParallel(_Shared):
+    """A itself, with the columns of a block shared out among the ranks of a job, and gathered on all.
+
+    Blocks are plain, and the same on all ranks: every rank holds the whole basis of a solver, and computes the same
+    with it. Of fewer columns than ranks some ranks have none to multiply.
+
+    Args:
+        A: an operator, the same on all ranks.
+        mesh: the ranks, along one axis of a mesh.
+
+    Raises:
+        ValueError: operators of different shapes or points; a mesh of more axes.
+        TypeError: no operator, or one on another kind of device.
+
+    Cost: one product of A with a p-th part of the columns, on all p ranks at once, and their gathering.
+    """
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self._shared_out(self.A._matmat, X)
+
+    def _rmatmat(self, X: Tensor) -> Tensor:
+        return self._shared_out(self.A._rmatmat, X)
+
+    def _shared_out(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+        return all_columns(product(own_columns(X, self.ranks)), X.shape[1], self.ranks)
+
+
+class RowSharded(ColumnParallel):
+    """A itself, with the rows of blocks spread over the ranks of a job: each of p holds an n/p-th of every vector.
+
+    A product exchanges rows for columns, multiplies those of this rank, whole, and exchanges back. Blocks are DTensors
+    sharded along dimension 0, or plain tensors that are the same on all ranks; products are DTensors. A solver keeps
+    its basis so, sums Gram matrices over the ranks, and gives eigenvectors that `whole` gathers.
+
+    Share out data first, then rows: ``RowSharded(DataParallel(A, mesh["data"]), mesh["rows"])``. It is not made part of
+    a larger operator: what is to be scaled or added goes into A.
+
+    Args:
+        A: an operator, the same on all ranks.
+        mesh: the ranks, along one axis of a mesh.
+
+    Raises:
+        ValueError: operators of different shapes or points; a mesh of more axes.
+        TypeError: no operator, or one on another kind of device.
+
+    Cost: one product of A with a p-th part of the columns, on all p ranks at once; 2 n b / p numbers sent and received
+    by each, for b columns.
+    """
+
+    def __init__(self, A: LinearOperator, mesh: DeviceMesh) -> None:
+        super().__init__(A, mesh)
+        self.row_mesh = mesh
+
+    def _shared_out(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+        return rows_of_columns(product(own_columns(X, self.ranks)), X.shape[1], self.ranks)

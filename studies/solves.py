@@ -1,0 +1,98 @@
+"""All that is solved for at a step of a study, on every rank of a job alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import nn
+
+from ..linops import GGN, Hessian
+from ..linops.distributed import DataParallel, share_of
+from ..solvers import DenseEigh, EigenDecomposition
+from .comparisons import COMPARED_K, layer_eigenpairs
+from .findings import SPLIT_NAMES
+from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
+from .problem import Operator, Problem, ProblemData
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+@attrs.frozen(kw_only=True)
+class StepSolves:
+    """What was found at a step.
+
+    Attributes:
+        H: the Hessian.
+        loss: at the point.
+        eig: its leading eigenpairs.
+        exact: those of the dense matrix, if they were asked for.
+        others: those of other operators by name, if they were asked for.
+        layers: those of single tensors by name, likewise.
+    """
+
+    H: Hessian | DataParallel
+    loss: float
+    eig: EigenDecomposition
+    exact: EigenDecomposition | None
+    others: dict[str, EigenDecomposition]
+    layers: dict[str, EigenDecomposition]
+
+
+@attrs.frozen
+class StepSolver:
+    """Solves for what the options of a study ask for, at any of its steps.
+
+    Attributes:
+        problem: of the study.
+        options: what to solve for.
+        data: of the problem.
+        mesh: the ranks that share out the data of every operator; None for this process alone.
+    """
+
+    problem: Problem
+    options: StudyOptions
+    data: ProblemData
+    mesh: DeviceMesh | None = None
+
+    def solve(self, model: nn.Module, split: str, progress: bool) -> StepSolves:
+        """All of it, for the network at a step and the data of a split.
+
+        Raises:
+            RuntimeError: a solver that found fewer than k pairs.
+        """
+        options = self.options
+        H = self.operator(Hessian, model, split)
+        eig = SOLVERS[options.solver](options.k, options.seed).solve(H, progress=progress)
+        if len(eig.eigenvalues) < options.k:
+            raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
+        return StepSolves(
+            H=H,
+            loss=H.loss(),
+            eig=eig,
+            exact=DenseEigh(k=options.k).solve(H) if options.exact else None,
+            others=self._others(model, split, progress) if options.compare else {},
+            layers=layer_eigenpairs(H, options.seed, progress) if options.compare else {},
+        )
+
+    def operator(self, kind: type[Operator], model: nn.Module, split: str) -> Operator | DataParallel:
+        """The Hessian or GGN on the data of a split, of which each rank has a share."""
+        samples, targets = self.data.hessian[split]
+        batch = (samples if isinstance(samples, torch.Tensor) else samples[torch.arange(len(targets))], targets)
+        dtype = DTYPES[self.options.dtype]
+        if self.mesh is None:
+            return self.problem.operator(kind, model, batch, dtype)
+        return DataParallel(self.problem.operator(kind, model, share_of(batch, self.mesh), dtype), self.mesh)
+
+    def _others(self, model: nn.Module, split: str, progress: bool) -> dict[str, EigenDecomposition]:
+        """The leading eigenpairs of the GGN, and of the Hessian on the other data."""
+        solver = SOLVERS[self.options.solver](min(COMPARED_K, self.options.k), self.options.seed)
+        (other,) = set(SPLITS["both"]) - {split}
+        return {
+            "GGN": solver.solve(self.operator(GGN, model, split), progress=progress),
+            f"Hessian on {SPLIT_NAMES[other]} data": solver.solve(
+                self.operator(Hessian, model, other), progress=progress
+            ),
+        }

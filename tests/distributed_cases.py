@@ -1,0 +1,194 @@
+"""One rank of a job: solves the problems of the tests in several ways, and writes what it found."""
+
+import os
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import eigenspan as es
+from eigenspan.linops.distributed import ColumnParallel, DataParallel, RowSharded, job, share_of, whole
+from eigenspan.linops.sharding import agreed
+from eigenspan.solvers.tridiagonalisation import KrylovSpace
+from eigenspan.solvers.watched import Watched
+
+SYMMETRIC = es.Structure.SYMMETRIC
+SOLVERS = {
+    "lanczos": es.BlockLanczos(k=6, block_size=3, tol=1e-10),
+    "restarted": es.BlockLanczos(k=6, block_size=3, tol=1e-10, max_basis=30),
+    "sketched": es.SketchedEigh(outer=20, k=6, block_size=7),
+    "gaussian": es.SketchedEigh(outer=20, k=6, test_matrix="gaussian", basis="first"),
+    "two-pass": es.SketchedEigh(outer=20, k=6, two_pass=True),
+    "dense": es.DenseEigh(k=6),
+    "iteration": es.SubspaceIteration(k=6, tol=1e-4),
+    "smallest": es.SubspaceIteration(k=3, which="SA", passes=4),
+}
+SVD_SOLVERS = [es.BlockGolubKahan(k=4, tol=1e-10), es.SketchedSVD(outer=19, k=4)]
+
+
+def rectangle():
+    """A matrix of more rows than columns, which two ranks do not divide."""
+    return torch.randn(37, 23, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def network():
+    """A small classifier in float64 of 127 parameters, a number that neither two ranks divide nor four."""
+    torch.manual_seed(1)
+    first = [nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh()]
+    return nn.Sequential(*first, nn.Linear(5, 2), nn.Tanh(), nn.Linear(2, 3, bias=False)).double()
+
+
+def batches():
+    """Uneven batches whose classes weigh differently, so that no average of averages is right."""
+    generator = torch.Generator().manual_seed(2)
+    sizes = (13, 4, 9, 1, 6)
+    return [
+        (
+            torch.randn(size, 7, generator=generator, dtype=torch.float64),
+            torch.randint(0, 3, (size,), generator=generator),
+        )
+        for size in sizes
+    ]
+
+
+def hessian(data):
+    """The Hessian of the network over data, by a plan that takes no trial."""
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64))
+    return es.Hessian(network(), loss, data, engine="retained", micro_batch_size=16, chunk_size=1)
+
+
+def one_batch():
+    """All samples in one batch."""
+    return tuple(torch.cat(parts) for parts in zip(*batches(), strict=True))
+
+
+def solved(A, names=SOLVERS):
+    """What the solvers find of A, plain."""
+    found = {}
+    for name in names:
+        eig = SOLVERS[name].solve(A)
+        found[name] = {
+            "values": eig.eigenvalues,
+            "vectors": whole(eig.eigenvectors),
+            "residuals": eig.residual_norms,
+            "products": eig.report.products,
+        }
+    return found
+
+
+def dense(H):
+    """The matrix of H, whose products take no time."""
+    return es.Dense(H.to_dense(), SYMMETRIC)
+
+
+def comparison(mesh):
+    """Row-, column- and data-sharded solves, products and losses."""
+    H = hessian(batches())
+    A = dense(H)
+    data = DataParallel(hessian(share_of(batches(), mesh)), mesh)
+    samples = DataParallel(hessian(share_of(one_batch(), mesh)), mesh)
+    rows, columns = RowSharded(H, mesh), ColumnParallel(H, mesh)
+    X = torch.eye(len(A.matrix), dtype=torch.float64)[:, :5]
+    started = es.BlockLanczos(k=6, tol=1e-10).solve(RowSharded(A, mesh), start=A.matrix[:, :4])
+    return {
+        "rows": solved(RowSharded(A, mesh)),
+        "columns": solved(ColumnParallel(A, mesh)),
+        "data": solved(data, ["lanczos", "sketched", "iteration"]),
+        "loss": data.loss(),
+        "gradient": data.gradient(),
+        "dense": [B.to_dense() for B in (rows, columns, data, samples)],
+        "block": whole(rows @ X),
+        "vector": whole(rows @ X[:, 0]),
+        "started": started.eigenvalues,
+        "singular": [solver.solve(RowSharded(es.Dense(rectangle()), mesh)).singular_values for solver in SVD_SOLVERS],
+        "refused": refusals(mesh),
+    }
+
+
+def refusals(mesh):
+    """What each rank says of ranks that do not go together."""
+    rank = mesh.get_local_rank()
+    own = es.Dense(torch.eye(4 + rank, dtype=torch.float64))
+    moved = network()
+    with torch.no_grad():
+        moved[0].bias[0] += rank
+    elsewhere = es.Hessian(moved, nn.CrossEntropyLoss(), one_batch(), engine="retained")
+    nothing = es.Function(lambda X: X * float("nan") if rank == 1 else X, (9, 9), torch.float64, structure=SYMMETRIC)
+    attempts = [
+        lambda: RowSharded(own, mesh),
+        lambda: DataParallel(elsewhere, mesh),
+        lambda: share_of([one_batch()], mesh),
+        lambda: agreed(torch.ones(2) * rank, mesh),
+        lambda: es.BlockLanczos(k=2, check_symmetry=False).solve(RowSharded(nothing, mesh)),
+    ]
+    return [message_of(attempt) for attempt in attempts]
+
+
+def message_of(attempt):
+    """What it raises; empty if nothing."""
+    try:
+        attempt()
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return ""
+
+
+def quarters(mesh):
+    """How many numbers this rank's basis holds, and what a mesh of data and rows gives."""
+    n = 4096
+    decay = torch.linspace(1, 0, n, dtype=torch.float64) ** 3
+    A = RowSharded(es.Diagonal(decay), mesh)
+    space = KrylovSpace(Watched(A, tqdm(disable=True)), 8, 0, 1e-9)
+    space.extend(8)
+    for _ in range(6):
+        space.multiply(8)
+    held = sum(store.untyped_storage().nbytes() for store in space.basis._stores)
+    capacity = sum(store.shape[1] for store in space.basis._stores)
+    return {"bytes": held, "whole": 8 * n * capacity, "rows": solved(RowSharded(dense(hessian(batches())), mesh))}
+
+
+def both(mesh):
+    """Data shared out along one axis of a mesh, rows along the other."""
+    A = RowSharded(DataParallel(hessian(share_of(batches(), mesh["data"])), mesh["data"]), mesh["rows"])
+    return solved(A, ["lanczos", "sketched"])
+
+
+def dying(mesh):
+    """The last rank dies in the middle of a solve."""
+    A = torch.diag(torch.linspace(1, 2, 300, dtype=torch.float64))
+
+    def product(X):
+        product.calls += 1
+        if product.calls == 4 and mesh.get_local_rank() == mesh.size() - 1:
+            os._exit(17)
+        return A @ X
+
+    product.calls = 0
+    es.BlockLanczos(k=6, block_size=2).solve(
+        RowSharded(es.Function(product, (300, 300), A.dtype, structure=SYMMETRIC), mesh)
+    )
+
+
+def late(mesh):
+    """The last rank never comes to the product."""
+    if mesh.get_local_rank() == mesh.size() - 1:
+        time.sleep(60)  # beyond the time-out of the others
+        os._exit(3)
+    RowSharded(es.Identity(9, torch.float64), mesh).to_dense()
+
+
+def main(case, folder, environment):
+    """One rank, whose output and errors go to a file."""
+    os.environ |= environment
+    with open(Path(folder) / f"{os.environ['RANK']}.log", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    axes = {"data": 2, "rows": 2} if case == "both" else {}
+    with job(timeout=float(os.environ["RANK_TIMEOUT"]), **axes) as mesh:
+        found = globals()[case](mesh)
+        torch.save(found, Path(folder) / f"{case}-{torch.distributed.get_rank()}.pt")
