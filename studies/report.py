@@ -218,7 +218,7 @@ def _setting(results: dict[str, Any]) -> str:
         **{name.replace("_", " "): _plain(value) for name, value in results["options"].items()},
         "solver in full": f"{report['solver']['class']}({solver})",
         "parameters": f"{sum(results['parameters']['sizes']):,} in {len(results['parameters']['sizes'])} tensors",
-        "data": results["description"],
+        "data in words": results["description"],
         "data from": results.get("attribution") or "-",
         "peak memory": "-" if memory is None else f"{memory / 2**30:.2f} GiB, of the whole process",
         **results["environment"],

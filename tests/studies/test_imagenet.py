@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from eigenspan.studies import cli, images, problems, report
 from eigenspan.studies.imagenet import IMAGENET_RESNET18
-from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.problem import DataRequest, HessianPlan
+from eigenspan.studies.solves import StepSolver
 from eigenspan.studies.training import train
 
 FAKE = {"source": "fake", "hessian_samples": 5, "image_size": 32, "training": False}
@@ -193,13 +193,13 @@ def test_a_changed_running_statistic_is_refused_with_both_losses(study):
 
 
 def test_a_hessian_of_another_loss_than_the_checkpoint_is_refused(study, monkeypatch):
-    hessian = OverlapStudy._hessian
+    operator = StepSolver.operator
 
-    def changed(self, model, split):
+    def changed(self, kind, model, split):
         model[1].running_var *= 4
-        return hessian(self, model, split)
+        return operator(self, kind, model, split)
 
-    monkeypatch.setattr(OverlapStudy, "_hessian", changed)
+    monkeypatch.setattr(StepSolver, "operator", changed)
     result = study("--data", "fake", "--image-size", 32, "--steps", 0)
     assert result.exit_code == 1
     assert re.search(r"losses \{'test': [\d.]+\}, but had \{'test': [\d.]+\}", result.output)

@@ -14,7 +14,7 @@ from study_cases import SMALL, options, run, small_data, small_model
 from torch import nn
 
 import eigenspan as es
-from eigenspan.studies import overlap_study
+from eigenspan.studies import overlap_study, solves
 from eigenspan.studies.files import LOCK
 from eigenspan.studies.overlap_study import OverlapStudy
 
@@ -85,7 +85,7 @@ def test_the_error_of_the_overlap_holds_the_exact_one(tmp_path):
 
 def test_residuals_that_were_not_measured_bound_no_error(tmp_path, monkeypatch):
     solvers = {"sketched": lambda k, seed: es.SketchedEigh(outer=k, measure_residuals=False, seed=seed)}
-    monkeypatch.setattr(overlap_study, "SOLVERS", solvers)
+    monkeypatch.setattr(solves, "SOLVERS", solvers)
     (record,) = run(tmp_path, steps=0, solver="sketched")["records"]
     assert record["overlap_error"] == {"low": [None] * 6, "high": [None] * 6}
 
@@ -125,7 +125,7 @@ def test_every_solver(tmp_path, solver, device):
     assert min(record["exact"]["subspace_overlap"]) >= least
 
 
-@pytest.mark.parametrize("solver", options.SOLVERS)
+@pytest.mark.parametrize("solver", solves.SOLVERS)
 def test_every_solver_finds_every_eigenpair(tmp_path, solver, device):
     """With k = n the subspace is the whole space, and each overlap at k = n is 1."""
     (record,) = run(tmp_path, solver=solver, steps=0, exact=True, k=27, device=device)["records"]
@@ -139,7 +139,7 @@ def test_every_solver_finds_every_eigenpair(tmp_path, solver, device):
 @pytest.mark.filterwarnings("ignore::eigenspan.solvers.ConvergenceWarning")
 def test_a_solver_that_finds_fewer_pairs_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
     solvers = {"arpack": lambda k, seed: es.Arpack(k=k, seed=seed, ncv=k + 1, maxiter=1)}
-    monkeypatch.setattr(overlap_study, "SOLVERS", solvers)
+    monkeypatch.setattr(solves, "SOLVERS", solvers)
     with pytest.raises(RuntimeError, match=r"EigenDecomposition \d of 27 .*not converged .*raise maxiter"):
         run(tmp_path, solver="arpack")
     assert not list((tmp_path / "records").iterdir())

@@ -22,6 +22,7 @@ NAMES = [
     "overlap-by-k",
     "energy-by-layer",
     "through-training",
+    "beside-others",
     "spectrum",
     "residuals",
     "exact",

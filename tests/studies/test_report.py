@@ -104,7 +104,7 @@ def test_it_loads_nothing_and_runs_nothing(source):
 def test_the_figures_are_inside_with_captions_and_words(source, folder):
     page = Page(source)
     images = page.attributes("img")
-    assert len(images) == source.count("<figcaption>") == 15
+    assert len(images) == source.count("<figcaption>") == 17
     drawings = {path.read_bytes() for path in (folder / "figures").glob("*.svg")}
     for image in images:
         assert re.search(r"\d", image["alt"])
