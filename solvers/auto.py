@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 import attrs
@@ -15,6 +16,7 @@ from .golub_kahan import BlockGolubKahan
 from .gram import GramEigh
 from .krylov import BlockKrylov
 from .lanczos import BlockLanczos
+from .report import solver_from_dict, solver_to_dict
 from .results import EigenDecomposition, SingularValueDecomposition
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SVDSolver
@@ -161,16 +163,22 @@ class Auto(EigenSolver):
     uses_start = True
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        solver = choose(
-            A.A,
-            self.k,
-            which=self.which,
-            tol=self.tol,
-            seed=self.seed,
-            start=start is not None,
-            max_products=self.max_products,
-            memory_budget=self.memory_budget,
-        )
+        def choice() -> dict[str, Any]:
+            solver = choose(
+                A.A,
+                self.k,
+                which=self.which,
+                tol=self.tol,
+                seed=self.seed,
+                start=start is not None,
+                max_products=self.max_products,
+                memory_budget=self.memory_budget,
+            )
+            return solver_to_dict(solver)
+
+        # Free memory, on which the choice may depend, is another when a solve goes on.
+        solver = solver_from_dict(A.decided("solver", choice))
+        assert isinstance(solver, EigenSolver)
         solver._require_suitable(A.A)
         pairs = solver._solve(A, start)
         return attrs.evolve(pairs, notes=(f"Chosen: {solver!r}.", *pairs.notes))
@@ -188,6 +196,7 @@ def eigsh(
     check_symmetry: bool = True,
     memory_budget: int | None = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> EigenDecomposition:
     """The k leading eigenpairs of a symmetric A, by the solver that `choose` names.
 
@@ -202,6 +211,8 @@ def eigsh(
         check_symmetry: whether to test by two products that A is as symmetric as it says.
         memory_budget: bytes; by default a quarter of what is free.
         progress: whether to show a bar that counts products.
+        checkpoint: a folder to go on from, see `EigenSolver.solve`; give ``memory_budget`` with it, lest another
+            solver be chosen when less memory is free.
 
     Raises:
         TypeError, ValueError: see `EigenSolver.solve`.
@@ -219,7 +230,7 @@ def eigsh(
         check_symmetry=check_symmetry,
         memory_budget=memory_budget,
     )
-    return solver.solve(A, start=start, progress=progress)
+    return solver.solve(A, start=start, progress=progress, checkpoint=checkpoint)
 
 
 def svds(
@@ -233,6 +244,7 @@ def svds(
     check_adjoint: bool = True,
     memory_budget: int | None = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> SingularValueDecomposition:
     """The k largest singular values of A and their vectors, by the solver that `choose_svd` names.
 
@@ -246,6 +258,8 @@ def svds(
         check_adjoint: whether to test by two products that the transpose is that of A.
         memory_budget: bytes; by default a quarter of what is free.
         progress: whether to show a bar that counts products.
+        checkpoint: a folder to go on from, see `SVDSolver.solve`; give ``memory_budget`` with it, lest another
+            solver be chosen when less memory is free.
 
     Raises:
         TypeError, ValueError: see `SVDSolver.solve`.
@@ -262,7 +276,7 @@ def svds(
         check_adjoint=check_adjoint,
         memory_budget=memory_budget,
     )
-    return solver.solve(A, start=start, progress=progress)
+    return solver.solve(A, start=start, progress=progress, checkpoint=checkpoint)
 
 
 def _rows_of_factor(A: LinearOperator) -> int | None:

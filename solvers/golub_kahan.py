@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 from torch import Tensor
 
+from ..linops import LinearOperator
 from .bidiagonalisation import KrylovSpaces, RitzTriplets
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
@@ -112,6 +113,9 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
     def most_vectors(self) -> int:
         """How many vectors of each side it may come to keep where nothing limits the basis: one for two products."""
         return max(500, 10 * self.k) if self.max_products is None else -(-self.max_products // 2)
+
+    def _most(self, A: LinearOperator) -> int | None:
+        return self._budget + 2 * self.check_adjoint
 
     @property
     def _budget(self) -> int:

@@ -6,6 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..linops import LinearOperator
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
 from .solver import EigenPairs, EigenSolver
@@ -162,7 +163,10 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         """How many vectors it may come to keep where nothing limits the basis: as many as products."""
         return max(500, 10 * self.k) if self.max_products is None else self.max_products
 
-    def _budget(self, A: Watched) -> int:
+    def _most(self, A: LinearOperator) -> int | None:
+        return self._budget(A) + 2 * self.check_symmetry
+
+    def _budget(self, A: LinearOperator) -> int:
         if self.max_basis is None:
             return min(self.most_vectors, A.shape[0])
         return 10 * self.most_vectors if self.max_products is None else self.max_products

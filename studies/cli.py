@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import importlib
 import sys
 import warnings
@@ -17,9 +16,10 @@ from rich.table import Table
 from tqdm import tqdm
 
 from .. import __version__
-from ..solvers import BlockStore, ConvergenceWarning, decompose_folder, measure_columns
+from ..solvers import ConvergenceWarning, decompose_folder, measure_columns
 from .overlap_study import DTYPES, SOLVERS, SPLITS, OverlapStudy, StudyOptions
 from .problems import PROBLEMS, find_problem
+from .progress import progress_line
 from .report import write_report
 from .tables import HEADINGS, cells, residual, table_rows, text
 
@@ -106,9 +106,27 @@ def study(
         )
         directory = Path("runs") / name if out is None else out
         run = OverlapStudy(problem, options, directory)
+    _run(run, traceback)
+
+
+@app.command()
+def resume(context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
+    """Go on with the study of a folder, with the options that it was begun with.
+
+    A solve goes on when the same call is made again, with the same checkpoint; a sketch by `eigenspan measure`.
+    """
+    traceback = context.find_root().params["traceback"]
+    with _plain_errors(2, traceback):
+        run = OverlapStudy.open(folder)
+    _run(run, traceback)
+
+
+def _run(run: OverlapStudy, traceback: bool) -> None:
+    """Do what is left of a study, and write its report."""
+    directory, table_k = run.directory, run.problem.table_k
     kept = f"; what is done is kept in {directory}"
     with _plain_errors(1, traceback, kept), _warnings_between_bars():
-        results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, problem.table_k))
+        results = run.run(progress=sys.stderr.isatty(), on_record=lambda record: _print_record(record, table_k))
         report = write_report(results, directory)
     typer.echo(f"Report: {report}")
 
@@ -140,14 +158,16 @@ def measure(
         measured = measure_columns(
             solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=sys.stderr.isatty()
         )
-    typer.echo(f"{measured} columns measured here. {_progress(folder)}")
+    typer.echo(f"{measured} columns measured here. {progress_line(folder)}")
 
 
 @app.command()
-def status(context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks.")]) -> None:
-    """Say how much is done and left in a folder of blocks, and how long it may take."""
+def status(
+    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks, or checkpoint.")]
+) -> None:
+    """Say how much is done and left of a sketch or a solve in a folder, and how long it may take."""
     with _plain_errors(1, context.find_root().params["traceback"]):
-        typer.echo(_progress(folder))
+        typer.echo(progress_line(folder))
 
 
 @app.command()
@@ -185,19 +205,6 @@ def _columns(text: str) -> range:
     if not start.isdecimal() or not stop.isdecimal():
         raise ValueError(f"--columns is START:STOP, such as 0:128, got {text!r}")
     return range(int(start), int(stop))
-
-
-def _progress(folder: Path) -> str:
-    """How far the blocks in a folder have come, in a line."""
-    progress = BlockStore.open(folder).progress()
-    if progress.total is None:
-        return f"{progress.done} columns done, of matrices that grow; {progress.at_work} blocks at work."
-    left = progress.total - progress.done
-    line = f"{progress.done} of {progress.total} columns done, {left} left; {progress.at_work} blocks at work"
-    if left == 0 or progress.seconds_left is None:
-        return f"{line}."
-    expected = datetime.timedelta(seconds=round(progress.seconds_left))
-    return f"{line}, expected to take {expected} with {max(1, progress.at_work)}."
 
 
 def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenDecomposition, Eigen
 from .comparisons import COMPARED_K, comparison, layer_eigenpairs
 from .files import LOCK, locked
 from .findings import SPLIT_NAMES
-from .problems import Problem
+from .problems import Problem, find_problem
 from .records import FORMAT, record_of
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
@@ -95,9 +96,9 @@ class OverlapStudy:
     """Trains a network, and at steps along the way compares its largest weights with its top Hessian eigenspace.
 
     A folder holds the study: ``study.json`` says what it is of, ``checkpoints/`` the training, ``eigenspaces/`` and
-    ``records/`` one file a step and split, ``tracking/`` how the steps compare, ``results.json`` all numbers. Each file
-    appears whole or not at all, so that a run that was interrupted goes on where it stopped and loses at most the
-    record it was at; a run that was finished does nothing.
+    ``records/`` one file a step and split, ``tracking/`` how the steps compare, ``results.json`` all numbers, and
+    ``unfinished/`` the products of the record that it is at. Each file appears whole or not at all, so that a run that
+    was interrupted goes on where it stopped, and a solve from its last product; a run that was finished does nothing.
 
     Args:
         problem: the network, its data and its training.
@@ -124,6 +125,28 @@ class OverlapStudy:
         self.data = problem.load(None if root is None else Path(root))
         with self._claimed():
             pass  # a folder that is closed or of another study shows before any work
+
+    @classmethod
+    def open(cls, directory: Path | str) -> OverlapStudy:
+        """The study that a folder was begun with.
+
+        Raises:
+            FileNotFoundError: the folder holds none.
+            ValueError: its description is damaged, or of a study that is not known here.
+        """
+        path = Path(directory) / "study.json"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{directory} holds no study, as there is no {path.name}: a study is resumed from its own folder; a "
+                "solve with a checkpoint, or workers on a sketch, go on when the same call or command is run again"
+            )
+        entries = read_json(path, "run the study again by its name and options, in another folder")
+        try:
+            problem = find_problem(entries["study"])
+            options = StudyOptions(**{field.name: entries[field.name] for field in attrs.fields(StudyOptions)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} describes no study that is known here ({error!r})") from error
+        return cls(problem, options, directory)
 
     def run(
         self, *, progress: bool = False, on_record: Callable[[dict[str, Any]], None] = lambda record: None
@@ -208,6 +231,7 @@ class OverlapStudy:
         model = checkpoint.restore(self.problem, self.data, device=self.options.device)
         record = {"step": checkpoint.step, "split": split, **self._measure(model, checkpoint.step, split, progress)}
         write_json({"of": self._identity(), **record}, path)
+        shutil.rmtree(self._unfinished(checkpoint.step, split), ignore_errors=True)
         return record
 
     def _records(self) -> Iterator[dict[str, Any]]:
@@ -235,6 +259,10 @@ class OverlapStudy:
     def _eigenspace(self, step: int, split: str) -> Path:
         """The file of the eigenpairs at a step."""
         return self.directory / "eigenspaces" / f"{step:08d}-{split}.npz"
+
+    def _unfinished(self, step: int, split: str) -> Path:
+        """The folder of the products of a record that is not there yet."""
+        return self.directory / "unfinished" / f"{step:08d}-{split}"
 
     def _layers(self, step: int, split: str) -> Path:
         """The folder of the eigenpairs of single tensors at a step."""
@@ -302,7 +330,7 @@ class OverlapStudy:
             self._operator(Hessian, model, split),
             SOLVERS[self.options.solver](self.options.k, self.options.seed),
         )
-        eig = solver.solve(H, progress=progress)
+        eig = solver.solve(H, progress=progress, checkpoint=self._unfinished(step, split) / "hessian")
         if len(eig.eigenvalues) < self.options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         eig.save(self._eigenspace(step, split))
@@ -327,11 +355,14 @@ class OverlapStudy:
         """Overlaps with the eigenspaces of the GGN, and of the Hessian on the other data."""
         solver = SOLVERS[self.options.solver](min(COMPARED_K, self.options.k), self.options.seed)
         (other,) = set(SPLITS["both"]) - {split}
+        unfinished = self._unfinished(step, split)
         others = {
-            "GGN": solver.solve(self._operator(GGN, model, split), progress=progress),
+            "GGN": solver.solve(self._operator(GGN, model, split), progress=progress, checkpoint=unfinished / "ggn"),
             f"Hessian on {SPLIT_NAMES[other]} data": self._recorded_eigenpairs(step, other)
             if self._path(step, other).exists()
-            else solver.solve(self._operator(Hessian, model, other), progress=progress),
+            else solver.solve(
+                self._operator(Hessian, model, other), progress=progress, checkpoint=unfinished / f"hessian-{other}"
+            ),
         }
         return comparison(eig, others)
 

@@ -70,7 +70,7 @@ def test_layers_are_those_of_diagonal_blocks(study):
 
 
 def test_layers_of_steps_are_compared_and_drawn(study):
-    directory, results = study
+    _, results = study
     for split in ("train", "test"):
         matrices = layer_matrices(results, split)
         assert len(matrices) == len(results["parameters"]["names"])

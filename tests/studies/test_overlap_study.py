@@ -258,7 +258,7 @@ def test_steps_are_compared_with_one_another(tmp_path):
 
 def test_a_missing_eigenspace_says_what_to_do(tmp_path):
     run(tmp_path)
-    sorted((tmp_path / "eigenspaces").iterdir())[1].unlink()
+    (tmp_path / "eigenspaces" / "00000002-train.npz").unlink()
     (tmp_path / "tracking" / "train.json").unlink()
     with pytest.raises(ValueError, match=r"is missing: remove .*00000002-train.json, and both are made anew"):
         run(tmp_path)
@@ -391,3 +391,33 @@ def test_parameters_that_are_not_trained_have_no_part(tmp_path):
     assert len(results["records"][0]["mask_counts"]) == 2
     with pytest.raises(ValueError, match="trainable parameters, 12; got 13"):
         OverlapStudy(problem, options(k=13), tmp_path / "thirteen")
+
+
+def test_a_solve_within_a_record_goes_on_from_its_products(tmp_path, monkeypatch):
+    """Interrupted in the second solve with a Hessian of the first record; no product is made again."""
+    whole = run(tmp_path / "whole", steps=0)
+    products, stop = [], True
+    matmat = es.Hessian._matmat
+
+    def counted(self, X):
+        if stop and len(products) == 9:
+            raise KeyboardInterrupt
+        result = matmat(self, X)
+        products.append(X.shape[1])
+        return result
+
+    monkeypatch.setattr(es.Hessian, "_matmat", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "found", steps=0)
+    unfinished = tmp_path / "found" / "unfinished" / "00000000-train"
+    done = [es.BlockStore.open(folder).progress().done for folder in unfinished.glob("hessian*")]
+    assert len(done) == 2
+    assert sum(done) == sum(products)
+    stop = False
+    found, measured = run(tmp_path / "found", steps=0), sum(products)
+    products.clear()
+    run(tmp_path / "third", steps=0)
+    assert measured == sum(products)
+    assert not unfinished.exists()
+    for record, expected in zip(found["records"], whole["records"], strict=True):
+        assert {**record, "report": None} == {**expected, "report": None}
