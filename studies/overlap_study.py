@@ -132,7 +132,9 @@ class OverlapStudy:
 
         Raises:
             FileNotFoundError: the folder holds none.
-            ValueError: its description is damaged, or of a study that is not known here.
+            ValueError: its description is damaged, or of a study or version that is not known here.
+
+        Cost: to load the data.
         """
         path = Path(directory) / "study.json"
         if not path.exists():
@@ -345,7 +347,8 @@ class OverlapStudy:
             record |= {"comparison": self._comparison(model, step, split, eig, progress)}
             folder = self._layers(step, split)
             folder.mkdir(exist_ok=True)
-            for name, layer in layer_eigenpairs(H, self.options.seed, progress).items():
+            unfinished = self._unfinished(step, split) / "layers"
+            for name, layer in layer_eigenpairs(H, self.options.seed, progress, unfinished).items():
                 layer.save(folder / f"{name}.npz")
         return record
 
