@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 import attrs
@@ -15,6 +16,7 @@ from .golub_kahan import BlockGolubKahan
 from .gram import GramEigh
 from .krylov import BlockKrylov
 from .lanczos import BlockLanczos
+from .report import solver_from_dict, solver_to_dict
 from .results import EigenDecomposition, SingularValueDecomposition
 from .solver import EigenPairs, EigenSolver, Which
 from .svd_solver import SVDSolver
@@ -174,7 +176,10 @@ class Auto(EigenSolver):
     uses_start = True
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        solver, _ = self._choice(A.A, start is not None, None)
+        # Free memory, on which the choice may depend, is another when a solve goes on.
+        chosen = A.decided("solver", lambda: solver_to_dict(self._choice(A.A, start is not None, None)[0]))
+        solver = solver_from_dict(chosen)
+        assert isinstance(solver, EigenSolver)
         solver._require_suitable(A.A)
         pairs = solver._solve(A, start)
         return attrs.evolve(pairs, notes=(f"Chosen: {solver!r}.", *pairs.notes))
@@ -202,6 +207,7 @@ def eigsh(
     check_symmetry: bool = True,
     memory_budget: int | None = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> EigenDecomposition:
     """The k leading eigenpairs of a symmetric A, by the solver that `choose` names.
 
@@ -216,6 +222,8 @@ def eigsh(
         check_symmetry: whether to test by two products that A is as symmetric as it says.
         memory_budget: bytes; by default a quarter of what is free.
         progress: whether to show a bar that counts products.
+        checkpoint: a folder to go on from, see `EigenSolver.solve`; give ``memory_budget`` with it, lest another
+            solver be chosen when less memory is free.
 
     Raises:
         TypeError, ValueError: see `EigenSolver.solve`.
@@ -233,7 +241,7 @@ def eigsh(
         check_symmetry=check_symmetry,
         memory_budget=memory_budget,
     )
-    return solver.solve(A, start=start, progress=progress)
+    return solver.solve(A, start=start, progress=progress, checkpoint=checkpoint)
 
 
 def svds(
@@ -247,6 +255,7 @@ def svds(
     check_adjoint: bool = True,
     memory_budget: int | None = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> SingularValueDecomposition:
     """The k largest singular values of A and their vectors, by the solver that `choose_svd` names.
 
@@ -260,6 +269,8 @@ def svds(
         check_adjoint: whether to test by two products that the transpose is that of A.
         memory_budget: bytes; by default a quarter of what is free.
         progress: whether to show a bar that counts products.
+        checkpoint: a folder to go on from, see `SVDSolver.solve`; give ``memory_budget`` with it, lest another
+            solver be chosen when less memory is free.
 
     Raises:
         TypeError, ValueError: see `SVDSolver.solve`.
@@ -276,7 +287,7 @@ def svds(
         check_adjoint=check_adjoint,
         memory_budget=memory_budget,
     )
-    return solver.solve(A, start=start, progress=progress)
+    return solver.solve(A, start=start, progress=progress, checkpoint=checkpoint)
 
 
 def _rows_of_factor(A: LinearOperator) -> int | None:

@@ -23,6 +23,8 @@ from .manifest import MANIFEST, Manifest, StoredMatrix, sealed, unsealed
 _log = logging.getLogger(__name__)
 
 _SPAN = re.compile(r"\.(\d+)-(\d+)\.safetensors")
+_CLAIM = re.compile(r"\.\d+-\d+\.claim$")
+_WHOLE = "folder.claim"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _Self = TypeVar("_Self", bound="BlockStore")
 
@@ -132,11 +134,13 @@ class BlockStore:
     def _begin(self, folder: Path, manifest: Manifest, lapse: float) -> None:
         self.folder, self.identity, self.matrices = folder, manifest.identity, manifest.matrices
         self._digest, self._lapse = manifest.digest, lapse
-        self._known: dict[str, tuple[tuple[int, int, int], float | None]] = {}  # what was found in which files
+        self._known: dict[str, tuple[tuple[int, int, int], dict[str, str] | None]] = {}  # what was found in which files
 
     # -- blocks -------------------------------------------------------------------------------------------------------
 
-    def write(self, name: str, start: int, block: Tensor, seconds: float = 0.0) -> None:
+    def write(
+        self, name: str, start: int, block: Tensor, seconds: float = 0.0, notes: Mapping[str, str] | None = None
+    ) -> None:
         """Keep an (n, b) block as columns ``start`` … ``start`` + b - 1 of a matrix, in the place of the same ones.
 
         Args:
@@ -144,6 +148,7 @@ class BlockStore:
             start: the number of the first column.
             block: in the dtype of the matrix.
             seconds: that it took to compute, for `progress`.
+            notes: what else to keep with the block, under its checksum, see `notes`.
 
         Raises:
             OSError: it cannot be written; what is finished stays.
@@ -156,9 +161,9 @@ class BlockStore:
         if block.ndim != 2 or block.shape[0] != matrix.rows:
             raise ValueError(f"{name} in {self.folder} has {matrix.rows} rows, got a block of {tuple(block.shape)}")
         self._require_place(name, columns)
-        fields = {"matrix": name, "start": str(start), "stop": str(columns.stop), "belongs to": self._digest}
+        fields = {**(notes or {}), **self._place(name, columns), "seconds": repr(float(seconds))}
         with _writing(self.folder):
-            write_block(self._path(name, columns), block, {**fields, "seconds": repr(float(seconds))})
+            write_block(self._path(name, columns), block, fields)
 
     def read(self, name: str, columns: range) -> Tensor:
         """The (n, b) block of these columns, as it was written, on the CPU. One that is damaged is set aside.
@@ -178,6 +183,10 @@ class BlockStore:
             _log.warning("%s; columns %d-%d of %s are missing now", error, columns.start, columns.stop - 1, name)
             raise
         return block
+
+    def notes(self, name: str, columns: range) -> dict[str, str]:
+        """What was kept with the block of these columns; nothing if there is no such block."""
+        return dict(self._fields(self._path(name, columns), name, columns) or {})
 
     def matrix(self, name: str, device: torch.device | str = "cpu") -> Tensor:
         """All columns of a matrix, up to the last one if it grows, (n, k) with contiguous columns.
@@ -208,14 +217,10 @@ class BlockStore:
         Headers and lengths are looked at; numbers are verified when they are read.
         """
         found = {}
-        for path in sorted(self.folder.glob(f"{name}.*.safetensors")):
-            span = _SPAN.fullmatch(path.name.removeprefix(name))
-            if span is None:
-                continue
-            columns = range(int(span[1]), int(span[2]))
-            seconds = self._seconds(path, name, columns)
-            if seconds is not None:
-                found[columns] = seconds
+        for columns in self._files(name):
+            fields = self._fields(self._path(name, columns), name, columns)
+            if fields is not None:
+                found[columns] = float(fields["seconds"])
         return found
 
     def missing(self, name: str) -> list[range]:
@@ -257,10 +262,24 @@ class BlockStore:
         with _writing(self.folder):
             if not lock.acquire():
                 return None
-            if self._seconds(path, name, columns) is not None:  # done since one looked
+            if self._fields(path, name, columns) is not None:  # done since one looked
                 lock.release()
                 return None
             for partial in self.folder.glob(f"{path.name}*.partial"):  # of a process that died
+                partial.unlink(missing_ok=True)
+        return lock
+
+    def hold(self) -> LockFile | None:
+        """The right to write all of the store, until it is released or its process dies; None if another holds it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        lock = LockFile(self.folder / _WHOLE, self._lapse)
+        with _writing(self.folder):
+            if not lock.acquire():
+                return None
+            for partial in self.folder.glob("*.partial"):  # of a process that died
                 partial.unlink(missing_ok=True)
         return lock
 
@@ -270,7 +289,8 @@ class BlockStore:
         done = sum(len(columns) for found in blocks.values() for columns in found)
         totals = [matrix.columns for matrix in self.matrices.values()]
         total = sum(columns for columns in totals if columns is not None) if None not in totals else None
-        locks = [LockFile(path, self._lapse) for path in self.folder.glob("*.*-*.claim")]
+        held = [path for path in self.folder.glob("*.claim") if path.name == _WHOLE or _CLAIM.search(path.name)]
+        locks = [LockFile(path, self._lapse) for path in held]
         at_work = sum(not lock.is_stale() for lock in locks)
         seconds = sum(sum(found.values()) for found in blocks.values())
         return Progress(done, total, at_work, seconds / done if done else None)
@@ -308,8 +328,20 @@ class BlockStore:
     def _path(self, name: str, columns: range) -> Path:
         return self.folder / f"{name}.{columns.start:08d}-{columns.stop:08d}.safetensors"
 
-    def _seconds(self, path: Path, name: str, columns: range) -> float | None:
-        """What a block took, or None if there is no intact one in the file, as far as its header and length tell."""
+    def _files(self, name: str) -> list[range]:
+        """The columns that there are files of, in order, whatever is in them."""
+        with os.scandir(self.folder) as entries:
+            names = [entry.name.removeprefix(name) for entry in entries if entry.name.startswith(f"{name}.")]
+        spans = [span for span in map(_SPAN.fullmatch, names) if span is not None]
+        return sorted((range(int(span[1]), int(span[2])) for span in spans), key=lambda columns: columns.start)
+
+    def _place(self, name: str, columns: range) -> dict[str, str]:
+        """What a block says of itself in its file."""
+        ends = {"start": str(columns.start), "stop": str(columns.stop)}
+        return {"matrix": name, **ends, "belongs to": self._digest}
+
+    def _fields(self, path: Path, name: str, columns: range) -> dict[str, str] | None:
+        """What is kept with a block, or None if no intact one is in the file, as far as its header and length tell."""
         try:
             status = path.stat()
             state = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -319,17 +351,17 @@ class BlockStore:
             return None
         return self._known[path.name][1]
 
-    def _looked_at(self, path: Path, name: str, columns: range) -> float | None:
+    def _looked_at(self, path: Path, name: str, columns: range) -> dict[str, str] | None:
         try:
             fields = read_header(path).fields
             self._require_own(path, fields, name, columns)
-            return float(fields["seconds"])
         except DamagedFileError as error:
             _log.warning("%s; columns %d-%d of %s count as missing", error, columns.start, columns.stop - 1, name)
             return None
+        return fields
 
     def _require_own(self, path: Path, fields: Mapping[str, str], name: str, columns: range) -> None:
-        own = {"matrix": name, "start": str(columns.start), "stop": str(columns.stop), "belongs to": self._digest}
+        own = self._place(name, columns)
         if any(fields.get(field) != value for field, value in own.items()) or "seconds" not in fields:
             raise DamagedFileError(f"{path} holds another block than its name says, or one of something else")
 
@@ -343,8 +375,9 @@ class BlockStore:
             if not fits or len(columns) > matrix.width:
                 raise ValueError(f"{name} in {self.folder} has blocks of {matrix.width} columns, got {columns}")
             return  # such blocks do not overlap
-        for other in self.blocks(name):
-            if other != columns and other.start < columns.stop and columns.start < other.stop:
+        for other in self._files(name):
+            apart = other == columns or other.start >= columns.stop or columns.start >= other.stop
+            if not apart and self._fields(self._path(name, other), name, other) is not None:
                 raise ValueError(f"{name} in {self.folder} has a block {other} already, which {columns} overlaps")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +16,11 @@ from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace
 from ..linops.basic import require_count
-from .report import ConvergenceWarning
+from .product_log import ProductLog
+from .report import ConvergenceWarning, solver_to_dict
 from .results import EigenDecomposition
 from .solver import EigenSolver
+from .watched import Watched
 
 
 def solve_diagonal_blocks(
@@ -26,6 +30,7 @@ def solve_diagonal_blocks(
     *,
     block_size: int | None = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> dict[str, EigenDecomposition]:
     """The leading eigenpairs of the compressions Bᵀ A B of A to several subspaces, by name.
 
@@ -42,6 +47,8 @@ def solve_diagonal_blocks(
         block_size: how many columns A is multiplied by at once, which bounds the memory; None for all that are asked
             for, in the fewest passes.
         progress: whether to show a bar that counts columns.
+        checkpoint: a folder to keep every product in, so that the same call goes on after an interruption, see
+            `EigenSolver.solve`.
 
     Returns:
         Decompositions by name, in the coordinates of the blocks: ``S.lift(decomposition.eigenvectors)`` are their
@@ -50,7 +57,8 @@ def solve_diagonal_blocks(
     Raises:
         TypeError: something that is no solver, operator or subspace.
         ValueError: no block, subspaces of another space, a block size below one, or what a solver raises; the first
-            error ends all.
+            error ends all; a checkpoint of something else.
+        OSError, RuntimeError: a checkpoint that cannot be written, is in use, or does not fit.
 
     Warns:
         ConvergenceWarning: for each block whose pairs do not all meet the tolerance.
@@ -69,13 +77,20 @@ def solve_diagonal_blocks(
             raise TypeError(f"block {name!r} is a Subspace, such as a MaskSubspace, got {type(subspace).__name__}")
         if subspace.ambient_dim != A.shape[0]:
             raise ValueError(f"block {name!r}, {subspace}, is no part of the space of {A}")
-    with tqdm(disable=not progress, desc="diagonal blocks", unit=" products") as bar:
-        exchange = _Exchange(A, {name: subspace.basis for name, subspace in blocks.items()}, block_size, bar)
+    solvers = {name: solver(subspace.dim) for name, subspace in blocks.items()}
+    for name, each in solvers.items():
+        if not isinstance(each, EigenSolver):
+            raise TypeError(f"solver= gives an EigenSolver, got {type(each).__name__} for block {name!r}")
+    with contextlib.ExitStack() as stack:
+        log = None
+        if checkpoint is not None:
+            log = stack.enter_context(_log(A, checkpoint, solvers, blocks, block_size).held())
+            log.begin(None, None)
+        done = 0 if log is None else log.done
+        bar = stack.enter_context(tqdm(disable=not progress, desc="diagonal blocks", unit=" products", initial=done))
+        bases = {name: subspace.basis for name, subspace in blocks.items()}
+        exchange = _Exchange(Watched(A, bar, log), bases, block_size)
         parts = {name: _Compression(exchange, name, A, subspace) for name, subspace in blocks.items()}
-        solvers = {name: solver(part.shape[0]) for name, part in parts.items()}
-        for name, each in solvers.items():
-            if not isinstance(each, EigenSolver):
-                raise TypeError(f"solver= gives an EigenSolver, got {type(each).__name__} for block {name!r}")
         with ThreadPoolExecutor(len(parts), thread_name_prefix="diagonal block") as pool:
             try:
                 waiting = {name: pool.submit(exchange.run, name, solvers[name], parts[name]) for name in parts}
@@ -85,12 +100,33 @@ def solve_diagonal_blocks(
                 raise
         if exchange.error is not None:
             raise exchange.error
+        if log is not None:
+            log.finish(exchange.A.products)
     found = {name: future.result() for name, future in waiting.items()}
     for name, result in found.items():
         if result.report.status.is_failure:
             message = f"block {name!r}: {result!r}: {result.report.status.value}"
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return found
+
+
+def _log(
+    A: LinearOperator,
+    folder: str | os.PathLike[str],
+    solvers: Mapping[str, EigenSolver],
+    blocks: Mapping[str, Subspace],
+    block_size: int | None,
+) -> ProductLog:
+    """The products that all blocks share in a folder."""
+    identity = {
+        "solve": {name: solver_to_dict(solver) for name, solver in solvers.items()},
+        "blocks": {name: subspace.basis.fingerprint() for name, subspace in blocks.items()},
+        "block size": block_size,
+        "shape": A.shape,
+        "dtype": str(A.dtype),
+        "operator": A.fingerprint(),
+    }
+    return ProductLog(folder, identity, A)
 
 
 class _InterruptedError(RuntimeError):
@@ -103,10 +139,8 @@ class _Exchange:
     The lock is held by whoever computes, so that one thread runs at a time, as coroutines would.
     """
 
-    def __init__(
-        self, A: LinearOperator, bases: dict[str, LinearOperator], block_size: int | None, bar: tqdm[None]
-    ) -> None:
-        self.A, self._bases, self._block_size, self._bar = A, bases, block_size, bar
+    def __init__(self, A: Watched, bases: dict[str, LinearOperator], block_size: int | None) -> None:
+        self.A, self._bases, self._block_size = A, bases, block_size
         self._running = set(bases)
         self._turn = threading.Condition()
         self._asked: dict[str, Tensor] = {}
@@ -155,7 +189,8 @@ class _Exchange:
                 self._answer()
 
     def _answer(self) -> None:
-        asked, self._asked = self._asked, {}
+        # In the order of the blocks, not of the threads: products round by what is beside them.
+        asked, self._asked = {name: self._asked[name] for name in self._bases if name in self._asked}, {}
         answers = {name: torch.empty_like(X) for name, X in asked.items()}
         for group in _groups({name: X.shape[1] for name, X in asked.items()}, self._block_size):
             self._multiply(asked, answers, group)
@@ -168,10 +203,9 @@ class _Exchange:
         together = torch.empty(ends[-1], self.A.shape[0], dtype=self.A.dtype, device=self.A.device).mT
         for (name, part), place in zip(group, places, strict=True):
             together[:, place] = self._bases[name] @ asked[name][:, part]
-        products = self.A @ together
+        products = self.A._matmat(together)
         for (name, part), place in zip(group, places, strict=True):
             answers[name][:, part] = self._bases[name].T @ products[:, place]
-        self._bar.update(ends[-1])
 
 
 def _groups(widths: Mapping[str, int], size: int | None) -> Iterator[list[tuple[str, slice]]]:
@@ -205,7 +239,7 @@ class _Compression(LinearOperator):
         return self._restricted.factor()
 
     def __repr__(self) -> str:
-        return f"<block {self._name!r} {self.shape[0]}x{self.shape[0]} of {self._exchange.A}>"
+        return f"<block {self._name!r} {self.shape[0]}x{self.shape[0]} of {self._exchange.A.A}>"
 
     def _matmat(self, X: Tensor) -> Tensor:
         return self._exchange.product(self._name, X)

@@ -119,6 +119,9 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
         most = min(self._budget // 2, *A.shape)
         return self._space_workload(tolerance_for(A, self.tol), most, 2, 20)
 
+    def _most(self, A: LinearOperator) -> int | None:
+        return self._budget + 2 * self.check_adjoint
+
     @property
     def _budget(self) -> int:
         if self.max_products is not None:

@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..linops import Counted, CurvatureOperator, LinearOperator
+from ..linops import CurvatureOperator, LinearOperator
 from ..linops.memory import allowance
 from .basis import Basis
 from .report import Status
@@ -81,7 +81,7 @@ class GramEigh(EigenSolver):
         return B
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        B = self._factor(A.A)
+        B = A.part("factor", self._factor(A.A))
         A.note(f"Gram matrix of {B.shape[0]} rows")
         space = _RowSpace(B, B.row_gram(self.memory_budget))
         n, rank = A.shape[0], space.rank
@@ -143,10 +143,12 @@ class _RowSpace:
         rank: how many are not zero, to rounding.
     """
 
-    def __init__(self, B: LinearOperator, products: Tensor) -> None:
+    def __init__(self, B: Watched, products: Tensor) -> None:
         if not bool(products.isfinite().all()):
-            raise ValueError(f"{B} has rows with entries that are NaN or infinite; look at the parameters and the data")
-        self.B = Counted(B)
+            raise ValueError(
+                f"{B.A} has rows with entries that are NaN or infinite; look at the parameters and the data"
+            )
+        self.B = B
         values, vectors = torch.linalg.eigh(products)
         self._values, self._vectors = values.flip(0).cpu(), vectors.flip(1)
         m, n = B.shape

@@ -123,9 +123,11 @@ class SubspaceIteration(EigenSolver):
         )
 
     def _total(self, A: LinearOperator) -> int | None:
-        products = self._passes(A) * self._width(A)  # and sizes that do not fit are refused before any product
-        known = self.passes is not None or self._width(A) == A.shape[0]
-        return products + 2 * self.check_symmetry if known else None
+        most = self._most(A)  # sizes that do not fit are refused before any product
+        return most if self.passes is not None or self._width(A) == A.shape[0] else None
+
+    def _most(self, A: LinearOperator) -> int:
+        return self._passes(A) * self._width(A) + 2 * self.check_symmetry
 
 
 class _Block:

@@ -168,6 +168,9 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         work = self._space_workload(tolerance_for(A, self.tol), min(self._budget(A), A.shape[0]), sides=1, cube=9)
         return attrs.evolve(work, products=(work.products or 0) - 2 + 2 * self.check_symmetry)
 
+    def _most(self, A: LinearOperator) -> int | None:
+        return self._budget(A) + 2 * self.check_symmetry
+
     def _budget(self, A: LinearOperator) -> int:
         if self.max_basis is None:
             return min(self.most_vectors, A.shape[0])

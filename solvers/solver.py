@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import os
 import warnings
 from typing import Any
 
@@ -83,18 +84,29 @@ class EigenSolver(Solver):
     check_symmetry: bool = True
 
     @torch.no_grad()
-    def solve(self, A: Any, start: Subspace | Tensor | None = None, progress: bool = False) -> EigenDecomposition:
+    def solve(
+        self,
+        A: Any,
+        start: Subspace | Tensor | None = None,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> EigenDecomposition:
         """The k leading eigenpairs of A.
 
         Args:
             A: a symmetric `LinearOperator`, or what `as_operator` makes one of, in float32 or float64.
             start: a guess of the wanted eigenspace: a subspace, or an (n, b) tensor that spans one.
             progress: whether to show a bar that counts products.
+            checkpoint: a folder to keep every product in, so that the same call goes on after an interruption, with
+                the same result, see ``docs/solvers.md``. It belongs to this solver, operator and start.
 
         Raises:
             TypeError: A in another dtype; a start of another dtype or device.
             ValueError: A is not square, is not known to be symmetric, or is not although it says so; k exceeds n;
-                a start of the wrong size or for a solver that uses none; a product with NaN or infinite entries.
+                a start of the wrong size or for a solver that uses none; a product with NaN or infinite entries; a
+                checkpoint of something else.
+            OSError: the checkpoint cannot be written, to begin with.
+            RuntimeError: the checkpoint is in use, or its products do not fit, as rounding has changed.
 
         Warns:
             ConvergenceWarning: some pairs do not meet the tolerance; ``report.status`` says what to do.
@@ -102,12 +114,18 @@ class EigenSolver(Solver):
         Cost: that of the solver, two products to test symmetry and, unless the solver knows the residuals, k products
         to measure them.
         """
-        result = self._solve_silently(A, start, progress)
+        result = self._solve_silently(A, start, progress, checkpoint)
         if result.report.status.is_failure:
             warnings.warn(f"{result!r}: {result.report.status.value}", ConvergenceWarning, stacklevel=3)
         return result
 
-    def _solve_silently(self, A: Any, start: Subspace | Tensor | None, progress: bool) -> EigenDecomposition:
+    def _solve_silently(
+        self,
+        A: Any,
+        start: Subspace | Tensor | None,
+        progress: bool,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> EigenDecomposition:
         """See `solve`; it warns of nothing, so that whoever solves for others can say of whom."""
         operator = operator_for(A, type(self).__name__)
         self._require_suitable(operator)
@@ -124,7 +142,7 @@ class EigenSolver(Solver):
             norms = column_norms(products - scale_columns(pairs.eigenvectors, pairs.eigenvalues))
             return attrs.evolve(pairs, residual_norms=norms), checks + len(norms)
 
-        (pairs, checks), cost = self._watching(operator, progress, find)
+        (pairs, checks), cost = self._watching(operator, progress, find, checkpoint, guess)
         return self._result(pairs, cost, checks)
 
     @abc.abstractmethod

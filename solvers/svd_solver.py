@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 import warnings
 from typing import Any, ClassVar
 
@@ -65,7 +66,11 @@ class SVDSolver(Solver):
 
     @torch.no_grad()
     def solve(
-        self, A: Any, start: Subspace | Tensor | None = None, progress: bool = False
+        self,
+        A: Any,
+        start: Subspace | Tensor | None = None,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> SingularValueDecomposition:
         """The k leading singular triplets of A.
 
@@ -74,11 +79,16 @@ class SVDSolver(Solver):
                 float32 or float64.
             start: a guess of the space of right singular vectors: a subspace of Rⁿ, or an (n, b) tensor that spans one.
             progress: whether to show a bar that counts products.
+            checkpoint: a folder to keep every product in, so that the same call goes on after an interruption, with
+                the same result, see ``docs/solvers.md``. It belongs to this solver, operator and start.
 
         Raises:
             TypeError: A in another dtype; a start of another dtype or device.
             ValueError: k exceeds min(m, n); products of A and Aᵀ that are not adjoint; a start of the wrong size or for
-                a solver that uses none; a product with NaN or infinite entries.
+                a solver that uses none; a product with NaN or infinite entries; a
+                checkpoint of something else.
+            OSError: the checkpoint cannot be written, to begin with.
+            RuntimeError: the checkpoint is in use, or its products do not fit, as rounding has changed.
             NotImplementedError: A has no product with its transpose.
 
         Warns:
@@ -103,7 +113,7 @@ class SVDSolver(Solver):
             left = column_norms(watched._rmatmat(U) - scale_columns(V, sigma))
             return attrs.evolve(found, residual_norms=torch.hypot(left, right) / 2**0.5), checks + 2 * len(left)
 
-        (found, checks), cost = self._watching(operator, progress, find)
+        (found, checks), cost = self._watching(operator, progress, find, checkpoint, guess)
         result = self._result(found, cost, checks)
         if found.status.is_failure:
             warnings.warn(f"{result!r}: {found.status.value}", ConvergenceWarning, stacklevel=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +18,8 @@ from tqdm import tqdm
 from ..linops import LinearOperator, Subspace, as_operator
 from ..linops.sharding import placed
 from .planning import SolvePlan, plan_solve
-from .report import SolveReport, Status
+from .product_log import ProductLog, digest
+from .report import SolveReport, Status, solver_to_dict
 from .tall import gram, is_finite, orthonormality_defects
 from .watched import Watched
 from .workload import Workload
@@ -108,6 +111,7 @@ class Cost:
     seconds_in_products: float
     seconds_outside: float
     peak_memory: int | None
+    notes: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -171,16 +175,49 @@ class Solver(abc.ABC):
         )
 
     def _watching(
-        self, operator: LinearOperator, progress: bool, find: Callable[[Watched], _Found]
+        self,
+        operator: LinearOperator,
+        progress: bool,
+        find: Callable[[Watched], _Found],
+        checkpoint: str | os.PathLike[str] | None = None,
+        start: Tensor | None = None,
     ) -> tuple[_Found, Cost]:
-        """What ``find`` returns of an operator that is counted, and what it cost."""
-        began = time.perf_counter()
-        with tqdm(disable=not progress, desc=type(self).__name__, unit=" products", total=self._total(operator)) as bar:
-            watched = Watched(operator, bar)
+        """What ``find`` returns of an operator that is counted, and what it cost, earlier runs included."""
+        began, total = time.perf_counter(), self._total(operator)
+        notes: tuple[str, ...] = ()
+        with contextlib.ExitStack() as stack:
+            log = None
+            if checkpoint is not None:
+                log = stack.enter_context(self._log(operator, checkpoint, start).held())
+                log.begin(total, self._most(operator))
+            bar = stack.enter_context(
+                tqdm(
+                    disable=not progress,
+                    desc=type(self).__name__,
+                    unit=" products",
+                    total=total,
+                    initial=0 if log is None else log.done,
+                )
+            )
+            watched = Watched(operator, bar, log)
             found = find(watched)
-        seconds = watched.seconds
-        outside = time.perf_counter() - began - seconds
-        return found, Cost(watched.products, watched.calls, seconds, outside, _peak_memory(operator.device))
+            if log is not None:
+                log.finish(watched.products)
+                notes = log.notes()
+        outside = time.perf_counter() - began - (watched.seconds - watched.seconds_replayed)
+        memory = _peak_memory(operator.device)
+        return found, Cost(watched.products, watched.calls, watched.seconds, outside, memory, notes)
+
+    def _log(self, A: LinearOperator, folder: str | os.PathLike[str], start: Tensor | None) -> ProductLog:
+        """The products of this solve in a folder."""
+        identity = {
+            "solve": solver_to_dict(self),
+            "start": None if start is None else digest(start),
+            "shape": A.shape,
+            "dtype": str(A.dtype),
+            "operator": A.fingerprint(),
+        }
+        return ProductLog(folder, identity, A)
 
     @abc.abstractmethod
     def _solve(self, A: Watched, start: Tensor | None) -> Any:
@@ -195,8 +232,13 @@ class Solver(abc.ABC):
         """The number of products it will take, if that is known."""
         return None
 
+    def _most(self, A: LinearOperator) -> int | None:
+        """The number of products it will take at most, if that is known."""
+        return self._total(A)
+
     def _report(self, cost: Cost, status: Status, check_products: int, notes: tuple[str, ...]) -> SolveReport:
-        return SolveReport(solver=self, status=status, check_products=check_products, notes=notes, **attrs.asdict(cost))
+        spent = attrs.asdict(cost) | {"notes": (*notes, *cost.notes)}
+        return SolveReport(solver=self, status=status, check_products=check_products, **spent)
 
     def _checked_start(self, start: Subspace | Tensor | None, A: LinearOperator) -> Tensor | None:
         """The (n, b) block of a start, n the columns of A."""

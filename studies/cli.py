@@ -95,12 +95,7 @@ def study(
             chosen = options.options_of(context, problem)
             directory = Path("runs") / name if out is None else out
             run = OverlapStudy(problem, chosen, directory, mesh)
-        kept = f"; what is done is kept in {directory}"
-        with plain_errors(1, traceback, kept), _warnings_between_bars():
-            progress = run.leads and sys.stderr.isatty()
-            results = run.run(progress=progress, on_record=lambda record: _print_record(record, problem.table_k))
-            if run.leads:
-                typer.echo(f"Report: {write_report(results, directory)}")
+        _run(run, traceback)
 
 
 @app.command()
@@ -132,6 +127,29 @@ def plan(
         problem = find_problem(name)
         found = plan_study(problem, options.options_of(context, problem))
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+
+
+@app.command()
+def resume(context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
+    """Go on with the study of a folder, with the options that it was begun with.
+
+    A solve goes on when the same call is made again, with the same checkpoint; a sketch by `eigenspan measure`.
+    """
+    traceback = context.find_root().params["traceback"]
+    with plain_errors(2, traceback):
+        run = OverlapStudy.open(folder)
+    _run(run, traceback)
+
+
+def _run(run: OverlapStudy, traceback: bool) -> None:
+    """Do what is left of a study, and write its report."""
+    directory, table_k = run.directory, run.problem.table_k
+    kept = f"; what is done is kept in {directory}"
+    with plain_errors(1, traceback, kept), _warnings_between_bars():
+        progress = run.leads and sys.stderr.isatty()
+        results = run.run(progress=progress, on_record=lambda record: _print_record(record, table_k))
+        if run.leads:
+            typer.echo(f"Report: {write_report(results, directory)}")
 
 
 for command in (worker_commands.measure, worker_commands.status, worker_commands.decompose):

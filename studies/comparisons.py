@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,11 +37,17 @@ def _curve(eig: EigenDecomposition, other: EigenDecomposition) -> Tensor:
     return overlap_curve(eig.leading(k).subspace, other.leading(k).subspace).where(known, torch.nan).cpu()
 
 
-def layer_eigenpairs(H: Hessian | DataParallel, seed: int, progress: bool = False) -> dict[str, EigenDecomposition]:
+def layer_eigenpairs(
+    H: Hessian | DataParallel, seed: int, progress: bool = False, checkpoint: Path | None = None
+) -> dict[str, EigenDecomposition]:
     """The `LAYER_K` leading eigenpairs of the Hessian of each parameter tensor, by its name, in its coordinates.
 
     Cost: that of their solvers, in passes that all share.
     """
     return solve_diagonal_blocks(
-        lambda n: Auto(k=min(LAYER_K, n), seed=seed), H, MaskSubspace.parts(H.parameters), progress=progress
+        lambda n: Auto(k=min(LAYER_K, n), seed=seed),
+        H,
+        MaskSubspace.parts(H.parameters),
+        progress=progress,
+        checkpoint=checkpoint,
     )

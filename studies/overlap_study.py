@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from .comparisons import comparison
 from .files import LOCK, locked
 from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
 from .problem import Problem
+from .problems import find_problem
 from .records import FORMAT, record_of
 from .solves import StepSolver, StepSolves
 from .tables import reached_k
@@ -40,9 +42,9 @@ class OverlapStudy:
 
     A folder holds the study: ``study.json`` says what it is of, ``checkpoints/`` the training, ``eigenspaces/`` and
     ``records/`` one file a step and split, ``tracking/`` how the steps compare, ``results.json`` all numbers, and
-    ``decoded/`` the images of the Hessian, if it is of such. Each file appears whole or not at all, so that a run that
-    was interrupted goes on where it stopped and loses at most the record it was at; a run that was finished does
-    nothing.
+    ``decoded/`` the images of the Hessian, if it is of such, ``unfinished/`` the products of the record that it is at.
+    Each file appears whole or not at all, so that a run that was interrupted goes on where it stopped, and a solve from
+    its last product; a run that was finished does nothing.
 
     Args:
         problem: the network, its data and its training.
@@ -85,6 +87,30 @@ class OverlapStudy:
         """Whether this process is the one that trains, writes and reports."""
         return self.mesh is None or self.mesh.get_local_rank() == 0
 
+    @classmethod
+    def open(cls, directory: Path | str) -> OverlapStudy:
+        """The study that a folder was begun with.
+
+        Raises:
+            FileNotFoundError: the folder holds none.
+            ValueError: its description is damaged, or of a study or version that is not known here.
+
+        Cost: to load the data.
+        """
+        path = Path(directory) / "study.json"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{directory} holds no study, as there is no {path.name}: a study is resumed from its own folder; a "
+                "solve with a checkpoint, or workers on a sketch, go on when the same call or command is run again"
+            )
+        entries = read_json(path, "run the study again by its name and options, in another folder")
+        try:
+            problem = find_problem(entries["study"])
+            options = StudyOptions(**{field.name: entries[field.name] for field in attrs.fields(StudyOptions)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} describes no study that is known here ({error!r})") from error
+        return cls(problem, options, directory)
+
     def run(
         self, *, progress: bool = False, on_record: Callable[[dict[str, Any]], None] = lambda record: None
     ) -> dict[str, Any]:
@@ -125,7 +151,8 @@ class OverlapStudy:
 
     def _solves(self, checkpoint: Checkpoint, split: str, progress: bool) -> StepSolves:
         model = checkpoint.restore(self.problem, self.data, device=self.options.device)
-        return StepSolver(self.problem, self.options, self.data, self.mesh).solve(model, split, progress)
+        solver = StepSolver(self.problem, self.options, self.data, self.mesh)
+        return solver.solve(model, split, self._unfinished(checkpoint.step, split), progress)
 
     def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         self.data = self.data.kept(self.directory / "decoded", progress=progress)
@@ -193,6 +220,7 @@ class OverlapStudy:
         self._announced((checkpoint, split))
         record = {"step": checkpoint.step, "split": split, **self._measure(checkpoint, split, progress)}
         write_json({"of": self._identity(), **record}, path)
+        shutil.rmtree(self._unfinished(checkpoint.step, split), ignore_errors=True)
         return record
 
     def _records(self) -> Iterator[dict[str, Any]]:
@@ -220,6 +248,10 @@ class OverlapStudy:
     def _eigenspace(self, step: int, split: str) -> Path:
         """The file of the eigenpairs at a step."""
         return self.directory / "eigenspaces" / f"{step:08d}-{split}.npz"
+
+    def _unfinished(self, step: int, split: str) -> Path:
+        """The folder of the products of a record that is not there yet."""
+        return self.directory / "unfinished" / f"{step:08d}-{split}"
 
     def _layers(self, step: int, split: str) -> Path:
         """The folder of the eigenpairs of single tensors at a step."""

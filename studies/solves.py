@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -57,15 +58,23 @@ class StepSolver:
     data: ProblemData
     mesh: DeviceMesh | None = None
 
-    def solve(self, model: nn.Module, split: str, progress: bool) -> StepSolves:
+    def solve(self, model: nn.Module, split: str, folder: Path, progress: bool) -> StepSolves:
         """All of it, for the network at a step and the data of a split.
+
+        Args:
+            model: the network.
+            split: of the data.
+            folder: where products are kept, from which an interrupted solve goes on; ranks of a job keep none.
+            progress: whether to show bars.
 
         Raises:
             RuntimeError: a solver that found fewer than k pairs.
         """
-        options = self.options
+        options, kept = self.options, folder if self.mesh is None else None
         H = self.operator(Hessian, model, split)
-        eig = SOLVERS[options.solver](options.k, options.seed).solve(H, progress=progress)
+        eig = SOLVERS[options.solver](options.k, options.seed).solve(
+            H, progress=progress, checkpoint=kept and kept / "hessian"
+        )
         if len(eig.eigenvalues) < options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         return StepSolves(
@@ -73,8 +82,8 @@ class StepSolver:
             loss=H.loss(),
             eig=eig,
             exact=DenseEigh(k=options.k).solve(H) if options.exact else None,
-            others=self._others(model, split, progress) if options.compare else {},
-            layers=layer_eigenpairs(H, options.seed, progress) if options.compare else {},
+            others=self._others(model, split, kept, progress) if options.compare else {},
+            layers=layer_eigenpairs(H, options.seed, progress, kept and kept / "layers") if options.compare else {},
         )
 
     def operator(self, kind: type[Operator], model: nn.Module, split: str) -> Operator | DataParallel:
@@ -86,13 +95,15 @@ class StepSolver:
             return self.problem.operator(kind, model, batch, dtype)
         return DataParallel(self.problem.operator(kind, model, share_of(batch, self.mesh), dtype), self.mesh)
 
-    def _others(self, model: nn.Module, split: str, progress: bool) -> dict[str, EigenDecomposition]:
+    def _others(self, model: nn.Module, split: str, kept: Path | None, progress: bool) -> dict[str, EigenDecomposition]:
         """The leading eigenpairs of the GGN, and of the Hessian on the other data."""
         solver = SOLVERS[self.options.solver](min(COMPARED_K, self.options.k), self.options.seed)
         (other,) = set(SPLITS["both"]) - {split}
+        operators = {
+            "GGN": self.operator(GGN, model, split),
+            f"Hessian on {SPLIT_NAMES[other]} data": self.operator(Hessian, model, other),
+        }
         return {
-            "GGN": solver.solve(self.operator(GGN, model, split), progress=progress),
-            f"Hessian on {SPLIT_NAMES[other]} data": solver.solve(
-                self.operator(Hessian, model, other), progress=progress
-            ),
+            name: solver.solve(operator, progress=progress, checkpoint=kept and kept / name)
+            for name, operator in operators.items()
         }

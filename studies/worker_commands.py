@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib
 import sys
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..solvers import BlockStore, decompose_folder, measure_columns
+from ..solvers import decompose_folder, measure_columns
 from .exits import plain_errors
+from .progress import progress_line
 
 
 def measure(
@@ -40,13 +40,15 @@ def measure(
         measured = measure_columns(
             solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=sys.stderr.isatty()
         )
-    typer.echo(f"{measured} columns measured here. {_progress(folder)}")
+    typer.echo(f"{measured} columns measured here. {progress_line(folder)}")
 
 
-def status(context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks.")]) -> None:
-    """Say how much is done and left in a folder of blocks, and how long it may take."""
+def status(
+    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks, or checkpoint.")]
+) -> None:
+    """Say how much is done and left of a sketch or a solve in a folder, and how long it may take."""
     with plain_errors(1, context.find_root().params["traceback"]):
-        typer.echo(_progress(folder))
+        typer.echo(progress_line(folder))
 
 
 def decompose(
@@ -83,16 +85,3 @@ def _columns(text: str) -> range:
     if not start.isdecimal() or not stop.isdecimal():
         raise ValueError(f"--columns is START:STOP, such as 0:128, got {text!r}")
     return range(int(start), int(stop))
-
-
-def _progress(folder: Path) -> str:
-    """How far the blocks in a folder have come, in a line."""
-    progress = BlockStore.open(folder).progress()
-    if progress.total is None:
-        return f"{progress.done} columns done, of matrices that grow; {progress.at_work} blocks at work."
-    left = progress.total - progress.done
-    line = f"{progress.done} of {progress.total} columns done, {left} left; {progress.at_work} blocks at work"
-    if left == 0 or progress.seconds_left is None:
-        return f"{line}."
-    expected = datetime.timedelta(seconds=round(progress.seconds_left))
-    return f"{line}, expected to take {expected} with {max(1, progress.at_work)}."

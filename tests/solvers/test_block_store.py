@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import resource
 import shutil
-import signal
-import tempfile
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from file_cases import shared_folder, small_files, unprivileged
 
 from eigenspan.solvers import BlockStore, StoredMatrix
 
@@ -192,25 +188,10 @@ def test_files_that_are_not_ones_own_are_passed_over(fixed, tmp_path):
     assert fixed.progress().at_work == 0
 
 
-@contextlib.contextmanager
-def unprivileged():
-    """As a user whom permissions bind."""
-    privileged = os.geteuid() == 0
-    if privileged:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if privileged:
-            os.seteuid(0)
-
-
 @pytest.fixture
 def shared():
-    """A folder that other users can read."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+    with shared_folder() as folder:
+        yield folder
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
@@ -240,15 +221,11 @@ def test_a_folder_that_cannot_be_written(shared):
 def test_a_file_that_does_not_fit(tmp_path):
     """The system refuses to write more than so many bytes to a file, as it does when a disk is full."""
     store = BlockStore(tmp_path, {}, {"large": StoredMatrix(50_000, torch.float64)})
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
-    try:
-        with pytest.raises(OSError, match=r"cannot be written .*: what is finished stays there; make room") as caught:
-            store.write("large", 0, torch.ones(50_000, 1, dtype=torch.float64))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        small_files(100_000),
+        pytest.raises(OSError, match=r"cannot be written .*: what is finished stays there; make room") as caught,
+    ):
+        store.write("large", 0, torch.ones(50_000, 1, dtype=torch.float64))
     assert caught.value.errno == errno.EFBIG
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
     store.write("large", 0, torch.ones(50_000, 1, dtype=torch.float64))

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from checkpoint_cases import Fragile, InterruptedSolveError
 from torch import nn
 
 import eigenspan as es
@@ -180,3 +181,30 @@ class TestBadInput:
         with pytest.raises(OverflowError, match="out of something"):
             solve_diagonal_blocks(lambda n: es.BlockLanczos(k=3), Broken(), masks(10, 30))
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("diagonal block")]
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_it_goes_on_from_a_checkpoint(size, tmp_path):
+    """At every pass, whichever thread is first: the same bits, and no product twice."""
+    A, blocks = symmetric(60), masks(10, 10, 20, 20)
+    counted, options = Counted(A), {"block_size": size}
+    expected = solve_diagonal_blocks(lambda n: es.BlockLanczos(k=3, block_size=2), counted, blocks, **options)
+    measured = 0
+    while True:
+        fragile = Fragile(A, 2)
+        try:
+            found = solve_diagonal_blocks(
+                lambda n: es.BlockLanczos(k=3, block_size=2), fragile, blocks, **options, checkpoint=tmp_path
+            )
+            break
+        except InterruptedSolveError:
+            pass
+        finally:
+            measured += fragile.products
+    assert measured == counted.products
+    for name, one in expected.items():
+        assert torch.equal(found[name].eigenvectors, one.eigenvectors)
+    with pytest.raises(ValueError, match=r"blocks do not mix: .*blocks is"):
+        solve_diagonal_blocks(
+            lambda n: es.BlockLanczos(k=3, block_size=2), A, masks(10, 20, 10, 20), **options, checkpoint=tmp_path
+        )

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
+import checkpoint_cases
 import pytest
 import torch
 import worker_cases
@@ -281,3 +283,61 @@ def test_two_ranks_find_what_one_process_finds(tmp_path):
         assert shared["eigenvalues"] == pytest.approx(alone["eigenvalues"], abs=1e-6 * size)
         assert shared["overlap"] == pytest.approx(alone["overlap"], abs=1e-6)
         assert shared["report"]["products"] == alone["report"]["products"]
+
+
+class TestCheckpoints:
+    def interrupted(self, folder, solver, blocks=6):
+        with pytest.raises(checkpoint_cases.InterruptedSolveError):
+            solver.solve(checkpoint_cases.Fragile(worker_cases.dense(), blocks), checkpoint=folder)
+
+    def test_status_of_a_solve_of_a_known_length(self, tmp_path):
+        self.interrupted(tmp_path, worker_cases.solver(), 4)
+        result = invoke("status", tmp_path)
+        assert result.exit_code == 0
+        assert result.stdout == "14 products done, 34 left, expected to take 0:00:00; nobody at work.\n"
+        worker_cases.solver().solve(worker_cases.dense(), checkpoint=tmp_path)
+        assert invoke("status", tmp_path).stdout == "Finished: 48 products done.\n"
+
+    def test_status_of_a_solve_that_converges(self, tmp_path):
+        self.interrupted(tmp_path, checkpoint_cases.lanczos(), 12)
+        line = invoke("status", tmp_path).stdout
+        assert line.startswith("24 products done, at most 38 left, expected to take at most 0:00:0")
+        assert re.search(r"; \d of 5 pairs converged; nobody at work\.$", line)
+
+    def test_resume_is_for_studies(self, tmp_path):
+        self.interrupted(tmp_path, checkpoint_cases.lanczos())
+        result = invoke("resume", tmp_path)
+        assert result.exit_code == 2
+        assert "holds no study" in result.stderr
+        assert "go on when the same call or command is run again" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_resume_of_a_study(self, tmp_path, undrawn, monkeypatch):
+        """What was interrupted goes on with the options that it was begun with, and ends as if undisturbed."""
+        measure = OverlapStudy._measure
+
+        def interrupted(self, *arguments):
+            if list((self.directory / "records").iterdir()):
+                raise KeyboardInterrupt
+            return measure(self, *arguments)
+
+        options = [*SMALL_OPTIONS, "--seed", "3", "--dtype", "float64"]
+        with monkeypatch.context() as patch:
+            patch.setattr(OverlapStudy, "_measure", interrupted)
+            assert invoke("study", "small", "--out", tmp_path / "out", *options).exit_code == 130
+        result = invoke("resume", tmp_path / "out")
+        assert result.exit_code == 0, result.stderr
+        expected = invoke("study", "small", "--out", tmp_path / "whole", *options)
+        records = [json.loads((tmp_path / name / "results.json").read_text())["records"] for name in ("out", "whole")]
+        for found, wanted in zip(*records, strict=True):
+            assert {**found, "report": None} == {**wanted, "report": None}
+        assert re.sub(r"[\d.]+ s,|Report.*", "", result.output) == re.sub(r"[\d.]+ s,|Report.*", "", expected.output)
+
+    @pytest.mark.parametrize("change", [{"study": "unknown"}, {"k": None}, {"eigenspan": "0.0.1"}])
+    def test_resume_of_what_is_not_known_here(self, tmp_path, change, undrawn):
+        invoke("study", "small", "--out", tmp_path / "out", "--k", "2", "--steps", "0", "--no-compare")
+        path = tmp_path / "out" / "study.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        result = invoke("resume", tmp_path / "out")
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1

@@ -15,16 +15,8 @@ from eigenspan.studies.training import train
 
 def model_at(directory, step):
     """The network at a step of the study, whose training is there already."""
-    there = train(
-        SMALL,
-        small_data(),
-        directory / "checkpoints",
-        steps=4,
-        record_every=2,
-        seed=0,
-        dtype=torch.float64,
-        device="cpu",
-    )
+    options = {"steps": 4, "record_every": 2, "seed": 0, "dtype": torch.float64, "device": "cpu"}
+    there = train(SMALL, small_data(), directory / "checkpoints", **options)
     (checkpoint,) = [checkpoint for checkpoint in there if checkpoint.step == step]
     return checkpoint.restore(SMALL, small_data(), device="cpu")
 

@@ -258,7 +258,7 @@ def test_steps_are_compared_with_one_another(tmp_path):
 
 def test_a_missing_eigenspace_says_what_to_do(tmp_path):
     run(tmp_path)
-    sorted((tmp_path / "eigenspaces").glob("*.npz"))[1].unlink()
+    (tmp_path / "eigenspaces" / "00000002-train.npz").unlink()
     (tmp_path / "tracking" / "train.json").unlink()
     with pytest.raises(ValueError, match=r"is missing: remove .*00000002-train.json, and both are made anew"):
         run(tmp_path)
@@ -391,3 +391,34 @@ def test_parameters_that_are_not_trained_have_no_part(tmp_path):
     assert len(results["records"][0]["mask_counts"]) == 2
     with pytest.raises(ValueError, match="trainable parameters, 12; got 13"):
         OverlapStudy(problem, options(k=13), tmp_path / "thirteen")
+
+
+@pytest.mark.parametrize(("passes", "solves"), [(9, 2), (-1, 3)], ids=["the other data", "layers"])
+def test_a_solve_within_a_record_goes_on_from_its_products(passes, solves, tmp_path, monkeypatch):
+    """Interrupted in a later solve of the first record; no product with a Hessian is made again."""
+    products, stop = [], None
+    matmat = es.Hessian._matmat
+
+    def counted(self, X):
+        if stop is not None and len(products) == stop:
+            raise KeyboardInterrupt
+        result = matmat(self, X)
+        products.append(X.shape[1])
+        return result
+
+    monkeypatch.setattr(es.Hessian, "_matmat", counted)
+    whole, widths = run(tmp_path / "whole", steps=0), products[:]
+    products.clear()
+    stop = passes % len(widths)  # from the end, if negative
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "found", steps=0)
+    unfinished = tmp_path / "found" / "unfinished" / "00000000-train"
+    done = [es.BlockStore.open(folder).progress().done for folder in unfinished.iterdir() if folder.name != "ggn"]
+    assert len(done) == solves
+    assert sum(done) == sum(products)
+    stop = None
+    found = run(tmp_path / "found", steps=0)
+    assert products == widths
+    assert not unfinished.exists()
+    for record, expected in zip(found["records"], whole["records"], strict=True):
+        assert {**record, "report": None} == {**expected, "report": None}
