@@ -104,6 +104,6 @@ class StepSolver:
             f"Hessian on {SPLIT_NAMES[other]} data": self.operator(Hessian, model, other),
         }
         return {
-            name: solver.solve(operator, progress=progress, checkpoint=kept and kept / name)
+            name: solver.solve(operator, progress=progress, checkpoint=kept and kept / name.lower().replace(" ", "-"))
             for name, operator in operators.items()
         }
