@@ -15,6 +15,7 @@ from torch import nn
 import eigenspan as es
 from eigenspan.linops.curvature import operator as operator_module
 from eigenspan.linops.curvature import plan as plan_module
+from eigenspan.linops.curvature import trial as trial_module
 from eigenspan.linops.curvature.data import first_samples
 
 SAMPLES = 24
@@ -101,6 +102,39 @@ def test_without_memory_everything_is_built_for_each_product(engine):
         H @ torch.ones(53, 2, dtype=torch.float64)
         assert sum(model.seen) == SAMPLES
         assert max(model.seen) == plan.micro_batch_size < SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("columns", "recording", "engine"), [(8, 0.0, "linearised"), (8, 1e3, "retained"), (1, 0.0, "retained")]
+)
+def test_programs_are_recorded_for_one_product_where_a_wide_block_pays_for_it(columns, recording, engine, monkeypatch):
+    """By made-up times: a program is twice as fast as a graph, and is recorded at no cost, or at more than it gains."""
+    seconds = {"linearised": 1e-6, "retained": 2e-6, "forward": 1.0}
+    monkeypatch.setattr(trial_module.Trial, "seconds", lambda self, engine, size, columns: seconds[engine])
+    monkeypatch.setattr(
+        trial_module.Trial,
+        "building_seconds",
+        lambda self, engine, size, columns: recording if engine == "linearised" else 0.0,
+    )
+    budget = int(1.1 * max(least_budget(engine=each, chunk_size=1) for each in ("linearised", "retained")))
+    H = hessian(memory_budget=budget, chunk_size=1)
+    plan = H.plan(columns)
+    assert (plan.engine, plan.kept) == (engine, False)
+    assert_is_the_matrix(H, es.Hessian)
+
+
+@pytest.mark.parametrize("operator", [es.Hessian, es.GGN])
+def test_tf32_is_for_who_asks(operator, device):
+    """Three digits on a GPU, every digit on a CPU; without it, those of float32 whatever PyTorch is set to."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32 * 36, 10)).to(device)
+    batch = torch.randn(16, 3, 8, 8, device=device), torch.arange(16, device=device) % 10
+    v = torch.randn(sum(p.numel() for p in model.parameters()), device=device)
+    plain, rounded = (operator(model, nn.CrossEntropyLoss(), batch, tf32=tf32) @ v for tf32 in (False, True))
+    exact = operator(model.double(), nn.CrossEntropyLoss(), (batch[0].double(), batch[1])) @ v.double()
+    assert float((plain - exact).norm()) < 1e-5 * float(exact.norm())  # some hundred roundings of float32
+    assert float((rounded - exact).norm()) < 1e-2 * float(exact.norm())
+    assert torch.equal(plain, rounded) == (device == "cpu")
 
 
 def test_forward_mode_keeps_nothing_and_goes_through_the_data_for_each_column():
