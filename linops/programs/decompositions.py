@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -82,30 +82,26 @@ def _is_weight_gradient(args: tuple[Any, ...]) -> bool:
     image, filters, bias, stride, padding, dilation, transposed, _, groups = args
     if bias is not None or transposed or groups != 1:
         return False
-    sizes = zip(image.shape[2:], filters.shape[2:], stride, padding, dilation, strict=True)
-    result = [(n + 2 * pad - gap * (size - 1) - 1) // step + 1 for n, size, step, pad, gap in sizes]
+    result = _convolved_size(image.shape[2:], filters.shape[2:], stride, padding, dilation)
     # The other way round, stride and dilation exchanged, that result is the filter; its image must be the filters here.
-    sizes = zip(image.shape[2:], result, stride, padding, dilation, strict=True)
-    others = [(n + 2 * pad - step * (size - 1) - 1) // gap + 1 for n, size, step, pad, gap in sizes]
+    others = _convolved_size(image.shape[2:], result, dilation, padding, stride)
     return others == list(filters.shape[2:]) and filters.shape[2:].numel() > math.prod(result)
 
 
-def _weight_gradient(
-    image: Tensor,
-    filters: Tensor,
-    bias: None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-) -> Tensor:
+def _convolved_size(
+    image: Sequence[int], filters: Sequence[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> list[int]:
+    """The positions along each dimension of a convolution."""
+    sizes = zip(image, filters, stride, padding, dilation, strict=True)
+    return [(n + 2 * pad - gap * (size - 1) - 1) // step + 1 for n, size, step, pad, gap in sizes]
+
+
+def _weight_gradient(image: Tensor, filters: Tensor, bias: None, *options: Any) -> Tensor:
     """A convolution as the gradient by its weights of one with the filters for slopes."""
-    sizes = zip(image.shape[2:], filters.shape[2:], stride, padding, dilation, strict=True)
-    result = [(n + 2 * pad - gap * (size - 1) - 1) // step + 1 for n, size, step, pad, gap in sizes]
+    stride, padding, dilation, transposed, output_padding, groups = options
+    result = _convolved_size(image.shape[2:], filters.shape[2:], stride, padding, dilation)
     like = image.new_empty(1).expand(filters.shape[0], image.shape[0], *result)  # its shape alone is read
-    geometry = (dilation, padding, stride, False, output_padding, 1)
+    geometry = (dilation, padding, stride, transposed, output_padding, groups)
     found: Tensor = aten.convolution_backward(
         filters.transpose(0, 1), image.transpose(0, 1), like, None, *geometry, [False, True, False]
     )[1]
@@ -118,20 +114,11 @@ def _has_large_filter(args: tuple[Any, ...]) -> bool:
     return bias is None and transposed and groups == 1 and filters.shape[2:].numel() > image.shape[2:].numel()
 
 
-def _exchanged_convolution(
-    image: Tensor,
-    filters: Tensor,
-    bias: None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-) -> Tensor:
+def _exchanged_convolution(image: Tensor, filters: Tensor, bias: None, *options: Any) -> Tensor:
     """A transposed convolution with image and filter in each other's place, which makes no difference."""
+    stride, padding, dilation, *others = options
     slopes, weights = filters.transpose(0, 1), image.transpose(0, 1)
-    found: Tensor = aten.convolution(slopes, weights, None, dilation, padding, stride, True, output_padding, 1)
+    found: Tensor = aten.convolution(slopes, weights, bias, dilation, padding, stride, *others)
     return found.transpose(0, 1)
 
 
