@@ -240,19 +240,18 @@ class CurvatureOperator(LinearOperator):
         return self._planned(product, columns)
 
     def _conditions_of(self, shares: Iterable[Share]) -> contextlib.AbstractContextManager[None]:
-        """Graphs run under the conditions that they were built in; programs need none, which take longer to set."""
+        """Graphs run under the conditions that they were built in; programs need but one, as all take longer to set."""
         programs = all(isinstance(share, Linearised) for share in shares)
-        return contextlib.nullcontext() if programs else self._risk.at_point(self._leaves)
+        return float32_products(self.device, self._risk.tf32) if programs else self._risk.at_point(self._leaves)
 
     def _of_shares(self, product: Callable[[Iterable[Share], int], Tensor], plan: ProductPlan) -> Tensor:
-        with float32_products(self.device, self._risk.tf32):
-            if self._kept is not None:
-                with self._conditions_of(self._kept):
-                    return product(self._kept, plan.chunk_size)
-            with self._risk.at_point(self._leaves):
-                shares: Iterable[Share] = (
-                    self._built_share(batch, plan) for batch in self._risk.batches_of(plan.micro_batch_size)
-                )
-                if plan.kept:
-                    shares = self._kept = list(shares)
-                return product(shares, plan.chunk_size)
+        if self._kept is not None:
+            with self._conditions_of(self._kept):
+                return product(self._kept, plan.chunk_size)
+        with self._risk.at_point(self._leaves):
+            shares: Iterable[Share] = (
+                self._built_share(batch, plan) for batch in self._risk.batches_of(plan.micro_batch_size)
+            )
+            if plan.kept:
+                shares = self._kept = list(shares)
+            return product(shares, plan.chunk_size)
