@@ -150,9 +150,8 @@ class OverlapStudy:
         return said[0]
 
     def _solves(self, checkpoint: Checkpoint, split: str, progress: bool) -> StepSolves:
-        model = checkpoint.restore(self.problem, self.data, device=self.options.device)
         solver = StepSolver(self.problem, self.options, self.data, self.mesh)
-        return solver.solve(model, split, self._unfinished(checkpoint.step, split), progress)
+        return solver.solve(checkpoint, split, self._unfinished(checkpoint.step, split), progress)
 
     def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         self.data = self.data.kept(self.directory / "decoded", progress=progress)
@@ -303,7 +302,6 @@ class OverlapStudy:
 
     def _measure(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
         found, step = self._solves(checkpoint, split, progress), checkpoint.step
-        checkpoint.require_losses({split: found.loss}, found.H.dtype)
         eig = found.eig
         eig.save(self._eigenspace(step, split))
         for name, layer in found.layers.items():

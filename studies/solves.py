@@ -16,6 +16,7 @@ from .comparisons import COMPARED_K, layer_eigenpairs
 from .findings import SPLIT_NAMES
 from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
 from .problem import Operator, Problem, ProblemData
+from .training import Checkpoint
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -58,20 +59,24 @@ class StepSolver:
     data: ProblemData
     mesh: DeviceMesh | None = None
 
-    def solve(self, model: nn.Module, split: str, folder: Path, progress: bool) -> StepSolves:
+    def solve(self, checkpoint: Checkpoint, split: str, folder: Path, progress: bool) -> StepSolves:
         """All of it, for the network at a step and the data of a split.
 
         Args:
-            model: the network.
+            checkpoint: the network, with its losses as they were in training.
             split: of the data.
             folder: where products are kept, from which an interrupted solve goes on; ranks of a job keep none.
             progress: whether to show bars.
 
         Raises:
+            ValueError: a Hessian of another loss than the checkpoint had.
             RuntimeError: a solver that found fewer than k pairs.
         """
         options, kept = self.options, folder if self.mesh is None else None
+        model = checkpoint.restore(self.problem, self.data, device=options.device)
         H = self.operator(Hessian, model, split)
+        loss = H.loss()
+        checkpoint.require_losses({split: loss}, H.dtype)
         eig = SOLVERS[options.solver](options.k, options.seed).solve(
             H, progress=progress, checkpoint=kept and kept / "hessian"
         )
@@ -79,7 +84,7 @@ class StepSolver:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         return StepSolves(
             H=H,
-            loss=H.loss(),
+            loss=loss,
             eig=eig,
             exact=DenseEigh(k=options.k).solve(H) if options.exact else None,
             others=self._others(model, split, kept, progress) if options.compare else {},

@@ -204,6 +204,7 @@ def test_a_hessian_of_another_loss_than_the_checkpoint_is_refused(study, monkeyp
     assert result.exit_code == 1
     assert re.search(r"losses \{'test': [\d.]+\}, but had \{'test': [\d.]+\}", result.output)
     assert not list((study.out / "records").iterdir())
+    assert not (study.out / "unfinished").exists()  # no product was made
 
 
 def test_a_study_begins_with_given_weights(study, tmp_path):
