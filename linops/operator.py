@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from .subspace import Subspace
 
+DENSE_COLUMNS = 512
+"""Columns of the identity that are multiplied at a time, so that it is never formed whole."""
+
 
 class LinearOperator(abc.ABC):
     """A real m x n matrix known by its products with blocks of vectors.
@@ -272,9 +275,8 @@ class LinearOperator(abc.ABC):
         """The matrix itself, a new (m, n) tensor. Cost: n products and m n numbers."""
         m, n = self.shape
         dense = torch.empty(n, m, dtype=self.dtype, device=self.device).mT
-        width = 512  # columns of the identity at a time, so that it is never formed whole
-        for start in range(0, n, width):
-            stop = min(start + width, n)
+        for start in range(0, n, DENSE_COLUMNS):
+            stop = min(start + DENSE_COLUMNS, n)
             unit = torch.zeros(stop - start, n, dtype=self.dtype, device=self.device)
             unit[:, start:stop].fill_diagonal_(1)
             dense[:, start:stop] = whole(self @ unit.mT)

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from ..linops.operator import DENSE_COLUMNS
 from .report import Status
 from .solver import EigenPairs, EigenSolver
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import column_norms
 from .watched import Watched
 from .workload import Workload
-
-_COLUMNS = 512  # of the identity that `LinearOperator.to_dense` multiplies at a time
 
 
 @attrs.frozen(kw_only=True)
@@ -43,8 +42,8 @@ class DenseEigh(EigenSolver):
     def _workload(self, A: LinearOperator) -> Workload:
         n = A.shape[0]
         return Workload(
-            width=min(n, _COLUMNS),
-            passes=-(-n // _COLUMNS) + self.check_symmetry,
+            width=min(n, DENSE_COLUMNS),
+            passes=-(-n // DENSE_COLUMNS) + self.check_symmetry,
             working=4 * n,
             row_flops=2 * n * self.k,
             core=n,
@@ -85,8 +84,8 @@ class DenseSVD(SVDSolver):
     def _workload(self, A: LinearOperator) -> Workload:
         (m, n), least = A.shape, min(A.shape)
         return Workload(
-            width=min(least, _COLUMNS),
-            passes=-(-least // _COLUMNS) + 2 * self.check_adjoint,
+            width=min(least, DENSE_COLUMNS),
+            passes=-(-least // DENSE_COLUMNS) + 2 * self.check_adjoint,
             working=4 * m * n / (m + n),
             row_flops=2 * least * self.k,
             core=least,
