@@ -35,6 +35,7 @@ from .sketched import SketchedEigh
 from .sketched_svd import SketchedSVD
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
+from .stores import Storage
 from .svd_solver import SingularTriplets, SVDSolver
 from .workers import decompose_folder, measure_columns
 
@@ -75,6 +76,7 @@ __all__ = [
     "SparseSign",
     "SpectralDensity",
     "Status",
+    "Storage",
     "StoredMatrix",
     "SubspaceIteration",
     "Which",

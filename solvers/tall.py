@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import attrs
 import torch
 from torch import Tensor
 
+from ..linops.tall_matrix import TallMatrix
 from .streams import stream
 
 if TYPE_CHECKING:
@@ -32,8 +33,14 @@ def column_major(X: Tensor) -> Tensor:
     return X.mT.contiguous().mT
 
 
-def leading_columns(X: Tensor, order: Tensor) -> Tensor:
+@overload
+def leading_columns(X: Tensor, order: Tensor) -> Tensor: ...
+@overload
+def leading_columns(X: Tensor | TallMatrix, order: Tensor) -> Tensor | TallMatrix: ...
+def leading_columns(X: Tensor | TallMatrix, order: Tensor) -> Tensor | TallMatrix:
     """Columns of X, (n, b), in ``order``, contiguous; X itself if it is that already."""
+    if isinstance(X, TallMatrix):
+        return X.selected(order)
     if len(order) < X.shape[1] or not torch.equal(order, torch.arange(len(order))):
         X = X.mT[order.to(X.device)].mT
     return column_major(X)
@@ -69,7 +76,7 @@ def column_norms(X: Tensor) -> Tensor:
     return norms
 
 
-def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
+def gram(X: Tensor | TallMatrix, Y: Tensor | None = None) -> Tensor:
     """Xᵀ Y, or Xᵀ X, of blocks (n, k) and (n, l): a small (k, l) matrix.
 
     Xᵀ X is formed in float64 throughout, because it squares the condition number of X; Xᵀ Y in the dtype of its blocks,
@@ -79,6 +86,8 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
 
     Cost: 2 n k l flops.
     """
+    if isinstance(X, TallMatrix):
+        return X.gram(Y)
     left, right = (X, X) if Y is None else (X, Y)
     total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=X.device)
     for start in range(0, X.shape[0], _ROWS):
@@ -91,15 +100,15 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
     return total.cpu()
 
 
-def combine(X: Tensor, C: Tensor) -> Tensor:
+def combine(X: Tensor | TallMatrix, C: Tensor) -> Tensor:
     """X C of a block (n, k) and small coefficients (k, b): an (n, b) block with contiguous columns, of the dtype of X.
 
     Cost: 2 n k b flops.
     """
-    return (C.to(X.device, X.dtype).mT @ X.mT).mT
+    return X.combine(C) if isinstance(X, TallMatrix) else (C.to(X.device, X.dtype).mT @ X.mT).mT
 
 
-def orthonormality_defects(V: Tensor, seed: int) -> Tensor:
+def orthonormality_defects(V: Tensor | TallMatrix, seed: int) -> Tensor:
     """Estimates of the lengths of the rows of VᵀV - I, (k,), from random combinations of its columns.
 
     Each is less than half the true length about one time in fifty.

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace, as_operator
+from ..linops.tall_matrix import TallMatrix
 from .report import SolveReport, Status
 from .tall import gram, orthonormality_defects
 from .watched import Watched
@@ -167,7 +168,7 @@ class Solver(abc.ABC):
             raise ValueError(f"a start for {A} has entries that are not finite")
         return block
 
-    def _require_orthonormal(self, vectors: Tensor, what: str) -> None:
+    def _require_orthonormal(self, vectors: Tensor | TallMatrix, what: str) -> None:
         """What a subclass gives back: vectors that are orthonormal to the root of the precision."""
         most = torch.finfo(vectors.dtype).eps ** 0.5
         if bool((orthonormality_defects(vectors, self.seed) <= most / 2).all()):
