@@ -267,7 +267,7 @@ class MaskSubspace(Selected, Subspace, kind="mask"):
             columns = shared[other.indices].nonzero()[:, 0]
             return PartialPermutation(rows, columns, (self.dim, other.dim), self.dtype)
         if isinstance(other, OrthonormalSubspace):
-            return Dense(other.vectors[self.indices])
+            return Dense(other.rows(self.indices))
         return NotImplemented
 
     def _residual(self, other: Subspace) -> Any:

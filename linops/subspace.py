@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from .lattice import Lattice, half_digits
 from .operator import LinearOperator
 from .storage import Stored
 from .structure import Structure
+from .tall_matrix import TallMatrix
 from .tall_qr import orthonormalised, triangular_factor
 
 
@@ -191,7 +193,8 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
     """The column space of an explicit matrix with orthonormal columns.
 
     Args:
-        vectors: (n, k) with orthonormal columns, 1 <= k <= n; kept as it is, not copied.
+        vectors: (n, k) with orthonormal columns, 1 <= k <= n; kept as it is, not copied. A `TallMatrix` stays unformed
+            where rows or products are enough: for `rows`, `leverage`, overlaps with masks and chance levels.
         check: whether to verify orthonormality, to the square root of the dtype's precision. Use `from_span` for
             columns that are not orthonormal.
 
@@ -201,13 +204,12 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
     Cost: 2 n k² flops for the check.
     """
 
-    def __init__(self, vectors: Tensor, *, check: bool = True) -> None:
-        if vectors.ndim != 2 or not 1 <= vectors.shape[1] <= vectors.shape[0]:
+    def __init__(self, vectors: Tensor | TallMatrix, *, check: bool = True) -> None:
+        if len(vectors.shape) != 2 or not 1 <= vectors.shape[1] <= vectors.shape[0]:
             raise ValueError(f"a basis is (n, k) with 1 <= k <= n, got shape {tuple(vectors.shape)}")
-        self.vectors = vectors.detach()
-        self._basis = Dense(self.vectors, Structure.ISOMETRY)
+        self._basis = vectors if isinstance(vectors, TallMatrix) else Dense(vectors, Structure.ISOMETRY)
         if check:
-            gram = self.vectors.mT @ self.vectors
+            gram = self._gram(self)
             defect = float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max())
             if not defect <= torch.finfo(gram.dtype).eps ** 0.5:
                 raise ValueError(
@@ -269,14 +271,38 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         """The (n, k) isometry of the vectors."""
         return self._basis
 
+    @property
+    def vectors(self) -> Tensor:
+        """The vectors, (n, k), not to be written to; a `TallMatrix` is formed when first asked for them."""
+        return self._basis.formed() if isinstance(self._basis, TallMatrix) else self._basis.matrix
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """The rows of the vectors of those numbers, (len(indices), k).
+
+        Cost: as many rows; of a `TallMatrix` no more is formed.
+        """
+        return self._basis.rows(indices) if isinstance(self._basis, TallMatrix) else self._basis.matrix[indices]
+
+    def column_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The vectors, some at a time, (n, b), each block with its place among them.
+
+        Cost: none, or one product of a `TallMatrix` for each block.
+        """
+        if isinstance(self._basis, TallMatrix):
+            yield from self._basis.column_blocks()
+        else:
+            yield slice(0, self.dim), self._basis.matrix
+
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OrthonormalSubspace:
         """The same subspace in another dtype or on another device."""
         return OrthonormalSubspace(self.vectors.to(dtype=dtype, device=device), check=False)
 
     def leverage(self) -> Tensor:
         """Squared norms of the rows of the vectors, (n,): they sum to k."""
-        norms: Tensor = torch.linalg.vector_norm(self.vectors, dim=1)  # without a second (n, k) block
-        return norms.square()
+        norms = torch.empty(self.ambient_dim, dtype=self.dtype, device=self.device)
+        for rows, block in self._row_blocks():
+            torch.linalg.vector_norm(block, dim=1, out=norms[rows])  # without a second (n, k) block
+        return norms.square_()
 
     @property
     def _columns(self) -> Tensor:
@@ -291,13 +317,31 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
 
     def _cross_gram(self, other: Subspace) -> Any:
         if isinstance(other, OrthonormalSubspace):
-            return Dense(self.vectors.mT @ other.vectors)
+            return Dense(self._gram(other))
         return NotImplemented
 
     def _residual(self, other: Subspace) -> Any:
         if isinstance(other, OrthonormalSubspace):
             return Dense(other.vectors - self.vectors @ (self.vectors.mT @ other.vectors))
         return NotImplemented
+
+    def _gram(self, other: OrthonormalSubspace) -> Tensor:
+        """Bᵀ C of two bases, (k, l), without forming either."""
+        if isinstance(other._basis, TallMatrix):
+            return _tall_gram(other._basis, self).mT
+        return (
+            _tall_gram(self._basis, other) if isinstance(self._basis, TallMatrix) else self.vectors.mT @ other.vectors
+        )
+
+    def _row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The vectors, (rows, k) at a time, each with its place."""
+        if isinstance(self._basis, TallMatrix):
+            yield from self._basis.row_blocks()
+        else:
+            yield slice(0, self.ambient_dim), self._basis.matrix
+
+    def _leading(self, j: int) -> Tensor | TallMatrix:
+        return self._basis.leading(j) if isinstance(self._basis, TallMatrix) else self._basis.matrix[:, :j]
 
 
 class EigenSubspace(OrthonormalSubspace, kind="eigen"):
@@ -314,7 +358,7 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
     Cost: 2 n k² flops for the check.
     """
 
-    def __init__(self, vectors: Tensor, eigenvalues: Tensor, *, check: bool = True) -> None:
+    def __init__(self, vectors: Tensor | TallMatrix, eigenvalues: Tensor, *, check: bool = True) -> None:
         super().__init__(vectors, check=check)
         if eigenvalues.shape != (vectors.shape[1],):
             raise ValueError(
@@ -332,7 +376,7 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
         """
         if not 1 <= j <= self.dim:
             raise ValueError(f"leading(j) takes 1 <= j <= {self.dim}, got {j}")
-        return EigenSubspace(self.vectors[:, :j], self.eigenvalues[:j], check=False)
+        return EigenSubspace(self._leading(j), self.eigenvalues[:j], check=False)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> EigenSubspace:
         """The same subspace in another dtype or on another device."""
@@ -345,3 +389,13 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"vectors": self.vectors, "eigenvalues": self.eigenvalues}
+
+
+def _tall_gram(X: TallMatrix, other: OrthonormalSubspace) -> Tensor:
+    """Xᵀ C, (k, l), for the vectors C of the other; sums over blocks of rows in float64."""
+    total = torch.zeros(X.shape[1], other.dim, dtype=torch.float64, device=X.device)
+    for rows, block in X.row_blocks():
+        basis = other._basis
+        part = basis.row_block(rows.start, rows.stop) if isinstance(basis, TallMatrix) else basis.matrix[rows]
+        total += block.mT @ part
+    return total.to(X.dtype)

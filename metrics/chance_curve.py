@@ -162,10 +162,11 @@ def chance_curve(
     sums = StratifiedSums(labels, rounding)
     counts = torch.zeros_like(sums.sizes)
     means, stds = torch.empty_like(observed), torch.empty_like(observed)
-    for j, coordinate in enumerate(order):
-        counts[labels[coordinate]] += 1
-        sums.add(B.vectors[:, j].double().square())
-        means[j], stds[j] = sums.moments(counts)
+    for columns, vectors in B.column_blocks():
+        for j in range(columns.start, columns.stop):
+            counts[labels[order[j]]] += 1
+            sums.add(vectors[:, j - columns.start].double().square())
+            means[j], stds[j] = sums.moments(counts)
     k = torch.arange(1, len(observed) + 1, device=observed.device)
     law = PendingLaw(_drawn_law, B, Strata(labels, counts), order, rounding, draws, seed)
     return ChanceCurve(null, sums.strata, observed, means / k, stds / k, law)
@@ -183,7 +184,7 @@ def _against_haar(A: Tensor | EigenSubspace, B: EigenSubspace) -> ChanceCurve:
 def _drawn_law(B: EigenSubspace, strata: Strata, order: Tensor, rounding: float, draws: int, seed: int) -> DrawnLaw:
     """That of the overlap curves of random orders of coordinates, (draws, K)."""
     drawn, orders = numpy.unique(strata.orders(order, draws, numpy.random.default_rng(seed)), return_inverse=True)
-    rows = B.vectors[torch.from_numpy(drawn).to(B.device)].contiguous()
+    rows = B.rows(torch.from_numpy(drawn).to(B.device)).contiguous()
     orders = orders.reshape(draws, len(order))
     gained = torch.zeros(orders.shape, dtype=torch.float64, device=B.device)
     # Place by place, so that what is held is a row for each draw, which a cache has room for.

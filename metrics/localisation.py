@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -32,12 +33,12 @@ def layer_energy(vectors: Tensor | OrthonormalSubspace, labels: Tensor) -> Tenso
 
     Cost: O(n k) operations and O(n) memory.
     """
-    columns = _columns(vectors)
-    require_labels("labels", labels, len(columns), columns.device)
+    n, k, device = _described(vectors)
+    require_labels("labels", labels, n, device)
     if int(labels.min()) < 0:
         raise ValueError(f"labels number the layers from 0, got {int(labels.min())}; renumber them")
-    energy = torch.zeros(int(labels.max()) + 1, columns.shape[1], dtype=torch.float64, device=columns.device)
-    for j, column in enumerate(columns.mT):
+    energy = torch.zeros(int(labels.max()) + 1, k, dtype=torch.float64, device=device)
+    for j, column in enumerate(_columns(vectors)):
         energy[:, j].index_add_(0, labels.long(), _scaled(column).square())
     return energy / energy.sum(dim=0)
 
@@ -62,9 +63,9 @@ def participation_ratio(vectors: Tensor | OrthonormalSubspace) -> Tensor:
 
     Cost: O(n k) operations and O(n) memory.
     """
-    columns = _columns(vectors)
-    found = torch.empty(columns.shape[1], dtype=torch.float64, device=columns.device)
-    for j, column in enumerate(columns.mT):
+    _, k, device = _described(vectors)
+    found = torch.empty(k, dtype=torch.float64, device=device)
+    for j, column in enumerate(_columns(vectors)):
         squares = _scaled(column).square()
         found[j] = squares.sum().square() / squares.square().sum()
     return found
@@ -77,9 +78,19 @@ def _scaled(column: Tensor) -> Tensor:
     return exact / largest if largest > 0 else exact.new_full(exact.shape, math.nan)
 
 
-def _columns(vectors: Tensor | OrthonormalSubspace) -> Tensor:
+def _columns(vectors: Tensor | OrthonormalSubspace) -> Iterator[Tensor]:
+    """The vectors, one by one, (n,)."""
     if isinstance(vectors, OrthonormalSubspace):
-        return vectors.vectors
+        for _, block in vectors.column_blocks():
+            yield from block.mT
+    else:
+        yield from vectors.detach().mT
+
+
+def _described(vectors: Tensor | OrthonormalSubspace) -> tuple[int, int, torch.device]:
+    """n, k and the device of vectors, once they are known to be such."""
+    if isinstance(vectors, OrthonormalSubspace):
+        return vectors.ambient_dim, vectors.dim, vectors.device
     if not isinstance(vectors, Tensor):
         raise TypeError(
             f"expected vectors, (n, k), or a subspace that holds them, got {type(vectors).__name__}; "
@@ -89,4 +100,4 @@ def _columns(vectors: Tensor | OrthonormalSubspace) -> Tensor:
         raise ValueError(f"vectors are the columns of (n, k), got shape {tuple(vectors.shape)}; of one take v[:, None]")
     if vectors.is_complex():
         raise TypeError(f"vectors are real, got {vectors.dtype}; of complex ones take v.abs(), which has their energy")
-    return vectors.detach()
+    return len(vectors), vectors.shape[1], vectors.device

@@ -75,7 +75,7 @@ def overlap_curve(A: Tensor | EigenSubspace, B: EigenSubspace) -> Tensor:
     """
     _check_curve(A, B)
     if isinstance(A, Tensor):
-        products = B.vectors[ranking(A, B.dim)]
+        products = B.rows(ranking(A, B.dim))
     else:
         K = min(A.dim, B.dim)
         products = A.leading(K).cross_gram(B.leading(K)).to_dense()

@@ -36,9 +36,9 @@ from .sketched import SketchedEigh
 from .sketched_svd import SketchedSVD
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
+from .stores import Storage
 from .svd_solver import SingularTriplets, SVDSolver
 from .workers import decompose_folder, measure_columns
-from .workload import Storage, storage_for
 
 __all__ = [
     "SSRFT",
@@ -96,7 +96,6 @@ __all__ = [
     "solve_diagonal_blocks",
     "spectral_density",
     "spectral_norm",
-    "storage_for",
     "svds",
     "trace",
 ]

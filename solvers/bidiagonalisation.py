@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .basis import narrowed
 from .krylov import MultipliedBasis
+from .stores import DEVICE, Storage
 from .tall import column_norms
 from .watched import Watched
 
@@ -41,11 +42,11 @@ class KrylovSpaces:
         steps: the products of AᵀA with each of these, from one restart to the next.
     """
 
-    def __init__(self, A: Watched, block_size: int, seed: int, start: Tensor | None) -> None:
+    def __init__(self, A: Watched, block_size: int, seed: int, start: Tensor | None, storage: Storage = DEVICE) -> None:
         self.A, self.block_size = A, block_size
         m, n = A.shape
-        self.left = MultipliedBasis(A, m, seed, "left vectors")
-        self.right = MultipliedBasis(A, n, seed, "right vectors")
+        self.left = MultipliedBasis(A, m, seed, "left vectors", storage)
+        self.right = MultipliedBasis(A, n, seed, "right vectors", storage)
         self.started, self.steps = start is not None, [0]
         self.found: Tensor | None = None
         self._dropped = torch.zeros(0, 0, dtype=torch.float64)  # what Aᵀ maps out of the basis since restarts

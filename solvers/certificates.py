@@ -200,7 +200,7 @@ def _premise(
     bounds: ResidualBounds, factors: Factors, beyond: float | None, seen: Probe | None, confidence: float
 ) -> tuple[float, float | None]:
     """A bound of the keys of all eigenvalues but k, and its probability; None where it is assumed."""
-    if len(bounds.values) == min(len(factors.left), len(factors.right)):
+    if len(bounds.values) == min(factors.left.shape[0], factors.right.shape[0]):
         # Singular values are eigenvalues of [0, A; Aᵀ, 0], where their negatives, and zeros, are beyond.
         return (-math.inf if factors.left is factors.right else 0.0), 1.0
     if beyond is not None:

@@ -53,6 +53,8 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
         max_basis: the most vectors of each side to keep, at least k + 3 block_size, but for random ones that join a
             block; by default there is no limit. About 2 k, at least 50, cost few products more than no limit, but where
             many values are close to the last.
+        storage: where the bases live, a `Storage` or the name of its kind; by default in the memory of the operator.
+            The result is formed there. Its dtype must not be narrower than that of A.
         seed, check_adjoint: see `SVDSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken.
@@ -81,7 +83,7 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         tol, budget = tolerance_for(A, self.tol), self._budget
-        spaces, before = KrylovSpaces(A, self._width(tol), self.seed, start), A.products
+        spaces, before = self._spaces(A, tol, start), A.products
         next_look = 2 * self.k
         while True:
             if self.max_basis is not None and spaces.right.basis.size + spaces.width > self.max_basis:
@@ -109,6 +111,12 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
         if len(spaces.steps) > 1:
             U, V = orthonormalise(U).Q, orthonormalise(V).Q  # each restart adds its rounding errors
         return SingularTriplets(U, triplets.values[: self.k], V, status, triplets.residual_norms[: self.k])
+
+    def _spaces(self, A: Watched, tol: float, start: Tensor | None) -> KrylovSpaces:
+        storage = self._stored(A, sum(A.shape))
+        if storage.is_rounding(A.dtype):
+            raise ValueError(f"bases of both sides are not rounded: leave out the dtype of {storage} for {A.A}")
+        return KrylovSpaces(A, self._width(tol), self.seed, start, storage)
 
     @property
     def most_vectors(self) -> int:

@@ -10,8 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..linops import LinearOperator
 from ..linops.sharding import placed
-from .basis import Basis, random_directions
+from .basis import Basis, most_columns, random_directions
+from .stores import DEVICE, Storage, as_storage
 from .tall import Orthonormalised, orthonormalise
 from .template import Solver, positive_integer, tolerance
 from .watched import Watched
@@ -35,6 +37,7 @@ class BlockKrylov(Solver):
     tol: float | None = attrs.field(default=None, validator=tolerance)
     max_products: int | None = attrs.field(default=None, validator=positive_integer)
     max_basis: int | None = attrs.field(default=None, validator=positive_integer)
+    storage: Storage | None = attrs.field(default=None, converter=as_storage)
 
     uses_start = True
     wanted: ClassVar[str]  # what there are k of, in the plural
@@ -84,6 +87,18 @@ class BlockKrylov(Solver):
         digits = max(_DIGITS, -math.log10(tol))
         return max(_NARROWEST, int(self.k / (_WANTED_PER_COLUMN * digits)))
 
+    def _stored(self, A: LinearOperator, rows: int) -> Storage:
+        """Where bases of A live that have so many rows in all, once that is known to have room for them."""
+        if self.storage is None:
+            return DEVICE
+        most = min(self.most_vectors if self.max_basis is None else self.max_basis, *A.shape)
+        columns = most_columns(min(A.shape), most)
+        if self.storage.is_rounding(A.dtype) and A.row_mesh is not None:
+            raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {self.storage}")
+        if self.storage.is_rounding(A.dtype):  # which ends with k products that are kept as well
+            columns += self.k * A.dtype.itemsize // self.storage.dtype_for(A.dtype).itemsize
+        return self.storage.prepared(rows, columns, A.dtype, A.device)
+
     @property
     def _widest(self) -> int:
         """Columns of a block where the dtype of the operator is not known yet."""
@@ -98,6 +113,7 @@ class MultipliedBasis:
         n: rows.
         seed: of the random vectors that join it.
         purpose: of their stream.
+        storage: where it is kept.
 
     Attributes:
         waiting: the columns that have not been multiplied, (n, w).
@@ -105,9 +121,9 @@ class MultipliedBasis:
         drawn: random vectors that have joined it.
     """
 
-    def __init__(self, A: Watched, n: int, seed: int, purpose: str) -> None:
+    def __init__(self, A: Watched, n: int, seed: int, purpose: str, storage: Storage = DEVICE) -> None:
         self.n, self.seed, self.purpose = n, seed, purpose
-        self.basis = Basis(n, A.dtype, A.device, A.row_mesh)
+        self.basis = Basis(n, A.dtype, A.device, storage, A.row_mesh)
         self.waiting = placed(torch.empty(0, n, dtype=A.dtype, device=A.device).mT, A.row_mesh)
         self.coefficients: list[Tensor] = []
         self.drawn = 0

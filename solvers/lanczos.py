@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from .combination import Combination
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
 from .solver import EigenPairs, EigenSolver
@@ -52,6 +53,10 @@ class BlockLanczos(BlockKrylov, EigenSolver):
             as many with restarts.
         max_basis: the most vectors to keep, at least k + 4 block_size; by default there is no limit. About 2 k, and 50
             or more, cost few products more than no limit, but where many eigenvalues are close to the last.
+        storage: where the basis lives, a `Storage` or the name of its kind; by default in the memory of the operator.
+            If it is given eigenvectors are formed only when they are asked for. With a dtype that rounds the basis the
+            solve ends as `Status.ROUNDED`, with Ritz pairs of the span of the rounded vectors, by k more products,
+            which need their room as well.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken: more columns would cost more
@@ -61,6 +66,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     Raises:
         ValueError: besides those of `EigenSolver`, max_products < k, a max_basis too small, or a tol below ten
             roundings of the dtype.
+        OSError: a directory that cannot be written, or a disk without room for all vectors that it may come to keep.
 
     Source: Golub & Van Loan, Matrix Computations, section 10.3; Parlett, The Symmetric Eigenvalue Problem, chapter 13;
     Saad, Numerical Methods for Large Eigenvalue Problems, chapter 6. Restarts: Wu & Simon (2000), SIAM J. Matrix Anal.
@@ -79,7 +85,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         tol, budget = tolerance_for(A, self.tol), self._budget(A)
-        space, before = KrylovSpace(A, self._width(tol), self.seed, tol, self.max_basis), A.products
+        storage, before = self._stored(A, A.shape[0]), A.products
+        space = KrylovSpace(A, self._width(tol), self.seed, tol, self.max_basis, storage)
         if start is not None:
             space.begin(start)
         next_look = self.k
@@ -108,10 +115,26 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if space.dim == A.shape[0]:
             status = Status.COMPLETE
+        if self.storage is not None and A.row_mesh is None:
+            return self._stored_pairs(A, space, pairs, status)
         vectors = space.basis.combine(pairs.coefficients)
         if len(space.steps) > 1:
             vectors = orthonormalise(vectors).Q  # each restart adds its rounding errors
         return EigenPairs(pairs.eigenvalues, vectors, status, pairs.residual_norms)
+
+    def _stored_pairs(self, A: Watched, space: KrylovSpace, pairs: RitzPairs, status: Status) -> EigenPairs:
+        """The pairs with vectors that are not formed, and if these are rounded Ritz pairs of their span."""
+        vectors, rounds = Combination(space.basis, pairs.coefficients), space.basis.rounding > 0
+        if rounds or len(space.steps) > 1:
+            vectors = vectors.orthonormalised()
+        if not rounds:
+            return EigenPairs(pairs.eigenvalues, vectors, status, pairs.residual_norms)
+        values, vectors, norms = vectors.rayleigh_ritz(A)
+        return EigenPairs(values, vectors, Status.ROUNDED if status.is_success else status, norms)
+
+    def _require_suitable(self, A: LinearOperator) -> None:
+        super()._require_suitable(A)
+        self._stored(A, A.shape[0])
 
     def _may_have_all_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> bool:
         """Whether no eigenvalue has as many copies among the pairs as the space can hold, or two of one at least."""
@@ -186,7 +209,7 @@ class Lanczos(BlockLanczos):
 
     Args:
         block_size: 1.
-        k, tol, max_products, max_basis, which, seed, check_symmetry: see `BlockLanczos`.
+        k, tol, max_products, max_basis, storage, which, seed, check_symmetry: see `BlockLanczos`.
 
     Raises:
         ValueError: as `BlockLanczos`, or another block_size.

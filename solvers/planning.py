@@ -18,8 +18,9 @@ from ..linops.memory import allowance
 from .basis import Basis
 from .report import solver_to_dict
 from .sketches import Gaussian
+from .stores import DEVICE, Storage
 from .tall import orthonormalise
-from .workload import STORAGES, Storage, Workload, storage_for
+from .workload import Workload
 
 if TYPE_CHECKING:
     from .template import Solver
@@ -46,7 +47,8 @@ class SolvePlan:
         seconds_in_products: of wall time, from blocks that were timed.
         seconds_outside: of the solver's own algebra, from the speed of small pieces of it on this machine, and of
             products with the factor.
-        storage: of the basis that grows, with its bytes.
+        storage: of the basis that grows, and of the result.
+        basis_bytes: of its vectors there.
         working_bytes: of blocks and small matrices beside the basis, at the peak.
         result_bytes: of the vectors found.
         operator_bytes: what the operator keeps between products, if it tells; what it takes within one is not told.
@@ -68,6 +70,7 @@ class SolvePlan:
     seconds_in_products: float
     seconds_outside: float
     storage: Storage
+    basis_bytes: int
     working_bytes: int
     result_bytes: int
     operator_bytes: int
@@ -90,13 +93,12 @@ class SolvePlan:
     @property
     def memory(self) -> int:
         """Bytes of memory, of the device and of the host together."""
-        basis = 0 if self.storage.place == "disk" else self.storage.bytes
-        return basis + self.working_bytes + self.result_bytes + self.operator_bytes
+        return self.working_bytes + self.operator_bytes + self.basis_bytes + self.result_bytes - self.disk
 
     @property
     def disk(self) -> int:
         """Bytes on disk."""
-        return self.storage.bytes if self.storage.place == "disk" else 0
+        return self.basis_bytes + self.result_bytes if self.storage.kind == "disk" else 0
 
     @property
     def fits(self) -> bool:
@@ -115,7 +117,7 @@ class SolvePlan:
         count = f"{self.products}" if self.is_exact else f"about {self.products} ({self.rule})"
         factor = f", {self.factor_products} with the factor" if self.factor_products else ""
         parts = {
-            f"basis on {self.storage.place}": self.storage.bytes,
+            f"basis on {self.storage.kind}": self.basis_bytes,
             "blocks": self.working_bytes,
             "result": self.result_bytes,
             "operator": self.operator_bytes,
@@ -181,7 +183,8 @@ def plan_solve(solver: Solver, A: LinearOperator, reason: str, memory_budget: in
         X = torch.empty(0, device=A.device)
         sketch = work.sketch
         outside += work.sketched / drawn * _timed(lambda _: sketch.columns(0, drawn), X, A.device)
-    storage = storage_for(rows, work.basis, A.dtype, A.device, memory_budget)
+    storage: Storage = getattr(solver, "storage", None) or DEVICE
+    basis_bytes = rows * work.basis * storage.dtype_for(A.dtype).itemsize
     small = 0 if work.dense else _CORE_COPIES * work.core**2 * torch.float64.itemsize
     plan = SolvePlan(
         solver=solver,
@@ -194,7 +197,8 @@ def plan_solve(solver: Solver, A: LinearOperator, reason: str, memory_budget: in
         factor_products=work.factor_products,
         seconds_in_products=products * each,
         seconds_outside=outside,
-        storage=storage,
+        storage=storage.chosen(basis_bytes, A.device, memory_budget),
+        basis_bytes=basis_bytes,
         working_bytes=int(rows * work.working * A.dtype.itemsize) + small,
         result_bytes=rows * solver.k * A.dtype.itemsize,
         operator_bytes=kept,
@@ -204,19 +208,20 @@ def plan_solve(solver: Solver, A: LinearOperator, reason: str, memory_budget: in
         operator_plan=None if operator_plan is None else str(operator_plan),
         notes=(),
     )
-    return attrs.evolve(plan, notes=_notes(plan, A, rows, work))
+    return attrs.evolve(plan, notes=_notes(plan))
 
 
-def _notes(plan: SolvePlan, A: LinearOperator, rows: int, work: Workload) -> tuple[str, ...]:
+def _notes(plan: SolvePlan) -> tuple[str, ...]:
     notes = []
     if not plan.fits:
         notes.append(
             f"It takes more than the memory budget, by {size_text(plan.memory - plan.memory_budget)}: a smaller k or "
-            "max_basis takes less."
+            "max_basis takes less, and storage='disk' keeps the basis out of memory."
         )
-    if not plan.storage.fits:
-        other = storage_for(rows, work.basis, A.dtype, A.device, plan.memory_budget, STORAGES)
-        notes.append(f"The basis does not fit on {plan.storage.place}; on {other.place} it would.")
+    try:
+        plan.storage.require_room(plan.disk)
+    except OSError as error:
+        notes.append(f"{error}.")
     return tuple(notes)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..linops import as_operator
 from ..linops.basic import require_count
+from ..linops.tall_matrix import TallMatrix
 from .results import EigenDecomposition, SingularValueDecomposition
 from .sketches import Gaussian
 from .tall import column_norms, combine, gram
@@ -30,14 +31,14 @@ class Factors:
     """Â = L diag(values) Rᵀ: (k,) values in float64 on the CPU, orthonormal L, (m, k), and R, (n, k)."""
 
     values: Tensor
-    left: Tensor
-    right: Tensor
+    left: Tensor | TallMatrix
+    right: Tensor | TallMatrix
 
     @classmethod
     def of(cls, result: Result) -> Factors:
         """The factors of a result."""
         if isinstance(result, EigenDecomposition):
-            return cls(result.eigenvalues.double().cpu(), result.eigenvectors, result.eigenvectors)
+            return cls(result.eigenvalues.double().cpu(), result._eigenvectors, result._eigenvectors)
         if isinstance(result, SingularValueDecomposition):
             return cls(result.singular_values.double().cpu(), result.left_vectors, result.right_vectors)
         raise TypeError(f"expected an EigenDecomposition or SingularValueDecomposition, got {type(result).__name__}")
@@ -96,13 +97,14 @@ def probe(factors: Factors, A: Any, test_vectors: int, seed: int) -> Probe:
     require_count("test_vectors is", test_vectors)
     operator = as_operator(A)
     L, R = factors.left, factors.right
-    if operator.shape != (len(L), len(R)):
-        raise ValueError(f"a result of a {len(L)}x{len(R)} operator cannot be certified by {operator}")
+    m, n = L.shape[0], R.shape[0]
+    if operator.shape != (m, n):
+        raise ValueError(f"a result of a {m}x{n} operator cannot be certified by {operator}")
     if (operator.dtype, operator.device) != (L.dtype, L.device):
         raise TypeError(
             f"a result in {L.dtype} on {L.device} is certified by an operator of that dtype and device, got {operator}"
         )
-    sketch = Gaussian(len(R), test_vectors, seed=seed, purpose="certificate", dtype=R.dtype, device=R.device)
+    sketch = Gaussian(n, test_vectors, seed=seed, purpose="certificate", dtype=R.dtype, device=R.device)
     omega = sketch.columns(0, test_vectors)
     image = operator @ omega
     if not bool(image.isfinite().all()):

@@ -6,7 +6,7 @@ import abc
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import numpy
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
-from ..linops.files import written_whole
+from ..linops.tall_matrix import TallMatrix
+from .archive import write_archive
 from .report import SolveReport
 
 _Self = TypeVar("_Self", bound="_Decomposition")
@@ -23,14 +24,15 @@ _Self = TypeVar("_Self", bound="_Decomposition")
 class _Decomposition(abc.ABC):
     """What the results of eigensolvers and of singular value solvers share.
 
-    A subclass is an attrs class whose fields are tensors of k numbers or (·, k) vectors, and the report.
+    A subclass is an attrs class whose fields are tensors of k numbers or (·, k) vectors, unformed ones too, and the
+    report.
     """
 
     if TYPE_CHECKING:
         residual_norms: Tensor
         report: SolveReport
 
-        def __init__(self, *, report: SolveReport, **tensors: Tensor) -> None: ...
+        def __init__(self, *, report: SolveReport, **tensors: Tensor | TallMatrix) -> None: ...
 
     @property
     @abc.abstractmethod
@@ -52,7 +54,8 @@ class _Decomposition(abc.ABC):
         """
         if not 1 <= j <= len(self._leading_values):
             raise ValueError(f"leading(j) takes 1 <= j <= {len(self._leading_values)}, got {j}")
-        return type(self)(**{name: tensor[..., :j] for name, tensor in self._tensors().items()}, report=self.report)
+        first = {name: _leading(tensor, j) for name, tensor in self._tensors().items()}
+        return type(self)(**first, report=self.report)
 
     def converged(self, tol: float) -> Tensor:
         """Which have a residual norm of at most ``tol`` times the largest |value| among them: a boolean (k,) tensor.
@@ -81,11 +84,9 @@ class _Decomposition(abc.ABC):
         Raises:
             OSError: the file cannot be written.
 
-        Cost: the numbers of all vectors on disk.
+        Cost: the numbers of all vectors on disk; unformed ones are written some rows at a time.
         """
-        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self._tensors().items()}
-        with written_whole(Path(path)) as partial, partial.open("wb") as file:
-            numpy.savez(file, report=json.dumps(self.report.to_dict()), **arrays)
+        write_archive(Path(path), self._tensors(), json.dumps(self.report.to_dict()))
 
     @classmethod
     def load(cls: type[_Self], path: str | os.PathLike[str], device: torch.device | str = "cpu") -> _Self:  # noqa: PYI019
@@ -107,12 +108,13 @@ class _Decomposition(abc.ABC):
 
     @classmethod
     def _tensor_names(cls) -> list[str]:
-        return [field.name for field in attrs.fields(cls) if field.name != "report"]  # type: ignore[arg-type]
+        return [field.alias for field in attrs.fields(cls) if field.name != "report"]  # type: ignore[arg-type]
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in self._tensor_names()}
+    def _tensors(self) -> dict[str, Tensor | TallMatrix]:
+        fields = attrs.fields(type(self))  # type: ignore[arg-type]
+        return {field.alias: getattr(self, field.name) for field in fields if field.name != "report"}
 
-    def _described(self, size: str, vectors: Tensor, letter: str) -> str:
+    def _described(self, size: str, vectors: Tensor | TallMatrix, letter: str) -> str:
         values, k = self._leading_values, len(self._leading_values)
         dtype = str(vectors.dtype).removeprefix("torch.")
         span = f", {letter} {values[0]:.4g} … {values[-1]:.4g}" if k else ""
@@ -130,16 +132,30 @@ class EigenDecomposition(_Decomposition):
 
     Attributes:
         eigenvalues: (k,), leading first by the solver's `Which`.
-        eigenvectors: (n, k) with orthonormal columns.
+        eigenvectors: (n, k) with orthonormal columns. Of a solver with a `Storage` they are formed when first asked
+            for, where it keeps them; `subspace`, `operator`, `leading`, `rows`, `save` and `certify` do without.
         residual_norms: (k,), ‖A vᵢ - λᵢ vᵢ‖, each a bound of the distance of λᵢ to an eigenvalue of A; NaN where they
             were not measured.
         report: how the result was found.
     """
 
     eigenvalues: Tensor
-    eigenvectors: Tensor
+    _eigenvectors: Tensor | TallMatrix
     residual_norms: Tensor
     report: SolveReport
+
+    @property
+    def eigenvectors(self) -> Tensor:
+        """V, (n, k), formed when first asked for; see the class."""
+        return self._eigenvectors.formed() if isinstance(self._eigenvectors, TallMatrix) else self._eigenvectors
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """The rows of V of those numbers, (len(indices), k), without forming it: what a mask needs.
+
+        Cost: as many rows of the basis.
+        """
+        vectors = self._eigenvectors
+        return vectors.rows(indices) if isinstance(vectors, TallMatrix) else vectors[indices]
 
     @property
     def subspace(self) -> EigenSubspace:
@@ -150,7 +166,7 @@ class EigenDecomposition(_Decomposition):
         """
         if len(self.eigenvalues) == 0:
             raise ValueError(f"{self!r} has no subspace, as no pair was found: {self.report.status.value}")
-        return EigenSubspace(self.eigenvectors, self.eigenvalues, check=False)
+        return EigenSubspace(self._eigenvectors, self.eigenvalues, check=False)
 
     @property
     def operator(self) -> LinearOperator:
@@ -158,14 +174,16 @@ class EigenDecomposition(_Decomposition):
 
         Cost: a product with b columns takes 4 n k b flops.
         """
-        return Diagonal(self.eigenvalues).congruence(Dense(self.eigenvectors.mT))
+        vectors = self._eigenvectors
+        adjoint = vectors.T if isinstance(vectors, TallMatrix) else Dense(vectors.mT)
+        return Diagonal(self.eigenvalues).congruence(adjoint)
 
     @property
     def _leading_values(self) -> Tensor:
         return self.eigenvalues
 
     def __repr__(self) -> str:
-        return self._described(str(self.eigenvectors.shape[0]), self.eigenvectors, "λ")
+        return self._described(str(self._eigenvectors.shape[0]), self._eigenvectors, "λ")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -212,3 +230,8 @@ class SingularValueDecomposition(_Decomposition):
 
     def __repr__(self) -> str:
         return self._described(f"{len(self.left_vectors)}x{len(self.right_vectors)}", self.left_vectors, "σ")
+
+
+def _leading(tensor: Tensor | TallMatrix, j: int) -> Tensor | TallMatrix:
+    """The first j numbers or columns."""
+    return tensor.leading(j) if isinstance(tensor, TallMatrix) else tensor[..., :j]

@@ -14,11 +14,13 @@ from .basis import Basis
 from .core_sketching import CoreSketching
 from .cores import least_squares_core, two_sided_core
 from .measurement import Measurement
+from .rayleigh_ritz import orthonormalise_in_place, ritz_pairs
 from .report import Status
 from .results import EigenDecomposition
 from .sketches import Sketch
 from .solver import EigenPairs, EigenSolver
-from .tall import column_norms, combine, gram, orthonormalise
+from .stores import Storage, as_storage
+from .tall import blocks, column_norms, combine, gram, orthonormalise
 from .watched import Watched
 from .workload import Workload
 
@@ -63,15 +65,19 @@ class SketchedEigh(CoreSketching, EigenSolver):
         two_pass: whether to apply A to Q.
         basis: ``"leading"`` or ``"first"``, for a single pass.
         core: ``"symmetric"`` or ``"two-sided"``, by default the first that goes with ``basis``; with two passes
-            ``"bordered"`` (the default) or ``"rayleigh-ritz"``.
+            ``"bordered"`` (the default) or ``"rayleigh-ritz"``, the only one with a ``storage``.
+        storage: for two passes, where W and then Q are kept, in the same place, a `Storage` or the name of its kind; by
+            default in the memory of the operator, with a second copy. If it is given eigenvectors are formed only when
+            they are asked for, and residual norms take k products of their own, if ``measure_residuals``.
         block_size: columns multiplied at a time; it does not change the result beyond rounding.
         measure_residuals: whether k further products measure residual norms that do not come free; else they are NaN.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Raises:
+        OSError: a directory that cannot be written, or a disk without room for W.
         ValueError: besides those of `EigenSolver`, sizes that are not k <= outer <= inner <= n, neither k nor outer
-            given, an unknown test matrix, basis or core, ``inner`` or ``basis`` with ``two_pass``, or the symmetric
-            core with the first columns.
+            given, an unknown test matrix, basis or core, ``inner`` or ``basis`` with ``two_pass``, the symmetric core
+            with the first columns, or a ``storage`` for a single pass or with the bordered core.
 
     Source: arXiv 2504.14701, after Tropp, Yurtsever, Udell & Cevher (2019) and Boutsidis, Woodruff & Zhong (2016):
     ``basis="first"``. Two passes: Halko, Martinsson & Tropp (2011), section 5.3. Symmetric core: Higham (1988), The
@@ -79,14 +85,18 @@ class SketchedEigh(CoreSketching, EigenSolver):
 
     Cost: inner products, or 2 outer. About 8 n inner² + 6 n outer inner flops; 8 n outer² + 2 n inner² for
     ``basis="first"``. Memory: the numbers kept, and twice those of W while Q is made; 4 n outer for two passes.
+    With a storage n outer numbers there, a few blocks of ``block_size`` columns in memory, and 5 n outer² flops.
     """
 
     two_pass: bool = False
     basis: str = attrs.field(default="leading", validator=attrs.validators.in_(("leading", "first")))
+    storage: Storage | None = attrs.field(default=None, converter=as_storage)
     core: str = attrs.field()
 
     @core.default
     def _best_core(self) -> str:
+        if self.two_pass and self.storage is not None:
+            return "rayleigh-ritz"
         published = self.basis == "first" and not self.two_pass
         return "two-sided" if published else _CORES[self.two_pass][0]
 
@@ -103,6 +113,12 @@ class SketchedEigh(CoreSketching, EigenSolver):
             raise ValueError("basis is a choice of a single pass; with two_pass=True all of W spans Q")
         if self.basis == "first" and self.core == "symmetric":
             raise ValueError("the symmetric core needs all of W: take basis='leading', or core='two-sided'")
+        if self.storage is not None and not self.two_pass:
+            raise ValueError(
+                "storage is for two_pass=True; the products of a single pass are kept in a folder by measure_columns"
+            )
+        if self.storage is not None and self.core == "bordered":
+            raise ValueError("the bordered core keeps A Q as well: with a storage take core='rayleigh-ritz'")
 
     @torch.no_grad()
     def decompose(self, measurement: Measurement) -> EigenDecomposition:
@@ -123,7 +139,9 @@ class SketchedEigh(CoreSketching, EigenSolver):
         return self._result(pairs, cost, check_products=0)
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
-        return self._second_pass(A) if self.two_pass else self._pairs(A, self._measured(A))
+        if not self.two_pass:
+            return self._pairs(A, self._measured(A))
+        return self._second_pass(A) if self.storage is None else self._stored_pass(A, self._stored(A))
 
     def _pairs(self, A: LinearOperator, measurement: Measurement) -> EigenPairs:
         """Pairs of Q C Qᵀ, from a whole measurement."""
@@ -144,7 +162,7 @@ class SketchedEigh(CoreSketching, EigenSolver):
     def _second_pass(self, A: Watched) -> EigenPairs:
         """Pairs of the approximation that A Q makes."""
         Q = self._spanned(self._measured(A).arrays["range"], self._sizes(A.shape)[0])
-        basis = Basis(A.shape[0], A.dtype, A.device, A.row_mesh)
+        basis = Basis(A.shape[0], A.dtype, A.device, mesh=A.row_mesh)
         basis.append(Q)
         image = self._joined(lambda start, stop: A._matmat(Q[:, start:stop]), 0, Q.shape[1])
         step = orthonormalise(image, basis)  # A Q = Q C + Q' R
@@ -157,6 +175,29 @@ class SketchedEigh(CoreSketching, EigenSolver):
         values, vectors = self._leading(C)
         residuals = torch.cat([step.C @ vectors - vectors * values, step.R @ vectors])
         return EigenPairs(values, combine(Q, vectors), Status.SKETCHED, column_norms(residuals))
+
+    def _stored_pass(self, A: Watched, storage: Storage) -> EigenPairs:
+        """As `_second_pass`, Rayleigh-Ritz, with no tall matrix but W, in whose place Q comes."""
+        outer, measure = self._sizes(A.shape)[0], self._products(A)["range"]
+        basis = Basis(A.shape[0], A.dtype, A.device, storage, A.row_mesh, most=outer)
+        for start, stop in blocks(0, outer, self.block_size):
+            basis.append(measure(start, stop))
+        G = orthonormalise_in_place(basis, outer, self.seed, "completion")
+        values, vectors = ritz_pairs(A, basis, G, self.block_size)
+        order = self.which.order(values)[: self.k]
+        leading = vectors.selected(order)
+        formed = leading if A.row_mesh is None else basis.combine(leading.coefficients)
+        return EigenPairs(values[order], formed, Status.SKETCHED)
+
+    def _stored(self, A: LinearOperator) -> Storage:
+        """Where W is kept, once that is known to have room for it."""
+        assert self.storage is not None
+        return self.storage.prepared(A.shape[0], self._sizes(A.shape)[0], A.dtype, A.device)
+
+    def _require_suitable(self, A: LinearOperator) -> None:
+        super()._require_suitable(A)
+        if self.storage is not None:
+            self._stored(A)
 
     def _leading(self, core: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(core)
@@ -178,6 +219,11 @@ class SketchedEigh(CoreSketching, EigenSolver):
 
         return {"range": lambda start, stop: A._matmat(omega.columns(start, stop)), "core": seen}
 
+    @property
+    def _measures_residuals(self) -> bool:
+        free = self.core == "rayleigh-ritz" and self.storage is None
+        return self.measure_residuals and not free
+
     def _omega(self, A: LinearOperator) -> Sketch:
         return self._draw(A, A.shape[0], self._sizes(A.shape)[1], "sketch")
 
@@ -190,9 +236,10 @@ class SketchedEigh(CoreSketching, EigenSolver):
 
     def _workload(self, A: LinearOperator) -> Workload:
         outer, inner = self._sizes(A.shape)
-        measured = self.measure_residuals and self.core != "rayleigh-ritz"
         wide = outer if self.two_pass or self.basis == "first" else inner
-        if self.two_pass:
+        if self.two_pass and self.storage is not None:
+            flops, working, core, drawn = 5 * outer**2, 0, outer, outer
+        elif self.two_pass:
             flops, working, core, drawn = 24 * outer**2, 4 * outer, 2 * outer, outer
         elif self.basis == "first":
             flops, working, core, drawn = 8 * outer**2 + 2 * inner**2, 3 * outer, inner, 2 * inner
@@ -200,8 +247,9 @@ class SketchedEigh(CoreSketching, EigenSolver):
             flops, working, core, drawn = 8 * inner**2 + 6 * outer * inner, 3 * inner, inner, inner + outer
         return Workload(
             width=min(self.block_size, wide),
-            passes=self._passes(A.shape) * (1 + self.two_pass) + self.check_symmetry + measured,
+            passes=self._passes(A.shape) * (1 + self.two_pass) + self.check_symmetry + self._measures_residuals,
             working=working + 3 * min(self.block_size, wide),
+            basis=0 if self.storage is None else outer,
             row_flops=flops,
             core=core,
             core_flops=20 * wide**3 + 9 * core**3,  # of the triangular factor, and of the core
@@ -211,5 +259,5 @@ class SketchedEigh(CoreSketching, EigenSolver):
 
     def _total(self, A: LinearOperator) -> int | None:
         outer, inner = self._sizes(A.shape)
-        measured = self.k * (self.measure_residuals and self.core != "rayleigh-ritz")
+        measured = self.k * self._measures_residuals
         return 2 * self.check_symmetry + (2 * outer if self.two_pass else inner) + measured

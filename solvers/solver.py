@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..linops import LinearOperator, Subspace
 from ..linops.sharding import placed
+from ..linops.tall_matrix import TallMatrix
 from .report import ConvergenceWarning, Status
 from .results import EigenDecomposition
 from .sketches import Gaussian
@@ -48,14 +49,14 @@ class EigenPairs:
 
     Attributes:
         eigenvalues: (m,) in any real dtype.
-        eigenvectors: (n, m) orthonormal.
+        eigenvectors: (n, m) orthonormal; a `TallMatrix` stays unformed in the result until asked for.
         status: how it ended.
         residual_norms: (m,) ‖A v - λ v‖ if they are known without further products, else None.
         notes: what else the report is to say, in sentences.
     """
 
     eigenvalues: Tensor
-    eigenvectors: Tensor
+    eigenvectors: Tensor | TallMatrix
     status: Status
     residual_norms: Tensor | None = None
     notes: tuple[str, ...] = ()
@@ -138,8 +139,7 @@ class EigenSolver(Solver):
             pairs = self._ordered(self._solve(watched, guess), operator)
             if pairs.residual_norms is not None or not self._measures_residuals:
                 return pairs, checks
-            products = watched._matmat(pairs.eigenvectors)
-            norms = column_norms(products - scale_columns(pairs.eigenvectors, pairs.eigenvalues))
+            norms = _residual_norms(watched, pairs)
             return attrs.evolve(pairs, residual_norms=norms), checks + len(norms)
 
         (pairs, checks), cost = self._watching(operator, progress, find, checkpoint, guess)
@@ -171,7 +171,9 @@ class EigenSolver(Solver):
         self._require_orthonormal(pairs.eigenvectors, "eigenvectors")
         order = self.which.order(pairs.eigenvalues.cpu())[: self.k]
         values = pairs.eigenvalues.cpu()[order].to(A.device, A.dtype)
-        vectors = placed(leading_columns(pairs.eigenvectors, order), A.row_mesh)
+        vectors = leading_columns(pairs.eigenvectors, order)
+        if isinstance(vectors, Tensor):
+            vectors = placed(vectors, A.row_mesh)
         norms = None if pairs.residual_norms is None else pairs.residual_norms.cpu()[order]
         return attrs.evolve(pairs, eigenvalues=values, eigenvectors=vectors, residual_norms=norms)
 
@@ -189,3 +191,15 @@ class EigenSolver(Solver):
                 f"{difference / size:.1e} of ‖A‖; symmetrise it, (A + A.T) / 2, or if its products are only inexact "
                 f"set {type(self).__name__}(check_symmetry=False)"
             )
+
+
+def _residual_norms(A: Watched, pairs: EigenPairs) -> Tensor:
+    """‖A v - λ v‖, by one product for each pair; of a `TallMatrix` some vectors at a time."""
+    vectors = pairs.eigenvectors
+    if not isinstance(vectors, TallMatrix):
+        return column_norms(A._matmat(vectors) - scale_columns(vectors, pairs.eigenvalues))
+    norms = [
+        column_norms(A._matmat(block) - scale_columns(block, pairs.eigenvalues[columns]))
+        for columns, block in vectors.column_blocks()
+    ]
+    return torch.cat(norms)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import attrs
 import torch
 from torch import Tensor
 
 from ..linops.sharding import agreed, gathered, mesh_of, on_rows, own_rows, summed
+from ..linops.tall_matrix import TallMatrix
 from .streams import stream
 
 if TYPE_CHECKING:
     from .basis import Basis
 
 _ROWS = 1 << 16  # rows at a time: bounds the float64 copies and the length of sums in single precision
-_DIRECTION = 10.0  # a direction shorter than this many roundings of the block is none
+DIRECTION = 10.0  # a direction shorter than this many roundings of the block is none
 _SCALES = {torch.float32: (1e-32, 1e36), torch.float64: (1e-150, 1e150)}  # where nothing over- or underflows
 _NO_LENGTH = 1e-30  # of the longest column: far below a rounding, far above an overflow of the reciprocal
 _PROBES = 8  # random combinations that test orthonormality
@@ -34,8 +35,14 @@ def column_major(X: Tensor) -> Tensor:
     return X.mT.contiguous().mT
 
 
-def leading_columns(X: Tensor, order: Tensor) -> Tensor:
+@overload
+def leading_columns(X: Tensor, order: Tensor) -> Tensor: ...
+@overload
+def leading_columns(X: Tensor | TallMatrix, order: Tensor) -> Tensor | TallMatrix: ...
+def leading_columns(X: Tensor | TallMatrix, order: Tensor) -> Tensor | TallMatrix:
     """Columns of X, (n, b), in ``order``, contiguous; X itself if it is that already."""
+    if isinstance(X, TallMatrix):
+        return X.selected(order)
     if len(order) < X.shape[1] or not torch.equal(order, torch.arange(len(order))):
         X = on_rows(lambda rows: rows.mT[order.to(rows.device)].mT, X)
     return column_major(X)
@@ -96,7 +103,7 @@ def _column_norms(X: Tensor) -> Tensor:
     return norms
 
 
-def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
+def gram(X: Tensor | TallMatrix, Y: Tensor | None = None) -> Tensor:
     """Xᵀ Y, or Xᵀ X, of blocks (n, k) and (n, l): a small (k, l) matrix.
 
     Xᵀ X is formed in float64 throughout, because it squares the condition number of X; Xᵀ Y in the dtype of its blocks,
@@ -106,6 +113,8 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
 
     Cost: 2 n k l flops.
     """
+    if isinstance(X, TallMatrix):
+        return X.gram(Y)
     mesh = mesh_of(X) if Y is None else mesh_of(X, Y)
     X, Y = own_rows(X, mesh), None if Y is None else own_rows(Y, mesh)
     left, right = (X, X) if Y is None else (X, Y)
@@ -120,16 +129,18 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
     return summed(total.cpu(), mesh)
 
 
-def combine(X: Tensor, C: Tensor) -> Tensor:
+def combine(X: Tensor | TallMatrix, C: Tensor) -> Tensor:
     """X C of a block (n, k) and small coefficients (k, b): an (n, b) block with contiguous columns, of the dtype of X.
 
     Cost: 2 n k b flops.
     """
+    if isinstance(X, TallMatrix):
+        return X.combine(C)
     C = agreed(C, mesh_of(X))
     return on_rows(lambda rows: (C.to(rows.device, rows.dtype).mT @ rows.mT).mT, X)
 
 
-def orthonormality_defects(V: Tensor, seed: int) -> Tensor:
+def orthonormality_defects(V: Tensor | TallMatrix, seed: int) -> Tensor:
     """Estimates of the lengths of the rows of VᵀV - I, (k,), from random combinations of its columns.
 
     Each is less than half the true length about one time in fifty.
@@ -195,7 +206,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
             f"the longest column of a block of shape {tuple(X.shape)} to orthonormalise is {size:.1e} long; "
             f"{X.dtype} handles lengths between {low:.0e} and {high:.0e}: scale the operator"
         )
-    floor = _DIRECTION * torch.finfo(X.dtype).eps * size
+    floor = DIRECTION * torch.finfo(X.dtype).eps * size
     # A short block is lengthened in two steps, as one reciprocal could overflow; by a power of two, which is exact.
     unit = min(1.0, 2.0 ** math.frexp(longest)[1])
     Q = column_major(X)
@@ -208,7 +219,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
             Q = Q - against.combine(coefficients, start)
             C[start:] += coefficients @ R
         G = gram(Q)
-        triangle, lengths = _triangular_factor(G)
+        triangle, lengths = triangular_factor(G)
         Q = _divided(scale_columns(Q, torch.where(lengths > 0, unit / lengths, 0)).div_(unit), triangle)
         R, unit = triangle * lengths @ R, 1.0
         if done > 0 and float((G - torch.eye(len(G), dtype=G.dtype)).norm()) < 0.1:
@@ -233,7 +244,7 @@ def _divided(X: Tensor, triangle: Tensor) -> Tensor:
     return on_rows(lambda rows: torch.linalg.solve_triangular(triangle.to(rows), rows, upper=True, left=False), X)
 
 
-def _triangular_factor(G: Tensor) -> tuple[Tensor, Tensor]:
+def triangular_factor(G: Tensor) -> tuple[Tensor, Tensor]:
     """Upper triangular F with columns of unit length and (b,) lengths d: (F diag d)ᵀ F diag d = G, or G shifted.
 
     The shift makes G safely positive definite. It is relative to the diagonal of G, so that lengths of columns do not

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace, as_operator
 from ..linops.sharding import placed
+from ..linops.tall_matrix import TallMatrix
 from .planning import SolvePlan, plan_solve
 from .product_log import ProductLog, digest
 from .report import SolveReport, Status, solver_to_dict
@@ -255,7 +256,7 @@ class Solver(abc.ABC):
             raise ValueError(f"a start for {A} has entries that are not finite")
         return placed(block, A.row_mesh)
 
-    def _require_orthonormal(self, vectors: Tensor, what: str) -> None:
+    def _require_orthonormal(self, vectors: Tensor | TallMatrix, what: str) -> None:
         """What a subclass gives back: vectors that are orthonormal to the root of the precision."""
         most = torch.finfo(vectors.dtype).eps ** 0.5
         if bool((orthonormality_defects(vectors, self.seed) <= most / 2).all()):

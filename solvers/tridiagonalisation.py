@@ -11,6 +11,7 @@ from .basis import Basis, narrowed
 from .diagonalisation import GrowingDiagonalisation
 from .krylov import MultipliedBasis
 from .solver import Which
+from .stores import DEVICE, Storage
 from .tall import column_norms
 from .watched import Watched
 
@@ -46,10 +47,18 @@ class KrylovSpace:
         scale: the largest |θ| seen.
     """
 
-    def __init__(self, A: Watched, block_size: int, seed: int, tol: float, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        A: Watched,
+        block_size: int,
+        seed: int,
+        tol: float,
+        limit: int | None = None,
+        storage: Storage = DEVICE,
+    ) -> None:
         self.A, self.block_size, self.seed, self.tol = A, block_size, seed, tol
         self.limit = A.shape[0] if limit is None else min(limit, A.shape[0])
-        self._vectors = MultipliedBasis(A, A.shape[0], seed, "start")
+        self._vectors = MultipliedBasis(A, A.shape[0], seed, "start", storage)
         self.closed = self.drawn = self.origins = 0
         self.steps = [0]
         self.scale = 0.0
@@ -184,4 +193,7 @@ class KrylovSpace:
 
     def _projected(self) -> Tensor:
         """H = Qᵀ A Q for all columns of the basis by those multiplied."""
-        return self._vectors.matrix(self.basis.size)
+        H = self._vectors.matrix(self.basis.size)
+        if self.basis.rounding > 0:  # of stored vectors it shows as asymmetry, about which products can do nothing
+            H[: self.dim] = (H[: self.dim] + H[: self.dim].mT) / 2
+        return H

@@ -92,6 +92,7 @@ def test_a_fifth_of_its_memory_is_unused_at_most(device, small):
     basis = Basis(N, torch.float64, torch.device(device))
     for _ in range(300):
         basis.append(torch.ones(N, 7, dtype=torch.float64, device=device))
-        unused = sum(store.shape[1] for store in basis._stores) - basis.size
+        unused = sum(basis._widths) - basis.size
         assert 0 <= unused < max(16, min(256, basis.size / 4) + 7, min(256, small // N))
-        assert all(store.mT.is_contiguous() and store.shape[1] <= 256 for store in basis._stores)
+        assert [len(store) for store in basis._stores] == [N * width for width in basis._widths]
+        assert max(basis._widths) <= 256

@@ -31,8 +31,8 @@ from eigenspan.solvers import (
     Propack,
     SketchedEigh,
     SketchedSVD,
+    Storage,
     SubspaceIteration,
-    storage_for,
 )
 
 EXACT = [
@@ -162,15 +162,15 @@ class TestPlan:
         plan = BlockLanczos(k=10, block_size=4).plan(A)
         dim = 4 * math.ceil((20.5 + 9.5 * 4) / 4)
         assert plan.products == dim + 2
-        assert plan.storage.bytes == 4 * 2000 * (dim + 4)
+        assert plan.basis_bytes == 4 * 2000 * (dim + 4)
         assert plan.result_bytes == 4 * 2000 * 10
-        assert plan.memory == plan.storage.bytes + plan.working_bytes + plan.result_bytes + plan.operator_bytes
+        assert plan.memory == plan.basis_bytes + plan.working_bytes + plan.result_bytes + plan.operator_bytes
         assert plan.seconds == plan.seconds_in_products + plan.seconds_outside > 0
         assert plan.disk == 0
 
     def test_restarts_keep_the_basis_to_its_limit(self):
         plan = BlockLanczos(k=10, max_basis=40).plan(Diagonal(torch.linspace(1, 2, 2000)))
-        assert plan.storage.bytes == 4 * 2000 * 40
+        assert plan.basis_bytes == 4 * 2000 * 40
 
     def test_what_a_curvature_operator_keeps_counts(self, ggn):
         plan = BlockLanczos(k=4).plan(ggn)
@@ -210,7 +210,7 @@ class TestPlan:
         plan = BlockLanczos(k=20).plan(A, memory_budget=100_000)
         assert not plan.fits
         assert "more than the memory budget, by" in str(plan)
-        assert "on disk it would" in str(plan)
+        assert "storage='disk' keeps the basis out" in str(plan)
         assert BlockLanczos(k=20).plan(A, memory_budget=10**9).notes == ()
 
     def test_it_refuses_what_a_solve_refuses(self):
@@ -235,26 +235,26 @@ class TestPlan:
 
 
 class TestStorage:
-    def test_the_first_that_holds_it(self):
-        places = ("device", "host", "disk")
-        size = 1000 * 20 * 8
-        held = storage_for(1000, 20, torch.float64, "cpu", size, places)
-        assert (held.place, held.bytes, held.fits) == ("device", size, True)
-        beyond = storage_for(1000, 20, torch.float64, "cpu", size - 1, places)
-        assert (beyond.place, beyond.bytes, beyond.fits) == ("disk", size, True)
-        assert storage_for(1000, 20, torch.float32, "cpu", size - 1, places).place == "device"
+    def test_a_basis_on_disk_is_no_memory(self, tmp_path):
+        A = Diagonal(torch.linspace(1, 2, 2000))
+        inside = BlockLanczos(k=10, block_size=4).plan(A)
+        plan = BlockLanczos(k=10, block_size=4, storage=Storage("disk", tmp_path)).plan(A)
+        assert plan.disk == inside.basis_bytes + inside.result_bytes
+        assert plan.memory == inside.memory - plan.disk
+        assert plan.storage == Storage("disk", tmp_path)
+        assert "basis on disk" in str(plan)
 
-    def test_a_gpu_falls_back_on_the_host(self):
-        assert storage_for(1000, 2, torch.float32, "cuda", 10, ("device", "host", "disk")).place == "host"
+    def test_auto_by_the_budget(self):
+        A = Diagonal(torch.linspace(1, 2, 2000))
+        solver = BlockLanczos(k=10, block_size=4, storage="auto")
+        size = solver.plan(A).basis_bytes
+        assert solver.plan(A, memory_budget=size).storage == Storage("device")
+        assert solver.plan(A, memory_budget=size - 1).storage == Storage("disk")
 
-    def test_what_solvers_have_today_is_the_device(self):
-        held = storage_for(1000, 20, torch.float64, "cpu", 10)
-        assert (held.place, held.fits) == ("device", False)
-
-    @pytest.mark.parametrize("places", [(), ("tape",)])
-    def test_places_that_are_none(self, places):
-        with pytest.raises(ValueError, match="places are some of device, host, disk"):
-            storage_for(10, 2, torch.float32, "cpu", places=places)
+    def test_what_the_disk_does_not_hold_is_noted(self, tmp_path):
+        missing = Storage("disk", tmp_path / "missing")
+        notes = BlockLanczos(k=10, storage=missing).plan(Diagonal(torch.linspace(1, 2, 2000))).notes
+        assert "cannot be written" in notes[0]
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -140,11 +140,11 @@ class TestFiles:
         result.save(path)
         older = path.read_bytes()
 
-        def full(file, **arrays):
+        def full(file, *_, **__):
             file.write(b"half")
             raise OSError("no space left on device")
 
-        monkeypatch.setattr(numpy, "savez", full)
+        monkeypatch.setattr(numpy.lib.format, "write_array", full)
         with pytest.raises(OSError, match="no space left"):
             result.save(path)
         assert path.read_bytes() == older

@@ -1,0 +1,82 @@
+"""Tall matrices that are known by their rows, and formed only when asked for."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .operator import LinearOperator
+
+_ROW_NUMBERS = 1 << 24  # of a block of rows: 64 MiB in float32
+_COLUMN_NUMBERS = 1 << 26  # of a block of columns, each of which takes one product of the whole
+
+
+class TallMatrix(LinearOperator):
+    """An (n, k) matrix, n large, whose rows and products can be had without the whole.
+
+    A subclass defines `combine`, `gram`, `rows`, `row_block`, `selected` and `formed`.
+
+    Attributes:
+        block_size: columns that `column_blocks` forms at a time; by default 256 MiB of them in float32.
+    """
+
+    block_size: int | None = None
+
+    @abc.abstractmethod
+    def combine(self, C: Tensor) -> Tensor:
+        """The product with small coefficients, (k, b): an (n, b) block on the device of the operator."""
+
+    @abc.abstractmethod
+    def gram(self, X: Tensor | None = None) -> Tensor:
+        """The product of the transpose with an (n, b) block, or with the matrix: small, in float64 on the CPU."""
+
+    @abc.abstractmethod
+    def rows(self, indices: Tensor) -> Tensor:
+        """The rows of those numbers, (len(indices), k), on the device of the operator."""
+
+    @abc.abstractmethod
+    def row_block(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` … ``stop``-1, (stop - start, k), on the device of the operator."""
+
+    @abc.abstractmethod
+    def selected(self, columns: Tensor) -> TallMatrix:
+        """The columns of those numbers, in that order."""
+
+    @abc.abstractmethod
+    def formed(self) -> Tensor:
+        """All of it, (n, k), formed where it is kept when first asked for, and kept."""
+
+    def leading(self, j: int) -> TallMatrix:
+        """The first j columns."""
+        return self.selected(torch.arange(j))
+
+    def to_dense(self) -> Tensor:
+        """All of it, (n, k), on the device of the operator."""
+        return self.combine(torch.eye(self.shape[1], dtype=torch.float64))
+
+    def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows, block by block, each with its place."""
+        rows = max(1, _ROW_NUMBERS // max(1, self.shape[1]))
+        for start in range(0, self.shape[0], rows):
+            place = slice(start, min(start + rows, self.shape[0]))
+            yield place, self.row_block(place.start, place.stop)
+
+    def column_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All columns, block by block, each with its place.
+
+        Cost: one product of the matrix for each block.
+        """
+        width = self.block_size or max(1, _COLUMN_NUMBERS // max(1, self.shape[0]))
+        identity = torch.eye(self.shape[1], dtype=torch.float64)
+        for start in range(0, self.shape[1], width):
+            place = slice(start, min(start + width, self.shape[1]))
+            yield place, self.combine(identity[:, place])
+
+    def _matmat(self, X: Tensor) -> Tensor:
+        return self.combine(X)
+
+    def _rmatmat(self, X: Tensor) -> Tensor:
+        return self.gram(X).to(self.device, self.dtype)

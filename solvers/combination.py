@@ -1,0 +1,103 @@
+"""Combinations of a basis, wherever it lives: eigenvectors that are formed when they are asked for."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from ..linops import LinearOperator, Structure
+from ..linops.tall_matrix import TallMatrix
+from .basis import Basis
+
+
+class Combination(TallMatrix):
+    """B C, (n, k) with orthonormal columns, for the first j columns of a `Basis` B and small coefficients C, (j, k).
+
+    The basis must not change any more.
+
+    Args:
+        basis: B.
+        coefficients: C, in float64 on the CPU.
+        block_size: columns that `column_blocks` forms at a time.
+
+    Cost: a product with b columns takes 2 n j b + 2 j k b flops, and reads the basis once.
+    """
+
+    def __init__(self, basis: Basis, coefficients: Tensor, block_size: int | None = None) -> None:
+        super().__init__((basis.n, coefficients.shape[1]), basis.dtype, basis.device, Structure.ISOMETRY)
+        self.basis, self.coefficients, self.block_size = basis, coefficients, block_size
+        self._formed: Tensor | None = None
+
+    def combine(self, C: Tensor) -> Tensor:
+        """B C times small coefficients, (k, b): an (n, b) block."""
+        return self.basis.combine(self.coefficients @ C.double().cpu())
+
+    def gram(self, X: Tensor | None = None) -> Tensor:
+        """(B C)ᵀ X for an (n, b) block; by default for B C itself, in float64 throughout.
+
+        Cost: 2 n j b flops; 2 n j k + 2 n k² for B C.
+        """
+        if X is not None:
+            return self.coefficients.mT @ self.basis.coefficients(X)[: len(self.coefficients)]
+        total = torch.zeros(self.shape[1], self.shape[1], dtype=torch.float64, device=self.device)
+        for _, block in self.row_blocks():
+            exact = block.double()
+            total += exact.mT @ exact
+        return total.cpu()
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """The rows of those numbers, (len(indices), k).
+
+        Cost: the rows of the basis, and 2 len(indices) j k flops.
+        """
+        taken = self.basis.rows(indices, len(self.coefficients))
+        return taken @ self.coefficients.to(taken)
+
+    def row_block(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` … ``stop``-1, (stop - start, k)."""
+        return self.basis.combined_rows(start, stop, self.coefficients)
+
+    def selected(self, columns: Tensor) -> Combination:
+        """The columns of those numbers, in that order."""
+        return Combination(self.basis, self.coefficients[:, columns], self.block_size)
+
+    def orthonormalised(self) -> Combination:
+        """Columns that span the same, orthonormal to the rounding of the basis; they must be about that already.
+
+        Cost: that of `gram`.
+        """
+        lower = torch.linalg.cholesky(self.gram())
+        coefficients = torch.linalg.solve_triangular(lower, self.coefficients.mT, upper=False).mT
+        return Combination(self.basis, coefficients, self.block_size)
+
+    def rayleigh_ritz(self, A: LinearOperator) -> tuple[Tensor, Combination, Tensor]:
+        """The Ritz pairs of a symmetric A in the span: values, (k,), vectors in their order, and residual norms, (k,).
+
+        Cost: k products, which are kept beside the basis; 2 n k (j + 2 k) flops.
+        """
+        images = Basis(self.basis.n, self.dtype, self.device, attrs.evolve(self.basis.storage, dtype=None))
+        projected = []
+        for _, block in self.column_blocks():
+            image = A._matmat(block)
+            projected.append(self.gram(image))
+            images.append(image)
+        matrix = torch.cat(projected, dim=1)
+        values, S = torch.linalg.eigh((matrix + matrix.mT) / 2)
+        vectors = Combination(self.basis, self.coefficients @ S, self.block_size)
+        squares = torch.zeros(len(values), dtype=torch.float64, device=self.device)
+        for rows, block in vectors.row_blocks():
+            image = images.combined_rows(rows.start, rows.stop, S)
+            squares += (image - block * values.to(block)).double().square().sum(dim=0)
+        return values, vectors, squares.sqrt().cpu()
+
+    def formed(self) -> Tensor:
+        """All of it, (n, k) with contiguous columns, in the dtype of the operator, kept where the basis is.
+
+        Cost: 2 n j k flops when first asked for, and n k numbers beside the basis.
+        """
+        if self._formed is None:
+            n, k = self.shape
+            out = self.basis.storage.numbers(n * k, self.dtype, self.device).view(k, n).mT
+            self._formed = self.basis.combine(self.coefficients, out=out)
+        return self._formed

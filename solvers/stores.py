@@ -1,0 +1,178 @@
+"""Where tall matrices live: in the memory of the operator, on the host, or on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ..linops.memory import allowance
+from ..linops.storage import dtype_name, dtype_named
+
+_KINDS = ("auto", "device", "host", "disk")
+_DTYPES = ("bfloat16", "float32", "float64")
+
+
+def _name(dtype: torch.dtype | str | None) -> str | None:
+    return dtype_name(dtype) if isinstance(dtype, torch.dtype) else dtype
+
+
+@attrs.frozen
+class Storage:
+    """Where a solver keeps the basis that it builds, and in which precision.
+
+    - ``"device"``: the memory of the operator;
+    - ``"host"``: main memory, pinned for an operator on a GPU;
+    - ``"disk"``: memory-mapped files without a name, which vanish with the last result that uses them, or with the
+      process. The system keeps as much of them in its cache as it has memory to spare;
+    - ``"auto"``: the first of these that holds all vectors that may come to be kept in a quarter of what is free.
+
+    Numbers are stored in ``dtype`` and computed with in the dtype of the operator. What is kept in the dtype of the
+    operator gives, wherever it lives, the same numbers as in its memory, to the last bit on a CPU. A narrower dtype
+    rounds the basis, not the products: vectors of the result carry its rounding, 2⁻⁹ of their length for ``bfloat16``
+    and 2⁻²⁴ for ``float32``.
+
+    Args:
+        kind: one of these.
+        directory: of the files on disk; by default that of temporary files. Where that is held in memory (tmpfs), as on
+            some systems, name another: files would take what they are to spare.
+        dtype: float64, float32 or bfloat16, or its name; by default that of the operator.
+
+    Raises:
+        ValueError: another kind or dtype; a directory for another kind than disk and auto.
+    """
+
+    kind: str = attrs.field(default="device", validator=attrs.validators.in_(_KINDS))
+    directory: str | None = attrs.field(default=None, converter=attrs.converters.optional(os.fspath))
+    dtype: str | None = attrs.field(
+        default=None, converter=_name, validator=attrs.validators.optional(attrs.validators.in_(_DTYPES))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.directory is not None and self.kind not in ("disk", "auto"):
+            raise ValueError(f"directory={self.directory!r} is one for kind='disk', got kind={self.kind!r}")
+
+    def dtype_for(self, dtype: torch.dtype) -> torch.dtype:
+        """That of stored numbers, which are computed with in ``dtype``.
+
+        Raises:
+            ValueError: one that is finer.
+        """
+        stored = dtype if self.dtype is None else dtype_named(self.dtype)
+        if torch.finfo(stored).eps < torch.finfo(dtype).eps:
+            raise ValueError(f"an operator in {dtype} has no digits to store in {stored}: leave out the dtype")
+        return stored
+
+    def is_rounding(self, dtype: torch.dtype) -> bool:
+        """Whether numbers in ``dtype`` lose digits."""
+        return self.dtype_for(dtype) != dtype
+
+    def prepared(self, n: int, columns: int, dtype: torch.dtype, device: torch.device) -> Storage:
+        """This storage, or what ``"auto"`` picks, once it is known to have room for (n, columns) numbers.
+
+        Memory is not asked whether it has, as it may be lent to others until it is needed.
+
+        Raises:
+            OSError: a directory that cannot be written, or whose disk has too little room.
+            ValueError: a dtype finer than that of the operator.
+
+        Cost: none.
+        """
+        need = n * columns * self.dtype_for(dtype).itemsize
+        chosen = self.chosen(need, device)
+        chosen.require_room(need)
+        return chosen
+
+    def chosen(self, need: int, device: torch.device, memory_budget: int | None = None) -> Storage:
+        """This storage, or what ``"auto"`` picks for ``need`` bytes.
+
+        A budget of memory, in bytes, counts for the device; by default it is a quarter of what is free there.
+
+        Cost: none.
+        """
+        if self.kind != "auto":
+            return self
+        for kind, where in (("device", device), ("host", torch.device("cpu"))):
+            # On a CPU both are the same memory.
+            if need <= allowance(memory_budget if where == device else None, where):
+                return attrs.evolve(self, kind=kind, directory=None)
+        return attrs.evolve(self, kind="disk")
+
+    def require_room(self, need: int) -> None:
+        """That so many bytes fit on the disk, if it is one, and that its directory can be written.
+
+        Raises:
+            OSError: they do not.
+        """
+        if self.kind != "disk":
+            return
+        try:
+            with tempfile.TemporaryFile(dir=self._folder):
+                free = shutil.disk_usage(self._folder).free
+        except OSError as error:
+            raise OSError(
+                f"a basis needs {need:,} bytes in {self._folder}, which cannot be written ({error}), so that none are "
+                "free: name another directory"
+            ) from error
+        if need > free:
+            raise OSError(
+                f"a basis needs {need:,} bytes in {self._folder}, whose disk has {free:,} free: name another "
+                "directory, a narrower dtype, or a smaller max_basis or max_products"
+            )
+
+    def numbers(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A flat tensor of ``count`` numbers, not set, that belongs to what is computed on ``device``.
+
+        Raises:
+            OSError: a disk without room for them.
+        """
+        if self.kind == "disk":
+            return self._mapped(count, dtype)
+        if self.kind == "host":
+            return torch.empty(count, dtype=dtype, pin_memory=device.type == "cuda")
+        return torch.empty(count, dtype=dtype, device=device)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(tempfile.gettempdir() if self.directory is None else self.directory)
+
+    def _mapped(self, count: int, dtype: torch.dtype) -> Tensor:
+        """Numbers in a file of their own, which has no name any more, so that it ends with them."""
+        size = count * dtype.itemsize
+        self.require_room(size)
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix="eigenspan-", suffix=".basis")
+        try:
+            # A file with holes may outgrow the disk, and to write to it then ends the process without an error.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, size)
+            else:
+                os.ftruncate(handle, size)
+            return torch.from_file(name, shared=True, size=count, dtype=dtype)
+        finally:
+            os.close(handle)
+            Path(name).unlink()
+
+
+DEVICE = Storage()
+
+
+def as_storage(value: Storage | str | dict[str, Any] | None) -> Storage | None:
+    """The storage that a solver is given: a storage, the name of its kind, its entries by name, or None.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: see `Storage`.
+    """
+    if value is None or isinstance(value, Storage):
+        return value
+    if isinstance(value, str):
+        return Storage(value)
+    if isinstance(value, dict):
+        return Storage(**value)
+    raise TypeError(f"storage is a Storage, the name of its kind, or None; got {value!r}")
