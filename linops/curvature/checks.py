@@ -51,7 +51,9 @@ def adds_up(risk: Risk, batch: Any) -> bool:
 
 def affordable_size(risk: Risk, batch: Any, memory_budget: int) -> int | None:
     """The number of samples whose gradient fits; None where batches fit as they come, or cannot be cut."""
-    if batch is None or length(batch) <= 2 * _FEW_SAMPLES or not adds_up(risk, first_samples(batch, _FEW_SAMPLES)):
+    if batch is None or not is_divisible(batch) or length(batch) <= 2 * _FEW_SAMPLES:
+        return None
+    if not adds_up(risk, first_samples(batch, _FEW_SAMPLES)):
         return None
     saved = _SavedBytes()
     with torch.enable_grad(), saved:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..fingerprint import data_digest, module_content
+from ..memory import allowance
 from ..parameters import ParameterSpace, Selection
 from .checks import (
     adds_up,
@@ -53,7 +54,8 @@ class Risk:
         data: a batch or a re-iterable of batches, see `Batches`; it is moved to the parameters' device.
         parameters: the selection, see `ParameterSpace`.
         micro_batch_size: the most samples to process at once.
-        memory_budget: bytes that evaluations may take beside the model and the data, where the batches can be cut.
+        memory_budget: bytes that evaluations may take beside the model and the data, where the batches can be cut; by
+            default a quarter of what is free.
         tf32: whether a GPU may multiply float32 in TF32.
 
     Attributes:
@@ -106,8 +108,9 @@ class Risk:
         self.convex = not isinstance(self.loss, Objective) and self.loss.convex
         self.total_weight = 1.0
         with self.conditions():
-            if micro_batch_size is None and memory_budget is not None:
-                self._batches.size = affordable_size(self, next(self._batches.cut(None), None), memory_budget)
+            if micro_batch_size is None:
+                first, budget = next(self._batches.cut(None), None), allowance(memory_budget, self.parameters.device)
+                self._batches.size = affordable_size(self, first, budget)
             self._measure()
 
     def point(self) -> dict[str, Tensor]:
