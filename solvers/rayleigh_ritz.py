@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..linops import LinearOperator
 from .basis import Basis, random_directions
 from .combination import Combination
 from .tall import DIRECTION, blocks, triangular_factor
-from .watched import Watched
 
 _MOST_PASSES = 6  # two suffice, three for columns of the worst condition
 _WELL_CONDITIONED = 0.5  # departure of a Gram matrix from the identity below which its Cholesky factor loses no digits
@@ -60,7 +60,7 @@ def orthonormalise_in_place(basis: Basis, width: int, seed: int, purpose: str) -
     )
 
 
-def ritz_pairs(A: Watched, basis: Basis, G: Tensor, block_size: int) -> tuple[Tensor, Combination]:
+def ritz_pairs(A: LinearOperator, basis: Basis, G: Tensor, block_size: int) -> tuple[Tensor, Combination]:
     """The Ritz pairs of a symmetric A in the span of B: values θ, (k,) ascending, and vectors that are not formed.
 
     They solve (Bᵀ A B) s = θ G s. Of A B no more is kept than a block.

@@ -22,6 +22,7 @@ METHODS = {
     "two-sided core": {"core": "two-sided"},
     "two passes": {"two_pass": True},
     "Rayleigh-Ritz": {"two_pass": True, "core": "rayleigh-ritz"},
+    "stored": {"two_pass": True, "storage": "disk"},
 }
 KINDS = {SSRFT: "ssrft", Gaussian: "gaussian", Rademacher: "rademacher", SparseSign: "sparse-sign"}
 
@@ -105,7 +106,7 @@ class TestAgainstDenseFormulas:
         P = Q @ Q.mT
         if name == "two passes":
             return P @ A + A @ P - P @ A @ P
-        if name == "Rayleigh-Ritz":
+        if name in ("Rayleigh-Ritz", "stored"):
             return P @ A @ P
         if name in ("published", "two-sided core"):
             C = pinv(Omega.mT @ Q) @ (Omega.mT @ W) @ pinv(Q.mT @ Omega)
@@ -267,6 +268,12 @@ def test_a_test_matrix_of_lower_rank_gives_no_nan(n, core):
 def test_a_basis_is_no_choice_of_two_passes():
     with pytest.raises(ValueError, match="single pass"):
         SketchedEigh(k=2, two_pass=True, basis="first")
+
+
+@pytest.mark.parametrize("options", [{}, {"two_pass": True, "core": "bordered"}])
+def test_a_storage_is_for_ritz_pairs_of_two_passes(options):
+    with pytest.raises(ValueError, match=r"storage (is for two_pass|take core)"):
+        SketchedEigh(k=2, storage="disk", **options)
 
 
 def test_the_symmetric_core_needs_all_of_w():
