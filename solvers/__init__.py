@@ -1,10 +1,11 @@
 """Solvers of eigenvalues and singular values, their results and certificates, estimators, random test matrices."""
 
-from .auto import Auto, choose, choose_svd, eigsh, svds
+from .auto import Auto, choose, choose_svd
 from .block_store import BlockStore
 from .certificates import Certificate, certify
 from .dense import DenseEigh, DenseSVD
 from .diagonal_blocks import solve_diagonal_blocks
+from .drivers import eigsh, svds
 from .estimators import (
     Bounds,
     Estimate,

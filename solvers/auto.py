@@ -1,15 +1,14 @@
-"""Which solver to take, by a table of rules, and SciPy's two verbs on top of it."""
+"""Which solver to take, by a table of rules."""
 
 from __future__ import annotations
 
-import os
 from typing import Any, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
-from ..linops import LinearOperator, Subspace, as_operator
+from ..linops import LinearOperator, as_operator
 from ..linops.memory import allowance
 from .dense import DenseEigh, DenseSVD
 from .golub_kahan import BlockGolubKahan
@@ -17,8 +16,8 @@ from .gram import GramEigh
 from .krylov import BlockKrylov
 from .lanczos import BlockLanczos
 from .report import solver_from_dict, solver_to_dict
-from .results import EigenDecomposition, SingularValueDecomposition
 from .solver import EigenPairs, EigenSolver, Which
+from .stores import Storage, as_storage
 from .svd_solver import SVDSolver
 from .template import positive_integer, tolerance
 from .watched import Watched
@@ -41,6 +40,7 @@ def choose(
     max_products: int | None = None,
     check_symmetry: bool = True,
     memory_budget: int | None = None,
+    storage: Storage | str | None = None,
 ) -> EigenSolver:
     """The solver for the k leading eigenpairs of a symmetric A; the first rule that holds.
 
@@ -50,7 +50,8 @@ def choose(
     n <= 300, or k > n / 3, and 4 n² numbers fit into the budget         `DenseEigh`
     A has a factor with m < n rows, m <= 10 k and m <= 10,000, and       `GramEigh`, exact
     what that takes fits into the budget
-    all vectors that `BlockLanczos` may come to keep fit                 `BlockLanczos`
+    all vectors that `BlockLanczos` may come to keep fit, or a storage   `BlockLanczos`
+    is given that is not the memory of A
     else                                                                 `BlockLanczos` with ``max_basis``
     ===================================================================  ===========================================
 
@@ -70,6 +71,7 @@ def choose(
         max_products: where `BlockLanczos` is to stop at the latest; what is exact takes what it takes.
         check_symmetry: see `EigenSolver`.
         memory_budget: bytes; by default a quarter of what is free, so that the choice may differ from time to time.
+        storage: where a basis that grows is kept, a `Storage` or the name of its kind.
 
     Raises:
         ValueError: no restart fits into the budget.
@@ -77,7 +79,13 @@ def choose(
     Cost: none, or one forward pass over the data where a factor is considered.
     """
     lanczos = BlockLanczos(
-        k=k, which=which, seed=seed, check_symmetry=check_symmetry, tol=tol, max_products=max_products
+        k=k,
+        which=which,
+        seed=seed,
+        check_symmetry=check_symmetry,
+        tol=tol,
+        max_products=max_products,
+        storage=as_storage(storage),
     )
     return _choice(as_operator(A), lanczos, start, memory_budget)[0]
 
@@ -99,6 +107,8 @@ def _choice(
                 gram = GramEigh(**options, memory_budget=memory_budget)
                 return gram, f"a factor with {rows} rows, at most {_ROWS_A_PAIR} k: exact"
     solver = _within(budget, lanczos, A, n, "vectors")
+    if lanczos.storage is not None and not lanczos.storage.is_memory:
+        return solver, f"all vectors that it may come to keep have room in {lanczos.storage}"
     if solver.max_basis is None:
         return solver, "all vectors that it may come to keep fit into the memory budget"
     return solver, f"restarts, as the memory budget holds {solver.max_basis} vectors beside the result"
@@ -114,6 +124,7 @@ def choose_svd(
     max_products: int | None = None,
     check_adjoint: bool = True,
     memory_budget: int | None = None,
+    storage: Storage | str | None = None,
 ) -> SVDSolver:
     """The solver for the k leading singular triplets of an (m, n) A; the first rule that holds.
 
@@ -121,7 +132,8 @@ def choose_svd(
     where, with s = min(m, n)                                            solver
     ===================================================================  ===========================================
     s <= 300, or k > s / 3, and 4 m n numbers fit into the budget        `DenseSVD`
-    all vectors that `BlockGolubKahan` may come to keep fit              `BlockGolubKahan`
+    all vectors that `BlockGolubKahan` may come to keep fit, or a        `BlockGolubKahan`
+    storage is given that is not the memory of A
     else                                                                 `BlockGolubKahan` with ``max_basis``
     ===================================================================  ===========================================
 
@@ -134,6 +146,7 @@ def choose_svd(
         max_products: where `BlockGolubKahan` is to stop at the latest.
         check_adjoint: see `SVDSolver`.
         memory_budget: bytes; by default a quarter of what is free, so that the choice may differ from time to time.
+        storage: where a basis that grows is kept, a `Storage` or the name of its kind.
 
     Raises:
         ValueError: no restart fits into the budget.
@@ -144,7 +157,7 @@ def choose_svd(
     (m, n), budget = operator.shape, allowance(memory_budget, operator.device)
     size = min(m, n)
     options: dict[str, Any] = {"k": k, "seed": seed, "check_adjoint": check_adjoint}
-    golub_kahan = BlockGolubKahan(**options, tol=tol, max_products=max_products)
+    golub_kahan = BlockGolubKahan(**options, tol=tol, max_products=max_products, storage=as_storage(storage))
     if not start and (size <= _SMALL or _DENSE_SHARE * k > size) and 4 * _bytes(operator, m, n) <= budget:
         return DenseSVD(**options)
     return _within(budget, golub_kahan, operator, m + n, "vectors of both sides")
@@ -159,6 +172,7 @@ class Auto(EigenSolver):
         tol: of residual norms, for solvers that take one.
         max_products: for solvers that take one.
         memory_budget: bytes; by default a quarter of what is free.
+        storage: where a basis that grows is kept, a `Storage` or the name of its kind.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Raises:
@@ -172,6 +186,7 @@ class Auto(EigenSolver):
     tol: float | None = attrs.field(default=None, validator=tolerance)
     max_products: int | None = attrs.field(default=None, validator=positive_integer)
     memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
+    storage: Storage | None = attrs.field(default=None, converter=as_storage)
 
     uses_start = True
 
@@ -190,104 +205,9 @@ class Auto(EigenSolver):
         return solver, reason
 
     def _choice(self, A: LinearOperator, start: bool, memory_budget: int | None) -> tuple[EigenSolver, str]:
-        names = ("k", "which", "seed", "check_symmetry", "tol", "max_products")
+        names = ("k", "which", "seed", "check_symmetry", "tol", "max_products", "storage")
         lanczos = BlockLanczos(**{name: getattr(self, name) for name in names})
         return _choice(A, lanczos, start, self.memory_budget if memory_budget is None else memory_budget)
-
-
-def eigsh(
-    A: Any,
-    k: int = 6,
-    *,
-    which: Which | str = "LM",
-    tol: float | None = None,
-    start: Subspace | Tensor | None = None,
-    seed: int = 0,
-    max_products: int | None = None,
-    check_symmetry: bool = True,
-    memory_budget: int | None = None,
-    progress: bool = False,
-    checkpoint: str | os.PathLike[str] | None = None,
-) -> EigenDecomposition:
-    """The k leading eigenpairs of a symmetric A, by the solver that `choose` names.
-
-    Args:
-        A: a symmetric operator, or what `as_operator` makes one of.
-        k: how many pairs.
-        which: ``"LM"`` the largest |λ|, ``"LA"`` the largest λ, ``"SA"`` the smallest λ.
-        tol: of residual norms relative to the largest |λ|; by default 1e-5 in float32, 1e-9 in float64.
-        start: a guess of the eigenspace: a subspace, or an (n, b) tensor that spans one.
-        seed: of random numbers.
-        max_products: where `BlockLanczos` is to stop at the latest.
-        check_symmetry: whether to test by two products that A is as symmetric as it says.
-        memory_budget: bytes; by default a quarter of what is free.
-        progress: whether to show a bar that counts products.
-        checkpoint: a folder to go on from, see `EigenSolver.solve`; give ``memory_budget`` with it, lest another
-            solver be chosen when less memory is free.
-
-    Raises:
-        TypeError, ValueError: see `EigenSolver.solve`.
-
-    Cost: that of the solver.
-    """
-    solver = choose(
-        A,
-        k,
-        which=which,
-        tol=tol,
-        seed=seed,
-        start=start is not None,
-        max_products=max_products,
-        check_symmetry=check_symmetry,
-        memory_budget=memory_budget,
-    )
-    return solver.solve(A, start=start, progress=progress, checkpoint=checkpoint)
-
-
-def svds(
-    A: Any,
-    k: int = 6,
-    *,
-    tol: float | None = None,
-    start: Subspace | Tensor | None = None,
-    seed: int = 0,
-    max_products: int | None = None,
-    check_adjoint: bool = True,
-    memory_budget: int | None = None,
-    progress: bool = False,
-    checkpoint: str | os.PathLike[str] | None = None,
-) -> SingularValueDecomposition:
-    """The k largest singular values of A and their vectors, by the solver that `choose_svd` names.
-
-    Args:
-        A: an (m, n) operator, or what `as_operator` makes one of.
-        k: how many triplets.
-        tol: of residual norms relative to the largest σ; by default 1e-5 in float32, 1e-9 in float64.
-        start: a guess of the right singular subspace: a subspace of Rⁿ, or an (n, b) tensor that spans one.
-        seed: of random numbers.
-        max_products: where `BlockGolubKahan` is to stop at the latest.
-        check_adjoint: whether to test by two products that the transpose is that of A.
-        memory_budget: bytes; by default a quarter of what is free.
-        progress: whether to show a bar that counts products.
-        checkpoint: a folder to go on from, see `SVDSolver.solve`; give ``memory_budget`` with it, lest another
-            solver be chosen when less memory is free.
-
-    Raises:
-        TypeError, ValueError: see `SVDSolver.solve`.
-
-    Cost: that of the solver.
-    """
-    solver = choose_svd(
-        A,
-        k,
-        tol=tol,
-        seed=seed,
-        start=start is not None,
-        max_products=max_products,
-        check_adjoint=check_adjoint,
-        memory_budget=memory_budget,
-    )
-    return solver.solve(A, start=start, progress=progress, checkpoint=checkpoint)
 
 
 def _rows_of_factor(A: LinearOperator) -> int | None:
@@ -303,6 +223,8 @@ def _rows_of_factor(A: LinearOperator) -> int | None:
 
 def _within(budget: int, solver: _Krylov, A: LinearOperator, length: int, vectors: str) -> _Krylov:
     """The solver, with as large a basis of ``vectors`` of that length as ``budget`` bytes hold, if they limit it."""
+    if solver.storage is not None and not solver.storage.is_memory:
+        return solver
     k, least = solver.k, solver.least_basis
     affordable = budget // _bytes(A, length, 1) - k  # the result is another k
     if affordable >= min(solver.most_vectors, *A.shape):

@@ -44,6 +44,15 @@ Compare = Annotated[
         show_default="the study's",
     ),
 ]
+StorageKind = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Where block-lanczos and sketched-two-pass keep their basis: device, host, disk (in TMPDIR), or auto, the "
+        "first with room.",
+        show_default="device",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")]
 Data = Annotated[
     str | None,

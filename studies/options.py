@@ -8,18 +8,19 @@ from pathlib import Path
 import attrs
 import torch
 
-from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
+from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh, Storage
 from .problem import DataRequest
 
-SOLVERS: dict[str, Callable[[int, int], EigenSolver]] = {
-    "block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed),
-    "sketched": lambda k, seed: SketchedEigh(outer=k, seed=seed),
-    "sketched-two-pass": lambda k, seed: SketchedEigh(outer=k, two_pass=True, seed=seed),
-    "arpack": lambda k, seed: Arpack(k=k, seed=seed),
-    "dense": lambda k, seed: DenseEigh(k=k, seed=seed),
+SOLVERS: dict[str, Callable[..., EigenSolver]] = {
+    "block-lanczos": BlockLanczos,
+    "sketched": lambda k, **options: SketchedEigh(outer=k, **options),
+    "sketched-two-pass": lambda k, **options: SketchedEigh(outer=k, two_pass=True, **options),
+    "arpack": Arpack,
+    "dense": DenseEigh,
 }
-"""Solvers by the name of the ``--solver`` option: functions of k and the seed."""
-
+"""Solvers by the name of the ``--solver`` option: functions of k and the seed, by name."""
+STORING = ("block-lanczos", "sketched-two-pass")
+"""Those of them that also take a ``storage``."""
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -39,6 +40,8 @@ class StudyOptions:
         dtype: ``"float32"`` or ``"float64"``.
         compare: whether to compare each eigenspace with that of the GGN and of the Hessian on the other data, and the
             steps layer by layer too, which takes some three times the products.
+        storage: where the solver keeps its basis: ``"device"``, ``"host"``, ``"disk"``, in the folder of temporary
+            files, or ``"auto"``, the first with room; None for its default, with eigenvectors formed at once.
         seed: of initialisation, data order, solver and random masks.
         data: where they come from, a name in `Problem.sources`; None for what the problem and ``data_root`` say.
         data_root: a folder with the full data.
@@ -58,6 +61,7 @@ class StudyOptions:
     device: str = "cpu"
     dtype: str = "float32"
     compare: bool = True
+    storage: str | None = None
     seed: int = 0
     data: str | None = None
     data_root: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
@@ -72,12 +76,22 @@ class StudyOptions:
         for name, least in (("k", 1), ("steps", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if self.storage is not None:
+            Storage(self.storage)  # refuses a kind that is none
+            if self.solver not in STORING:
+                raise ValueError(f"a storage is for {' and '.join(STORING)}; got solver {self.solver!r}")
         if self.weights is not None and self.steps > 0:
             raise ValueError(f"weights are those of a trained network, which takes 0 steps; got {self.steps}")
         try:
             torch.zeros(1, device=self.device).item()
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
+
+    def eigensolver(self, most: int | None = None) -> EigenSolver:
+        """The solver for k pairs, or for ``most`` of them."""
+        k = self.k if most is None else min(most, self.k)
+        storage = {} if self.storage is None else {"storage": self.storage}
+        return SOLVERS[self.solver](k=k, seed=self.seed, **storage)
 
     def data_request(self) -> DataRequest:
         """The data that a study with these options needs; comparisons take those of both splits."""

@@ -24,7 +24,7 @@ from ..metrics import overlap_curve
 from ..solvers import EigenDecomposition
 from .comparisons import comparison
 from .files import LOCK, locked
-from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
+from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .problems import find_problem
 from .records import FORMAT, record_of
@@ -261,7 +261,7 @@ class OverlapStudy:
         path = self.directory / "tracking" / f"{split}.json"
         if path.exists():
             return self._read_record(path)
-        tracker = EigenspaceTracker(SOLVERS[self.options.solver](self.options.k, self.options.seed))
+        tracker = EigenspaceTracker(self.options.eigensolver())
         for checkpoint in checkpoints:
             eig = self._recorded_eigenpairs(checkpoint.step, split)
             model = checkpoint.restore(self.problem, self.data, device=self.options.device)

@@ -13,7 +13,7 @@ from ..linops import Hessian
 from ..linops.distributed import DataParallel
 from ..solvers import DenseEigh, SolvePlan
 from ..solvers.planning import size_text
-from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
+from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .solves import StepSolver
 from .training import train
@@ -103,7 +103,7 @@ def plan_study(problem: Problem, options: StudyOptions) -> StudyPlan:
 
     Cost: that of `Solver.plan`.
     """
-    H, solver = first_hessian(problem, options), SOLVERS[options.solver](options.k, options.seed)
+    H, solver = first_hessian(problem, options), options.eigensolver()
     steps = {*range(0, options.steps, problem.record_every), options.steps}
     return StudyPlan(
         study=problem.name,

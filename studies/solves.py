@@ -14,7 +14,7 @@ from ..linops.distributed import DataParallel, share_of
 from ..solvers import DenseEigh, EigenDecomposition
 from .comparisons import COMPARED_K, layer_eigenpairs
 from .findings import SPLIT_NAMES
-from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
+from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Operator, Problem, ProblemData
 from .training import Checkpoint
 
@@ -77,9 +77,7 @@ class StepSolver:
         H = self.operator(Hessian, model, split)
         loss = H.loss()
         checkpoint.require_losses({split: loss}, H.dtype)
-        eig = SOLVERS[options.solver](options.k, options.seed).solve(
-            H, progress=progress, checkpoint=kept and kept / "hessian"
-        )
+        eig = options.eigensolver().solve(H, progress=progress, checkpoint=kept and kept / "hessian")
         if len(eig.eigenvalues) < options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         return StepSolves(
@@ -102,7 +100,7 @@ class StepSolver:
 
     def _others(self, model: nn.Module, split: str, kept: Path | None, progress: bool) -> dict[str, EigenDecomposition]:
         """The leading eigenpairs of the GGN, and of the Hessian on the other data."""
-        solver = SOLVERS[self.options.solver](min(COMPARED_K, self.options.k), self.options.seed)
+        solver = self.options.eigensolver(COMPARED_K)
         (other,) = set(SPLITS["both"]) - {split}
         operators = {
             "GGN": self.operator(GGN, model, split),

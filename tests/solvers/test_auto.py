@@ -93,6 +93,13 @@ class TestChoice:
         quietly(choose(A, 6, memory_budget=8 * 3000 * 60, max_products=400), A)
         assert max(sizes) <= 54
 
+    def test_a_storage_takes_what_the_memory_does_not_hold(self):
+        A, vectors = large(1000), 8 * 1000
+        assert choose(A, 20, memory_budget=60 * vectors, storage="disk") == BlockLanczos(k=20, storage="disk")
+        assert choose(A, 20, memory_budget=60 * vectors, storage="device").max_basis == 40
+        assert Auto(k=20, memory_budget=60 * vectors, storage="disk").plan(A).disk > 0
+        assert choose_svd(Dense(torch.randn(400, 700)), 30, memory_budget=4, storage="disk").max_basis is None
+
     def test_parameters_go_on(self):
         options = {"which": "SA", "tol": 1e-4, "seed": 7, "max_products": 50, "check_symmetry": False}
         assert choose(large(1000), 4, **options) == BlockLanczos(k=4, **options)
@@ -137,6 +144,13 @@ class TestVerbs:
         result = es.eigsh(A, k=10, memory_budget=8 * 2000 * 40, tol=1e-6)
         torch.testing.assert_close(result.eigenvalues, A.diagonal[:10], rtol=1e-6, atol=0)
         assert result.report.solver.max_basis == 30
+
+    def test_verbs_with_a_storage(self):
+        A = large(1000)
+        found = es.eigsh(A, 4, memory_budget=60 * 8000, storage="disk")
+        assert torch.equal(found.eigenvalues, es.BlockLanczos(k=4).solve(A).eigenvalues)
+        B = Dense(torch.randn(400, 700))
+        assert torch.equal(es.svds(B, 2, storage="disk").singular_values, es.svds(B, 2).singular_values)
 
     def test_svds_beside_numpy(self, device):
         matrix = torch.randn(400, 350, dtype=torch.float64).to(device)

@@ -123,7 +123,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path, undrawn, monk
 
 def test_what_did_not_converge_is_said_in_a_line(tmp_path, undrawn, monkeypatch):
     solvers = {"block-lanczos": lambda k, seed: BlockLanczos(k=k, seed=seed, max_products=8, block_size=2)}
-    monkeypatch.setattr(solves, "SOLVERS", solvers)
+    monkeypatch.setattr("eigenspan.studies.options.SOLVERS", solvers)
     result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--no-compare")
     assert result.exit_code == 0
     assert " ".join(result.stdout.split()).count("out of products") == 2

@@ -85,7 +85,7 @@ def test_the_error_of_the_overlap_holds_the_exact_one(tmp_path):
 
 def test_residuals_that_were_not_measured_bound_no_error(tmp_path, monkeypatch):
     solvers = {"sketched": lambda k, seed: es.SketchedEigh(outer=k, measure_residuals=False, seed=seed)}
-    monkeypatch.setattr(solves, "SOLVERS", solvers)
+    monkeypatch.setattr("eigenspan.studies.options.SOLVERS", solvers)
     (record,) = run(tmp_path, steps=0, solver="sketched")["records"]
     assert record["overlap_error"] == {"low": [None] * 6, "high": [None] * 6}
 
@@ -139,7 +139,7 @@ def test_every_solver_finds_every_eigenpair(tmp_path, solver, device):
 @pytest.mark.filterwarnings("ignore::eigenspan.solvers.ConvergenceWarning")
 def test_a_solver_that_finds_fewer_pairs_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
     solvers = {"arpack": lambda k, seed: es.Arpack(k=k, seed=seed, ncv=k + 1, maxiter=1)}
-    monkeypatch.setattr(solves, "SOLVERS", solvers)
+    monkeypatch.setattr("eigenspan.studies.options.SOLVERS", solvers)
     with pytest.raises(RuntimeError, match=r"EigenDecomposition \d of 27 .*not converged .*raise maxiter"):
         run(tmp_path, solver="arpack")
     assert not list((tmp_path / "records").iterdir())
