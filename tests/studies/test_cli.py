@@ -30,6 +30,16 @@ def invoke(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """The folder of a finished study, and what the command printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(problems.PROBLEMS, "small", SMALL)
+        patch.setattr(report, "save_figures", lambda results, directory: [])
+        folder = tmp_path_factory.mktemp("studied") / "out"
+        return folder, invoke("study", "small", "--out", folder, *SMALL_OPTIONS, "--split", "both")
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Reports without figures, which take the time."""
@@ -52,9 +62,9 @@ def table(output):
     return [row for row in rows if len(row) == len(HEADINGS) and (row[0] == "k" or row[0].isdecimal())]
 
 
-def test_the_table_holds_the_numbers_of_the_results(tmp_path, undrawn):
-    output = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--split", "both").output
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+def test_the_table_holds_the_numbers_of_the_results(studied):
+    folder, result = studied
+    results, output = json.loads((folder / "results.json").read_text()), result.output
     rows = table(output)
     assert len([row for row in rows if row[0] == "k"]) == 4
     for record in results["records"]:
@@ -70,10 +80,10 @@ def test_the_table_holds_the_numbers_of_the_results(tmp_path, undrawn):
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
-def test_nothing_is_cut_off_whatever_the_width(tmp_path, monkeypatch, undrawn, columns):
+def test_nothing_is_cut_off_whatever_the_width(studied, monkeypatch, undrawn, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    output = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS).output
-    record = json.loads((tmp_path / "out" / "results.json").read_text())["records"][-1]
+    output = invoke("study", "small", "--out", studied[0], *SMALL_OPTIONS, "--split", "both").output
+    record = json.loads((studied[0] / "results.json").read_text())["records"][-1]
     assert output.isascii()
     for null in ("uniform", "stratified"):
         assert f"{record[f'chance_{null}']['mean'][5]:.4f}" in output
@@ -81,13 +91,14 @@ def test_nothing_is_cut_off_whatever_the_width(tmp_path, monkeypatch, undrawn, c
     assert all(len(line.rstrip()) <= columns for line in output.splitlines() if not line.startswith("Report"))
 
 
-def test_a_second_run_goes_on_and_a_changed_option_is_refused(tmp_path, undrawn, monkeypatch):
-    first = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+def test_a_second_run_goes_on_and_a_changed_option_is_refused(studied, undrawn, monkeypatch):
+    folder, first = studied
     monkeypatch.setattr(OverlapStudy, "_measure", lambda *_: pytest.fail("measured again"))
-    second = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+    arguments = ["study", "small", "--out", folder, *SMALL_OPTIONS, "--split", "both"]
+    second = invoke(*arguments)
     assert second.exit_code == 0
     assert second.output == first.output
-    result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--seed", "1")
+    result = invoke(*arguments, "--seed", "1")
     assert result.exit_code == 2
     assert "another study (seed 0 -> 1)" in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -109,7 +120,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path, undrawn, monk
             raise KeyboardInterrupt
         return measure(self, *arguments)
 
-    arguments = ["study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS]
+    arguments = ["study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--no-compare"]
     with monkeypatch.context() as patch:
         patch.setattr(OverlapStudy, "_measure", interrupted)
         result = invoke(*arguments)
@@ -321,7 +332,7 @@ class TestCheckpoints:
                 raise KeyboardInterrupt
             return measure(self, *arguments)
 
-        options = [*SMALL_OPTIONS, "--seed", "3", "--dtype", "float64"]
+        options = [*SMALL_OPTIONS, "--seed", "3", "--dtype", "float64", "--no-compare"]
         with monkeypatch.context() as patch:
             patch.setattr(OverlapStudy, "_measure", interrupted)
             assert invoke("study", "small", "--out", tmp_path / "out", *options).exit_code == 130
