@@ -223,16 +223,17 @@ class TestKilled:
         check_same_bits(lanczos().solve(dense(), checkpoint=tmp_path / "folder"), lanczos().solve(dense()))
 
 
+@pytest.fixture(scope="module")
+def expected():
+    return lanczos().solve(dense())
+
+
 class TestDamage:
     @pytest.fixture
     def folder(self, tmp_path):
         with pytest.raises(InterruptedSolveError):
             lanczos().solve(Fragile(dense(), 8), checkpoint=tmp_path)
         return tmp_path
-
-    @pytest.fixture(scope="class")
-    def expected(self):
-        return lanczos().solve(dense())
 
     def check_only_that_is_measured_again(self, folder, path, expected):
         before, counted = states(folder), Counted(dense())
