@@ -33,7 +33,9 @@ def test_the_hessian_is_that_of_the_first_record(tmp_path):
 def test_records_are_those_that_a_study_makes(tmp_path, steps, split, records):
     plan = plan_study(SMALL, options(steps=steps, split=split))
     assert plan.records == records
-    assert len(OverlapStudy(SMALL, options(steps=steps, split=split, compare=False), tmp_path).run()["records"]) == records
+    assert (
+        len(OverlapStudy(SMALL, options(steps=steps, split=split, compare=False), tmp_path).run()["records"]) == records
+    )
     assert plan.seconds == records * plan.seconds_per_record
 
 
