@@ -1,6 +1,7 @@
 """What every test has: a device, seeded random numbers, few threads."""
 
 import os
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,13 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(torch.ge
 def device(request):
     """Each device present on this machine, by name."""
     return request.param
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _unsynchronised():
+    """Files do not wait for the disk, which may be busy for seconds: tests end processes, and none cuts the power."""
+    with mock.patch.object(os, "fsync"):
+        yield
 
 
 @pytest.fixture(autouse=True)

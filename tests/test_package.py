@@ -80,8 +80,9 @@ def test_the_wheel_holds_every_source_file_and_the_data(wheel):
 
 def test_every_module_of_the_wheel_imports(site, tmp_path):
     names = [module_name(file) for file in source_files()]
-    code = f"import importlib\nfor name in {names}: print(importlib.import_module(name).__file__)"
-    files = run_python(code, tmp_path, site).split("\n")[:-1]
+    code = f"import importlib, sys\nfor name in {names}: print(importlib.import_module(name).__file__)\n"
+    *files, pyplot = run_python(f"{code}print('matplotlib.pyplot' in sys.modules)", tmp_path, site).splitlines()
+    assert pyplot == "False"  # its global state would be the user's; importing it may also open a display
     assert [Path(file).resolve() for file in files] == [
         (site / "eigenspan" / file).resolve() for file in source_files()
     ]

@@ -127,7 +127,7 @@ def test_a_rank_that_dies_ends_the_others_with_an_error(tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_is_late_ends_the_others_within_the_timeout(tmp_path):
-    codes, outputs = ranks("late", 2, tmp_path, timeout=20)
+    codes, outputs = ranks("late", 2, tmp_path, timeout=10)
     assert codes == [1, 3]
     assert "imed out" in outputs[0]
 

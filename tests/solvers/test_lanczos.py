@@ -38,6 +38,10 @@ class TestBlockOfOne(LanczosZoo):
     block_size = 1
     incomplete_on = frozenset({"repeated", "clustered"})
 
+    @pytest.fixture
+    def dtype(self):
+        return torch.float32
+
 
 class TestRestarted(LanczosZoo):
     """Within a basis that holds half of the space; where k is too large for that, without a limit."""
@@ -50,19 +54,14 @@ class TestRestarted(LanczosZoo):
         return BlockLanczos(k=k, which=which, seed=seed, max_basis=limit, max_products=max(k, 900), **parameters)
 
 
-class TestLanczos(LanczosZoo):
-    """The block of one under its own name."""
-
-    incomplete_on = TestBlockOfOne.incomplete_on
-
-    def make(self, k, which="LM", seed=0, **parameters):
-        return Lanczos(k=k, which=which, seed=seed, **parameters)
-
-
 class TestBlockAboveAllMultiplicities(LanczosZoo):
     """Also above the rank of some operators, and no copy is missing."""
 
     block_size = 16
+
+    @pytest.fixture
+    def dtype(self):
+        return torch.float64
 
 
 def spectrum(n, leading):
@@ -150,9 +149,9 @@ class TestInvariantSubspaces:
         assert report.status is Status.CONVERGED
         assert report.products - report.check_products == 6
 
-    @pytest.mark.parametrize("noise", [0.0, 1e-10, 1e-8])
-    @pytest.mark.parametrize("width", [1, 3, 5, 12])
-    @pytest.mark.parametrize("n", [50, 300])
+    @pytest.mark.parametrize("noise", [0.0, 1e-8])
+    @pytest.mark.parametrize("width", [1, 3, 12])
+    @pytest.mark.parametrize("n", [50, 200])
     def test_a_start_of_interior_eigenvectors_is_not_the_answer(self, device, n, width, noise):
         """They meet the tolerance at once, or nearly so, and lead all that random vectors have shown by then."""
         truth = problem(torch.linspace(-1, 2, n, dtype=torch.float64), device=device)
@@ -320,7 +319,7 @@ class TestEvidence:
     @pytest.mark.parametrize("steps", [[12], [6, 6], [4, 4, 4, 4]])
     def test_bounds_the_share_of_vectors_that_show_nothing(self, steps):
         """By direct simulation of Krylov spaces that restart from their leading Ritz vector."""
-        n, gap, seeds = 100, 0.05, 100
+        n, gap, seeds = 100, 0.05, 40
         values = torch.cat([torch.ones(1), torch.linspace(0, 1 - gap, n - 1)]).double()
         missed = 0
         for seed in range(seeds):
@@ -345,6 +344,15 @@ class TestEvidence:
 
 
 class TestLanczosIsABlockOfOne:
+    @pytest.mark.parametrize("name", SPECTRA)
+    def test_and_gives_its_numbers(self, name, device):
+        """To the last bit, of each spectrum on which a block of one is tested."""
+        A = zoo(name, torch.float64, device).operator
+        found, expected = (quietly(solver, A) for solver in (Lanczos(k=8), BlockLanczos(k=8, block_size=1)))
+        assert torch.equal(found.eigenvalues, expected.eigenvalues)
+        assert torch.equal(found.eigenvectors, expected.eigenvectors)
+        assert (found.report.status, found.report.products) == (expected.report.status, expected.report.products)
+
     def test_multiplies_one_at_a_time(self, separated):
         report = Lanczos(k=6).solve(separated.operator).report
         assert report.passes == report.products - 1  # the two that test the symmetry are one pass

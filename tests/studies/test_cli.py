@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -30,6 +31,16 @@ def invoke(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """The folder of a finished study, and what the command printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(problems.PROBLEMS, "small", SMALL)
+        patch.setattr(report, "save_figures", lambda results, directory: [])
+        folder = tmp_path_factory.mktemp("studied") / "out"
+        return folder, invoke("study", "small", "--out", folder, *SMALL_OPTIONS, "--split", "both")
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Reports without figures, which take the time."""
@@ -52,9 +63,9 @@ def table(output):
     return [row for row in rows if len(row) == len(HEADINGS) and (row[0] == "k" or row[0].isdecimal())]
 
 
-def test_the_table_holds_the_numbers_of_the_results(tmp_path, undrawn):
-    output = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--split", "both").output
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+def test_the_table_holds_the_numbers_of_the_results(studied):
+    folder, result = studied
+    results, output = json.loads((folder / "results.json").read_text()), result.output
     rows = table(output)
     assert len([row for row in rows if row[0] == "k"]) == 4
     for record in results["records"]:
@@ -70,10 +81,10 @@ def test_the_table_holds_the_numbers_of_the_results(tmp_path, undrawn):
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
-def test_nothing_is_cut_off_whatever_the_width(tmp_path, monkeypatch, undrawn, columns):
+def test_nothing_is_cut_off_whatever_the_width(studied, monkeypatch, undrawn, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    output = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS).output
-    record = json.loads((tmp_path / "out" / "results.json").read_text())["records"][-1]
+    output = invoke("study", "small", "--out", studied[0], *SMALL_OPTIONS, "--split", "both").output
+    record = json.loads((studied[0] / "results.json").read_text())["records"][-1]
     assert output.isascii()
     for null in ("uniform", "stratified"):
         assert f"{record[f'chance_{null}']['mean'][5]:.4f}" in output
@@ -81,13 +92,14 @@ def test_nothing_is_cut_off_whatever_the_width(tmp_path, monkeypatch, undrawn, c
     assert all(len(line.rstrip()) <= columns for line in output.splitlines() if not line.startswith("Report"))
 
 
-def test_a_second_run_goes_on_and_a_changed_option_is_refused(tmp_path, undrawn, monkeypatch):
-    first = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+def test_a_second_run_goes_on_and_a_changed_option_is_refused(studied, undrawn, monkeypatch):
+    folder, first = studied
     monkeypatch.setattr(OverlapStudy, "_measure", lambda *_: pytest.fail("measured again"))
-    second = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
+    arguments = ["study", "small", "--out", folder, *SMALL_OPTIONS, "--split", "both"]
+    second = invoke(*arguments)
     assert second.exit_code == 0
     assert second.output == first.output
-    result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--seed", "1")
+    result = invoke(*arguments, "--seed", "1")
     assert result.exit_code == 2
     assert "another study (seed 0 -> 1)" in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -109,7 +121,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path, undrawn, monk
             raise KeyboardInterrupt
         return measure(self, *arguments)
 
-    arguments = ["study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS]
+    arguments = ["study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS, "--no-compare"]
     with monkeypatch.context() as patch:
         patch.setattr(OverlapStudy, "_measure", interrupted)
         result = invoke(*arguments)
@@ -191,19 +203,24 @@ def test_version_and_help():
     assert "mnist16" in invoke("study", "--help").output
 
 
-def test_module_and_missing_extra():
-    """Without an extra the command says which one; the library itself does not need it."""
-    run = [sys.executable, "-c"]
-    hidden = "import sys; sys.modules['typer'] = None; sys.argv = ['eigenspan']; "
-    result = subprocess.run(
-        [*run, hidden + "from eigenspan.__main__ import main; main()"], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 1
-    assert 'pip install "eigenspan[studies]"' in result.stderr
-    module = subprocess.run(
-        [sys.executable, "-m", "eigenspan", "--version"], capture_output=True, text=True, check=True
-    )
-    assert module.stdout.startswith("eigenspan ")
+def run_as_module(monkeypatch, *arguments):
+    """``python -m eigenspan``, and how it ends."""
+    monkeypatch.setattr(sys, "argv", ["eigenspan", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("eigenspan", run_name="__main__")
+    return ended.value.code
+
+
+def test_module(monkeypatch, capsys):
+    assert run_as_module(monkeypatch, "--version") in (0, None)
+    assert capsys.readouterr().out.startswith("eigenspan ")
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    """Only the command needs it."""
+    monkeypatch.delitem(sys.modules, "eigenspan.studies.cli")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert 'typer is missing; install it with: pip install "eigenspan[studies]"' in run_as_module(monkeypatch)
 
 
 class TestWorkers:
@@ -321,7 +338,7 @@ class TestCheckpoints:
                 raise KeyboardInterrupt
             return measure(self, *arguments)
 
-        options = [*SMALL_OPTIONS, "--seed", "3", "--dtype", "float64"]
+        options = [*SMALL_OPTIONS, "--seed", "3", "--dtype", "float64", "--no-compare"]
         with monkeypatch.context() as patch:
             patch.setattr(OverlapStudy, "_measure", interrupted)
             assert invoke("study", "small", "--out", tmp_path / "out", *options).exit_code == 130

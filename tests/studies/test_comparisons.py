@@ -22,9 +22,9 @@ def model_at(directory, step):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(tmp_path_factory, finished):
     directory = tmp_path_factory.mktemp("study")
-    return directory, run(directory, split="both")
+    return directory, finished(directory, split="both")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -90,8 +90,8 @@ def test_a_study_without_comparisons(tmp_path):
     assert not list((tmp_path / "eigenspaces").glob("*-layers"))
 
 
-def test_one_record_is_drawn_without_layers(tmp_path):
-    results = run(tmp_path, steps=0)
+def test_one_record_is_drawn_without_layers(tmp_path, finished):
+    results = finished(tmp_path, steps=0)
     drawn = comparison_figure(results, records_of(results, "train"))
     assert [bool(axes.lines) for axes in drawn.figure.axes] == [True, True]
     assert "step before" not in drawn.caption

@@ -21,16 +21,30 @@ def dead():
 
 
 def test_a_second_process_is_told_of_the_first(tmp_path):
-    code = (
-        "from pathlib import Path\nfrom eigenspan.studies.files import locked\n"
-        f"with locked(Path({str(tmp_path)!r})): print('held')"
-    )
-    with locked(tmp_path):
-        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert second.returncode != 0
-        assert f"another run is using this folder (process {os.getpid()} on {HOST})" in second.stderr
-        assert (tmp_path / LOCK).exists()
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "held\n"
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        from eigenspan.studies.files import locked
+        for line in sys.stdin:
+            try:
+                with locked(Path({str(tmp_path)!r})):
+                    print("held", flush=True)
+            except RuntimeError as error:
+                print(error, flush=True)
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as second:
+
+        def attempt():
+            second.stdin.write("\n")
+            return second.stdout.readline()
+
+        with locked(tmp_path):
+            assert f"another run is using this folder (process {os.getpid()} on {HOST})" in attempt()
+            assert (tmp_path / LOCK).exists()
+        assert attempt() == "held\n"
+        second.stdin.close()
+        assert second.wait() == 0
     assert not list(tmp_path.iterdir())
 
 

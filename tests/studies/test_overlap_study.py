@@ -19,9 +19,9 @@ from eigenspan.studies.files import LOCK
 from eigenspan.studies.overlap_study import OverlapStudy
 
 
-def test_records_are_those_of_the_dense_hessian(tmp_path, device):
+def test_records_are_those_of_the_dense_hessian(tmp_path, device, finished):
     """Every number again from the reloaded model by dense algebra; float64, to the solver's own tolerance."""
-    results = run(tmp_path, split="both", device=device)
+    results = finished(tmp_path, split="both", device=device)
     assert [(record["step"], record["split"]) for record in results["records"]] == [
         (step, split) for step in (0, 2, 4) for split in ("test", "train")
     ]
@@ -51,9 +51,9 @@ def test_records_are_those_of_the_dense_hessian(tmp_path, device):
         assert record["mask_ties"] is None
 
 
-def test_intervals_and_p_values_are_those_of_random_masks(tmp_path):
+def test_intervals_and_p_values_are_those_of_random_masks(tmp_path, finished):
     """Of all 27 masks of one parameter, whose overlaps are the squares of the entries of the first eigenvector."""
-    (record,) = run(tmp_path, steps=0)["records"]
+    (record,) = finished(tmp_path, steps=0)["records"]
     (state,) = (tmp_path / "checkpoints").glob("*000000*")
     model = small_model().double()
     model.load_state_dict(torch.load(state, weights_only=True)["model"])
@@ -74,8 +74,8 @@ def test_intervals_and_p_values_are_those_of_random_masks(tmp_path):
 
 def test_the_error_of_the_overlap_holds_the_exact_one(tmp_path):
     """Of eigenvectors in single precision: the interval is of their error, and holds the overlap in double."""
-    (record,) = run(tmp_path / "found", steps=0, dtype="float32")["records"]
-    (exact,) = run(tmp_path / "exact", steps=0, solver="dense")["records"]
+    (record,) = run(tmp_path / "found", steps=0, dtype="float32", compare=False)["records"]
+    (exact,) = run(tmp_path / "exact", steps=0, solver="dense", compare=False)["records"]
     ends = zip(record["overlap_error"]["low"], record["overlap_error"]["high"], exact["overlap"], strict=True)
     shown = [(low, overlap, high) for low, high, overlap in ends if low is not None]
     assert len(shown) >= 3
@@ -104,20 +104,20 @@ def test_ties_are_recorded(tmp_path):
 
 def test_a_folder_of_records_with_other_keys_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(overlap_study, "FORMAT", 1)
-    run(tmp_path, steps=0)
+    run(tmp_path, steps=0, compare=False)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"another study \(record format 1 -> \d+\)"):
-        run(tmp_path, steps=0)
+        run(tmp_path, steps=0, compare=False)
     study = json.loads((tmp_path / "study.json").read_text())
     study.pop("record format")  # as of folders before there was such a number
     (tmp_path / "study.json").write_text(json.dumps(study))
     with pytest.raises(ValueError, match=r"another study \(record format None -> \d+\)"):
-        run(tmp_path, steps=0)
+        run(tmp_path, steps=0, compare=False)
 
 
 @pytest.mark.parametrize("solver", ["block-lanczos", "sketched", "sketched-two-pass", "arpack", "dense"])
 def test_every_solver(tmp_path, solver, device):
-    results = run(tmp_path, solver=solver, steps=0, exact=True, k=5, device=device)
+    results = run(tmp_path, solver=solver, steps=0, exact=True, k=5, device=device, compare=False)
     (record,) = results["records"]
     assert record["k_max"] == 5
     assert len(record["exact"]["eigenvalues"]) == 5
@@ -128,7 +128,7 @@ def test_every_solver(tmp_path, solver, device):
 @pytest.mark.parametrize("solver", solves.SOLVERS)
 def test_every_solver_finds_every_eigenpair(tmp_path, solver, device):
     """With k = n the subspace is the whole space, and each overlap at k = n is 1."""
-    (record,) = run(tmp_path, solver=solver, steps=0, exact=True, k=27, device=device)["records"]
+    (record,) = run(tmp_path, solver=solver, steps=0, exact=True, k=27, device=device, compare=False)["records"]
     assert len(record["eigenvalues"]) == 27
     assert record["overlap"][-1] == pytest.approx(1)
     assert record["exact"]["subspace_overlap"][-1] == pytest.approx(1)
@@ -145,14 +145,14 @@ def test_a_solver_that_finds_fewer_pairs_is_an_error_that_says_what_to_do(tmp_pa
     assert not list((tmp_path / "records").iterdir())
 
 
-def test_results_say_what_computed_them(tmp_path, device):
-    environment = run(tmp_path, steps=0, device=device)["environment"]
+def test_results_say_what_computed_them(tmp_path, device, finished):
+    environment = finished(tmp_path, steps=0, device=device)["environment"]
     assert (environment["numpy"], environment["scipy"]) == (numpy.__version__, scipy.__version__)
     assert environment.get("gpu") == (torch.cuda.get_device_name(device) if device == "cuda" else None)
 
 
-def test_results_are_strict_json(tmp_path, device):
-    results = run(tmp_path, device=device)
+def test_results_are_strict_json(tmp_path, device, finished):
+    results = finished(tmp_path, device=device)
     text = (tmp_path / "results.json").read_text()
 
     def refuse(constant):
@@ -161,14 +161,14 @@ def test_results_are_strict_json(tmp_path, device):
     assert json.loads(text, parse_constant=refuse) == json.loads(json.dumps(results))
 
 
-def test_a_finished_study_is_not_run_again(tmp_path, monkeypatch, device):
-    first = run(tmp_path, device=device)
+def test_a_finished_study_is_not_run_again(tmp_path, monkeypatch, device, finished):
+    first = finished(tmp_path, device=device)
     monkeypatch.setattr(OverlapStudy, "_measure", lambda *_: pytest.fail("measured again"))
     assert run(tmp_path, device=device) == first
 
 
-def test_an_interrupted_study_goes_on_with_the_same_result(tmp_path, monkeypatch, device):
-    whole = run(tmp_path / "whole", device=device)
+def test_an_interrupted_study_goes_on_with_the_same_result(tmp_path, monkeypatch, device, finished):
+    whole = finished(tmp_path / "whole", device=device)
     measure, count = OverlapStudy._measure, []
 
     def interrupted(*arguments):
@@ -200,8 +200,8 @@ def test_an_interrupted_study_goes_on_with_the_same_result(tmp_path, monkeypatch
         {"exact": True},
     ],
 )
-def test_changed_options_do_not_mix(tmp_path, change):
-    run(tmp_path, steps=4)
+def test_changed_options_do_not_mix(tmp_path, change, finished):
+    finished(tmp_path)
     (name,) = change
     with pytest.raises(ValueError, match=rf"another study \({name} .* -> {change[name]}\)"):
         run(tmp_path, **change)
@@ -215,7 +215,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
 
 def test_what_an_interruption_left_is_not_foreign(tmp_path):
     (tmp_path / "study.jsonab12.partial").write_text("{")
-    assert len(run(tmp_path)["records"]) == 3
+    assert len(run(tmp_path, compare=False)["records"]) == 3
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
@@ -238,13 +238,13 @@ def test_a_folder_that_became_another_study_is_refused(tmp_path):
     (tmp_path / "study.json").unlink()
     for folder in ("records", "eigenspaces", "tracking"):
         (tmp_path / folder).rmdir()
-    run(tmp_path, seed=1)
+    run(tmp_path, seed=1, steps=0, compare=False)
     with pytest.raises(ValueError, match="another study"):
         early.run()
 
 
-def test_steps_are_compared_with_one_another(tmp_path):
-    results = run(tmp_path, split="both")
+def test_steps_are_compared_with_one_another(tmp_path, finished):
+    results = finished(tmp_path, split="both")
     assert list(results["tracking"]) == ["train", "test"]
     for split, tracking in results["tracking"].items():
         assert tracking["steps"] == [0, 2, 4]
@@ -256,8 +256,8 @@ def test_steps_are_compared_with_one_another(tmp_path):
                 assert found["eigenspaces"][place][place] == pytest.approx(1)
 
 
-def test_a_missing_eigenspace_says_what_to_do(tmp_path):
-    run(tmp_path)
+def test_a_missing_eigenspace_says_what_to_do(tmp_path, finished):
+    finished(tmp_path)
     (tmp_path / "eigenspaces" / "00000002-train.npz").unlink()
     (tmp_path / "tracking" / "train.json").unlink()
     with pytest.raises(ValueError, match=r"is missing: remove .*00000002-train.json, and both are made anew"):
@@ -266,8 +266,8 @@ def test_a_missing_eigenspace_says_what_to_do(tmp_path):
     run(tmp_path)
 
 
-def test_a_foreign_or_damaged_record_is_refused(tmp_path):
-    run(tmp_path)
+def test_a_foreign_or_damaged_record_is_refused(tmp_path, finished):
+    finished(tmp_path)
     path = sorted((tmp_path / "records").iterdir())[0]
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"of": {"study": "other"}}))
@@ -279,9 +279,9 @@ def test_a_foreign_or_damaged_record_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["00000002-train", "00000004-test", "00000004-train (copy)"])
-def test_a_record_under_another_name_is_refused(tmp_path, name):
+def test_a_record_under_another_name_is_refused(tmp_path, name, finished):
     """It would stand in the results twice."""
-    run(tmp_path)
+    finished(tmp_path)
     records = tmp_path / "records"
     shutil.copy(records / "00000004-train.json", records / f"{name}.json")
     with pytest.raises(ValueError, match=rf"{re.escape(name)}.json is not the record of its step, but of step 4"):
@@ -291,8 +291,8 @@ def test_a_record_under_another_name_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(("damage", "words"), [("copied", "has other eigenvalues"), ("emptied", "holds no")])
-def test_an_eigenspace_of_another_step_or_none_says_what_to_do(tmp_path, damage, words):
-    results = run(tmp_path)
+def test_an_eigenspace_of_another_step_or_none_says_what_to_do(tmp_path, damage, words, finished):
+    results = finished(tmp_path)
     last, middle = (tmp_path / "eigenspaces" / f"0000000{step}-train.npz" for step in (4, 2))
     middle.write_bytes(last.read_bytes() if damage == "copied" else b"")
     (tmp_path / "tracking" / "train.json").unlink()
@@ -303,9 +303,9 @@ def test_an_eigenspace_of_another_step_or_none_says_what_to_do(tmp_path, damage,
 
 
 @pytest.mark.parametrize("content", ["", "[]"])
-def test_a_folder_that_does_not_say_what_it_holds_is_refused(tmp_path, content):
+def test_a_folder_that_does_not_say_what_it_holds_is_refused(tmp_path, content, finished):
     """Without the file it would be refused as well, so that to remove it is no way out."""
-    run(tmp_path, steps=0)
+    finished(tmp_path, steps=0)
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(ValueError, match=r"study.json is damaged \(.*\): choose another folder$") as raised:
         run(tmp_path, steps=0)
@@ -313,7 +313,7 @@ def test_a_folder_that_does_not_say_what_it_holds_is_refused(tmp_path, content):
 
 
 def test_a_folder_of_data_may_be_a_path(tmp_path):
-    run(tmp_path, steps=0, data_root=tmp_path)
+    run(tmp_path, steps=0, data_root=tmp_path, compare=False)
     assert json.loads((tmp_path / "study.json").read_text())["data_root"] == str(tmp_path)
 
 
@@ -346,8 +346,8 @@ def test_a_k_that_does_not_fit_is_refused_before_any_work(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_was_closed_is_refused_before_any_work(tmp_path, monkeypatch):
-    run(tmp_path)
+def test_a_folder_that_was_closed_is_refused_before_any_work(tmp_path, monkeypatch, finished):
+    finished(tmp_path)
 
     def closed(*_):
         raise PermissionError(13, "Permission denied")
@@ -359,21 +359,21 @@ def test_a_folder_that_was_closed_is_refused_before_any_work(tmp_path, monkeypat
 
 def test_a_study_interrupted_at_its_very_start_goes_on(tmp_path):
     """The folder is this study's from the first file on."""
-    OverlapStudy(SMALL, options(), tmp_path)
+    OverlapStudy(SMALL, options(compare=False), tmp_path)
     (tmp_path / "records").rmdir()
-    assert len(run(tmp_path)["records"]) == 3
+    assert len(run(tmp_path, compare=False)["records"]) == 3
 
 
-def test_table_k_ends_at_the_largest_k(tmp_path):
-    assert run(tmp_path / "six", steps=0)["table_k"] == [2, 6]
-    assert run(tmp_path / "five", steps=0, k=5)["table_k"] == [2, 5]
-    assert run(tmp_path / "one", steps=0, k=1)["table_k"] == [1]
+def test_table_k_ends_at_the_largest_k(tmp_path, finished):
+    assert finished(tmp_path / "six", steps=0)["table_k"] == [2, 6]
+    assert run(tmp_path / "five", steps=0, k=5, compare=False)["table_k"] == [2, 5]
+    assert run(tmp_path / "one", steps=0, k=1, compare=False)["table_k"] == [1]
 
 
 def test_batch_norm_buffers_are_part_of_a_checkpoint(tmp_path, device):
     """A model reloaded without its running statistics would have another loss, and be refused."""
     problem = attrs.evolve(SMALL, model=lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)))
-    results = OverlapStudy(problem, options(device=device), tmp_path).run()
+    results = OverlapStudy(problem, options(device=device, compare=False), tmp_path).run()
     assert len(results["records"]) == 3
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from study_cases import run
 
-from eigenspan.studies import report
+from eigenspan.studies import plots, report
 from eigenspan.studies.findings import findings
 from eigenspan.studies.report import write_report
 from eigenspan.studies.tables import cells, table_rows
@@ -66,7 +66,15 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def source(results, folder):
-    path = write_report(results, folder)
+    """With figures as they are drawn, not arranged: how they look is tested with them."""
+
+    def written(figure, stem):
+        figure.set_layout_engine("none")
+        figure.savefig(f"{stem}.svg", metadata={"Date": None})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "write_figure", written)
+        path = write_report(results, folder)
     assert path == folder / "report.html"
     return path.read_bytes().decode("utf-8")
 

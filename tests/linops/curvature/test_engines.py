@@ -19,7 +19,13 @@ from torch import nn
 import eigenspan as es
 
 OPERATORS = {"Hessian": es.Hessian, "GGN": es.GGN, "EmpiricalFisher": es.EmpiricalFisher}
-WAYS = [("linearised", 1), ("linearised", 3), ("retained", 1), ("forward", 1)]
+# Each engine on batches that are cut, with a block wider than the chunk where it takes blocks; one of them on a whole.
+WAYS = [
+    ("linearised", 1, "whole", None),
+    ("linearised", 3, "uneven", 2),
+    ("retained", 1, "uneven", 2),
+    ("forward", 1, "uneven", 2),
+]
 SIZES = {"whole": [5], "uneven": [1, 4]}
 WEIGHT = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.7], dtype=torch.float64)
 
@@ -95,8 +101,7 @@ def built(operator, name, loss_name, cut, dtype=torch.float64, **options):
 class TestLayers:
     """Cross-entropy with class weights, an ignored class and smoothed labels; float64 to rounding."""
 
-    @pytest.mark.parametrize(("engine", "chunk_size"), WAYS)
-    @pytest.mark.parametrize(("cut", "micro_batch_size"), [("whole", None), ("uneven", 2)])
+    @pytest.mark.parametrize(("engine", "chunk_size", "cut", "micro_batch_size"), WAYS)
     def test_float64(self, operator, name, engine, chunk_size, cut, micro_batch_size):
         options = {"engine": engine, "chunk_size": chunk_size, "micro_batch_size": micro_batch_size}
         A = built(operator, name, "cross-entropy", cut, **options)
@@ -115,10 +120,12 @@ class TestLayers:
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["mlp", "tied"])
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("loss_name", ["cross-entropy sum", "mse", "mse sum", "bce", "bce sum"])
-@pytest.mark.parametrize(("engine", "chunk_size"), [("linearised", 3), ("retained", 1), ("forward", 1)])
+@pytest.mark.parametrize(
+    ("name", "engine", "chunk_size"),
+    [("mlp", "linearised", 3), ("tied", "linearised", 3), ("tied", "retained", 1), ("tied", "forward", 1)],
+)
 def test_losses(operator, name, loss_name, engine, chunk_size):
     """Sums and means over samples, positions and elements; float64 to rounding."""
     A = built(operator, name, loss_name, "uneven", engine=engine, chunk_size=chunk_size, micro_batch_size=2)

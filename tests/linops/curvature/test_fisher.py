@@ -18,6 +18,8 @@ from eigenspan.linops import Structure
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
 SAMPLES = 11
 WEIGHT = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+# Random ones tell two matrices apart as well as all of them.
+COLUMNS = torch.randn(53, 4, generator=cases.generator(7), dtype=torch.float64)
 
 
 def assert_close(actual, expected):
@@ -53,9 +55,16 @@ class TestEmpiricalFisher(OperatorContract):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(6, 2), nn.Tanh(), nn.Linear(2, 3)).double()
 
-    @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-    @pytest.mark.parametrize("ignored", [(), (0,), (0, 1, 2, 10)])
-    @pytest.mark.parametrize("weight", [None, WEIGHT])
+    @pytest.mark.parametrize(
+        ("weight", "ignored", "label_smoothing"),
+        [
+            (None, (), 0.0),
+            (None, (0, 1, 2, 10), 0.2),
+            (WEIGHT, (), 0.2),
+            (WEIGHT, (0,), 0.0),
+            (WEIGHT, (0, 1, 2, 10), 0.2),
+        ],
+    )
     def test_samples_weigh_what_their_classes_do(self, weight, ignored, label_smoothing):
         X, y = data(ignored)
         loss = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
@@ -64,7 +73,7 @@ class TestEmpiricalFisher(OperatorContract):
         for sizes, micro_batch_size in (([SAMPLES], None), ([3, 8], None), ([1, 4, 6], 2)):
             batches = list(zip(X.split(sizes), y.split(sizes), strict=True))
             F = es.EmpiricalFisher(cases.mlp(), loss, batches, micro_batch_size=micro_batch_size)
-            assert_close(F.to_dense(), expected)
+            assert_close(F @ COLUMNS, expected @ COLUMNS)
 
     @pytest.mark.parametrize(
         "loss",
@@ -232,7 +241,7 @@ class TestMonteCarloFisher:
     def test_one_draw_is_an_outer_product_for_each_sample(self):
         """Jᵀ r rᵀ J with r = p - e_c for some class c: exactly one of the three for each sample, and rank one."""
         X, y = data()
-        for i in range(SAMPLES):
+        for i in range(4):
             batch = X[i : i + 1], y[i : i + 1]
             F = monte_carlo(batch=batch).to_dense()
             J = cases.dense_jacobian(cases.mlp(), batch[0])
@@ -264,13 +273,12 @@ class TestMonteCarloFisher:
         for other in (0, 4):
             assert float((monte_carlo(loss, batch, seed=other) @ v - first).norm() / first.norm()) > 1e-3
 
-    @pytest.mark.parametrize("name", LIKELIHOODS)
-    @pytest.mark.parametrize("draws", [1, 3])
+    @pytest.mark.parametrize(("name", "draws"), [("cross-entropy", 1), *((name, 3) for name in LIKELIHOODS)])
     def test_draws_belong_to_samples(self, name, draws):
         """Not to batches, their order, or micro-batches."""
         X, y = data()
         loss, target = LIKELIHOODS[name], targets_of(name, y)
-        expected = monte_carlo(loss, (X, target), draws=draws).to_dense()
+        expected = monte_carlo(loss, (X, target), draws=draws) @ COLUMNS
         order = torch.randperm(SAMPLES, generator=cases.generator())
         ways = [
             ((X[order], target[order]), {}),
@@ -279,7 +287,7 @@ class TestMonteCarloFisher:
             (DataLoader(TensorDataset(X, target), batch_size=4, shuffle=True), {"engine": "retained"}),
         ]
         for batches, options in ways:
-            assert_close(monte_carlo(loss, batches, draws=draws, **options).to_dense(), expected)
+            assert_close(monte_carlo(loss, batches, draws=draws, **options) @ COLUMNS, expected)
 
     def test_it_is_one_matrix_before_and_after_release(self):
         F = monte_carlo(micro_batch_size=4)

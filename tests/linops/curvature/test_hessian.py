@@ -79,9 +79,14 @@ class TestCutting:
         return model, loss, X, y, dense(model, loss, (X, y))
 
     @pytest.mark.parametrize(
-        "options", [{}, {"chunk_size": 1}, {"micro_batch_size": 1}, {"chunk_size": 7, "micro_batch_size": 2}]
+        ("sizes", "options"),
+        [
+            ([1, 4, 6], {}),
+            ([11], {"chunk_size": 1}),
+            ([3, 8], {"micro_batch_size": 1}),
+            ([1, 4, 6], {"chunk_size": 7, "micro_batch_size": 2}),
+        ],
     )
-    @pytest.mark.parametrize("sizes", [[11], [3, 8], [1, 4, 6]])
     def test_batches_do_not_matter(self, name, operator, sizes, options):
         model, loss, X, y, expected = self.twin(name, operator)
         data = list(zip(X.split(sizes), y.split(sizes), strict=True))

@@ -1,0 +1,22 @@
+"""Studies that are run once, and copied to where a test wants to find one."""
+
+import shutil
+
+import pytest
+import study_cases
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Puts a finished study into a folder, as `study_cases.run` does, and gives its results."""
+    made = {}
+
+    def copied(directory, **changes):
+        key = tuple(sorted(changes.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("finished")
+            study_cases.run(made[key], **changes)
+        shutil.copytree(made[key], directory, dirs_exist_ok=True)
+        return study_cases.run(directory, **changes)  # which reads them
+
+    return copied
