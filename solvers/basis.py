@@ -175,6 +175,19 @@ class Basis:
                     columns.mT.copy_(combined[part])
         self.size = len(C)
 
+    def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows that are kept here, block by block, (rows, k), each with its place."""
+        for chunk in self._chunks():
+            for start, stop in blocks(chunk.start, chunk.stop, CHUNK):
+                rows = slice(start, stop)
+                nothing = torch.empty(0, stop - start, dtype=self.dtype, device=self.device)
+                yield rows, torch.cat([nothing, *(X.mT for _, X in self._parts(rows, 0, self.size))]).mT
+
+    def put_rows(self, rows: slice, block: Tensor) -> None:
+        """Put a block in the place of one that `row_blocks` gave, of its first columns at least."""
+        for part, columns in self._kept(rows, 0, block.shape[1]):
+            columns.copy_(block[:, part])
+
     def _combine_rows(self, rows: slice, C: Tensor, first: int, total: Tensor) -> None:
         """Write those rows of `combine`, all of one chunk, to (b, rows)."""
         C = C.to(self.device, self.dtype).mT

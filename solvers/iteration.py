@@ -9,17 +9,21 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
-from ..linops.sharding import placed
-from .basis import completed, narrowed
+from ..linops.sharding import summed
+from .basis import Basis, narrowed, random_directions
+from .combination import Combination
 from .krylov import DOUBT
+from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place
 from .report import Status
 from .solver import EigenPairs, EigenSolver, Which
-from .tall import column_norms, combine, gram, orthonormalise, scale_columns
+from .stores import DEVICE, Storage, as_storage
+from .tall import blocks
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 from .workload import Workload
 
 _PASSES = 100  # at most, by default
+_STORED_BLOCK = 64  # columns of Q in memory, by default, where it is stored elsewhere
 _PASSES_A_DIGIT = 7  # of tol, as a rule, by benchmarks/plan.py --rules
 
 
@@ -30,7 +34,7 @@ class SubspaceIteration(EigenSolver):
     Q, (n, k + oversampling), begins random and is orthonormalised after every product. All is taken from the last
     product A Q: the pairs (θ, Q s) of the eigenproblem Qᵀ A Q s = θ s, none of which exceeds the range of A, and their
     residuals. The part of an eigenvector of λ that Q lacks falls with every product by |λ' / λ|, λ' the first
-    eigenvalue that Q cannot hold. `BlockLanczos` needs fewer products; this needs few passes over the data, and six
+    eigenvalue that Q cannot hold. `BlockLanczos` needs fewer products; this needs few passes over the data, and four
     blocks of memory however many it makes.
 
     The iteration finds the largest |λ|. For one end of the spectrum, LA or SA, it is that of A - c I, c the farthest
@@ -49,24 +53,30 @@ class SubspaceIteration(EigenSolver):
         tol: the pairs have converged when ‖A v - θ v‖ <= tol max|θ|, over all Ritz values; by default 1e-5 in float32,
             1e-9 in float64. The error of a θ apart from other eigenvalues is of the order of tol².
         max_products: where to stop at the latest; by default 100 products with Q.
+        block_size: columns multiplied at a time; by default all of Q, and 64 with a ``storage``.
+        storage: where Q and A Q are kept, a `Storage` or the name of its kind, in the dtype of A; by default in its
+            memory. If it is given eigenvectors are formed only when they are asked for.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Of a ``start`` of more columns than k, random combinations are taken.
 
     Raises:
         ValueError: besides those of `EigenSolver`, max_products below the columns of Q, ``passes`` beside ``tol`` or
-            ``max_products``, or a tol below ten roundings of the dtype.
+            ``max_products``, a tol below ten roundings of the dtype, or a storage of a narrower dtype.
+        OSError: a directory that cannot be written, or a disk without room for Q and A Q.
 
     Source: Halko, Martinsson & Tropp (2011), algorithms 4.4 and 5.3; Saad, Numerical Methods for Large Eigenvalue
     Problems, chapter 5.
 
-    Cost: k + oversampling = p products and about 14 n p² flops in a pass; 6 n p numbers.
+    Cost: k + oversampling = p products and about 10 n p² flops in a pass; 4 n p numbers, 2 n p with a storage.
     """
 
     oversampling: int | None = attrs.field(default=None, validator=positive_integer)
     passes: int | None = attrs.field(default=None, validator=positive_integer)
     tol: float | None = attrs.field(default=None, validator=tolerance)
     max_products: int | None = attrs.field(default=None, validator=positive_integer)
+    block_size: int | None = attrs.field(default=None, validator=positive_integer)
+    storage: Storage | None = attrs.field(default=None, converter=as_storage)
 
     uses_start = True
 
@@ -77,7 +87,7 @@ class SubspaceIteration(EigenSolver):
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         passes, width = self._passes(A), self._width(A)
         tol = tolerance_for(A, self.tol) if self.passes is None else None
-        block = _Block(A, self.which, self.k, width, self.seed, start)
+        block = _Block(A, self.which, self.k, width, self.seed, start, self._stored(A), self._columns(A))
         status = Status.SKETCHED if tol is None else Status.OUT_OF_PRODUCTS
         for _ in range(passes):
             block.multiply()
@@ -87,7 +97,28 @@ class SubspaceIteration(EigenSolver):
         if width == A.shape[0]:
             status = Status.COMPLETE
         values, norms = block.values[: self.k], block.residual_norms[: self.k]
-        return EigenPairs(values, block.vectors[:, : self.k], status, norms)
+        return EigenPairs(values, self._vectors(block.Q), status, norms)
+
+    def _vectors(self, Q: Basis) -> Tensor | Combination:
+        if self.storage is None or Q.mesh is not None:
+            return Q.columns(0, self.k)
+        return Combination(Q, torch.eye(Q.size, self.k, dtype=torch.float64), _STORED_BLOCK)
+
+    def _columns(self, A: LinearOperator) -> int:
+        """Columns multiplied at a time."""
+        return self.block_size or (self._width(A) if self.storage is None else _STORED_BLOCK)
+
+    def _stored(self, A: LinearOperator) -> Storage:
+        """Where Q and A Q are kept, once that is known to have room for them."""
+        if self.storage is None:
+            return DEVICE
+        if self.storage.is_rounding(A.dtype):
+            raise ValueError(f"Q and A Q are not rounded: leave out the dtype of {self.storage} for {A}")
+        return self.storage.prepared(A.shape[0], 2 * self._width(A), A.dtype, A.device)
+
+    def _require_suitable(self, A: LinearOperator) -> None:
+        super()._require_suitable(A)
+        self._stored(A)
 
     def _width(self, A: LinearOperator) -> int:
         oversampling = max(10, self.k // 4) if self.oversampling is None else self.oversampling
@@ -114,10 +145,11 @@ class SubspaceIteration(EigenSolver):
         return Workload(
             products=passes * width + 2 * self.check_symmetry,
             rule=f"{_PASSES_A_DIGIT} passes a digit of tol",
-            width=width,
-            passes=passes + self.check_symmetry,
-            working=6 * width,
-            row_flops=14 * width**2 * passes,
+            width=min(width, self._columns(A)),
+            passes=passes * -(-width // self._columns(A)) + self.check_symmetry,
+            basis=0 if self.storage is None else 2 * width,
+            working=4 * width if self.storage is None else 3 * self._columns(A),
+            row_flops=10 * width**2 * passes,
             core=width,
             core_flops=9 * width**3 * passes,
         )
@@ -134,18 +166,26 @@ class _Block:
     """Q, and what its last product tells: the Ritz pairs of all its columns, in order.
 
     Attributes:
+        Q: before the first product a start with random columns; then the Ritz vectors, (n, p).
         values: θ, (p,).
-        vectors: Q s, (n, p); before the first product Q itself.
-        residual_norms: ‖A Q s - θ Q s‖, (p,).
+        residual_norms: ‖A v - θ v‖, (p,).
     """
 
     values: Tensor
-    vectors: Tensor
     residual_norms: Tensor
-    _images: Tensor  # A Q s
 
-    def __init__(self, A: Watched, which: Which, k: int, width: int, seed: int, start: Tensor | None) -> None:
-        self.A, self.which, self.k, self.width, self.seed = A, which, k, width, seed
+    def __init__(
+        self,
+        A: Watched,
+        which: Which,
+        k: int,
+        width: int,
+        seed: int,
+        start: Tensor | None,
+        storage: Storage,
+        block_size: int,
+    ) -> None:
+        self.A, self.which, self.k, self.width, self.seed, self.block_size = A, which, k, width, seed, block_size
         self._started, self._multiplied = start is not None, False
         self._drawn = 0  # random columns so far
         self._scale = 0.0  # the largest |θ| so far
@@ -153,24 +193,42 @@ class _Block:
         self._before: Tensor | None = None  # keys of the wanted pairs when all other columns were drawn anew
         self._kept = width  # columns that go on in the next step
         self._evidence = torch.zeros(1, dtype=torch.float64)  # how much a missing pair would have grown since
-        Q = placed(torch.empty(0, A.shape[0], dtype=A.dtype, device=A.device).mT, A.row_mesh)
+        self.Q, self._images = (Basis(A.shape[0], A.dtype, A.device, storage, A.row_mesh, most=width) for _ in range(2))
         if start is not None:
-            Q = narrowed(start, k, seed, "iteration mixing")
-        self.vectors = self._filled(Q)
+            self.Q.append(narrowed(start, k, seed, "iteration mixing"))
+        self._drawn = width - self.Q.size
+        if self._drawn > 0:
+            self.Q.append(random_directions(self.Q, 0, self._drawn, seed, "iteration"))
+        self._gram = torch.eye(width, dtype=torch.float64)
 
     def multiply(self) -> None:
         """One step, but for the first, and A times the new Q."""
-        Q = self._step() if self._multiplied else self.vectors
-        images = self.A._matmat(Q)
-        projected = gram(Q, images)
-        values, S = torch.linalg.eigh((projected + projected.mT) / 2)
+        if self._multiplied:
+            self._step()
+        Q, images, projected = self.Q, self._images, torch.empty_like(self._gram)
+        images.size = 0
+        for start, stop in blocks(0, self.width, self.block_size):
+            image = self.A._matmat(Q.columns(start, stop))
+            images.append(image)
+            projected[:, start:stop] = Q.coefficients(image)
+        values, S = generalised_eigenpairs(projected, self._gram)
         order = self.which.order(values)
-        self.values, S = values[order], S[:, order]
-        self.vectors, self._images = combine(Q, S), combine(images, S)
-        self.residual_norms = column_norms(self._images - scale_columns(self.vectors, self.values))
+        self.values = values[order]
+        Q.replace(S[:, order])
+        images.replace(S[:, order])
         self._scale = max(self._scale, float(self.values.abs().max()))
         self._farthest = min(self._farthest, float(self.which.key(self.values)[-1]))
+        self.residual_norms = self._norms_of_images(self.values)
         self._multiplied = True
+
+    def _norms_of_images(self, shifts: Tensor) -> Tensor:
+        """‖A v - c v‖ for a c of each column of Q."""
+        unit = self._scale or 1.0  # so that squares neither over- nor underflow
+        squares = torch.zeros(self.width, dtype=torch.float64, device=self.A.device)
+        shifts = shifts.to(self.A.device, self.A.dtype)
+        for (_, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
+            squares += ((images - Q * shifts) / unit).double().square().sum(dim=0)
+        return unit * summed(squares.cpu(), self.A.row_mesh).sqrt()
 
     def has_converged(self, tol: float) -> bool:
         """Whether the k first pairs meet ``tol`` and are, as far as random columns tell, all that lead."""
@@ -194,27 +252,23 @@ class _Block:
         doubt = math.log(DOUBT) / (self.width - self.k)
         return float(self._evidence) >= math.log(self.A.shape[0] * self._scale / gap) / 2 - doubt
 
-    def _step(self) -> Tensor:
+    def _step(self) -> None:
         """The next Q, orth((A - c I) Q)."""
         # Of the Ritz vectors, which span the same: their products are the more accurate, each of its own length.
-        shift = self._shift()
-        moved = self._images - shift * self.vectors
+        shift, unit = self._shift(), self._scale or 1.0
         if self._kept < self.width:
             self._evidence.zero_()
         else:
-            self._evidence += ((self.values[self.k - 1] - shift).abs() / column_norms(moved[:, -1:])).log()
-        Q = self._filled(orthonormalise(moved[:, : self._kept]).Q)
+            grown = self._norms_of_images(torch.full_like(self.values, shift))[-1:]
+            self._evidence += ((self.values[self.k - 1] - shift).abs() / grown).log()
+        for (rows, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
+            self.Q.put_rows(rows, (images - shift * Q)[:, : self._kept] / unit)
+        self.Q.size = self._kept
+        self._gram, self._drawn = orthonormalise_in_place(self.Q, self.width, self.seed, "iteration", self._drawn)
         self._kept = self.width
-        return Q
 
     def _shift(self) -> float:
         """What the step maps to zero: for LA or SA the other end of the spectrum."""
         if self.which is Which.LM:
             return 0.0
         return self._farthest if self.which is Which.LA else -self._farthest
-
-    def _filled(self, Q: Tensor) -> Tensor:
-        """Q with random columns added up to its width."""
-        first = self._drawn
-        self._drawn += self.width - Q.shape[1]
-        return completed(Q, first, self._drawn, self.seed, "iteration")

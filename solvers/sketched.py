@@ -182,7 +182,7 @@ class SketchedEigh(CoreSketching, EigenSolver):
         basis = Basis(A.shape[0], A.dtype, A.device, storage, A.row_mesh, most=outer)
         for start, stop in blocks(0, outer, self.block_size):
             basis.append(measure(start, stop))
-        G = orthonormalise_in_place(basis, outer, self.seed, "completion")
+        G, _ = orthonormalise_in_place(basis, outer, self.seed, "completion")
         values, vectors = ritz_pairs(A, basis, G, self.block_size)
         order = self.which.order(values)[: self.k]
         leading = vectors.selected(order)

@@ -18,7 +18,7 @@ from eigenspan.metrics import chance, chance_curve, geodesic, overlap, overlap_e
 from eigenspan.metrics.laws import BetaLaw, DrawnLaw, LatticeLaw
 from eigenspan.metrics.sampling import Strata, ordered_samples
 
-DRAWN = 1000  # masks of the null, each with a p-value
+DRAWN = 2000  # masks of the null, each with a p-value
 CRITICAL = 1e-3  # of Kolmogorov-Smirnov tests, whose seeds are fixed
 
 
@@ -36,12 +36,11 @@ def labels_of(*sizes, device) -> torch.Tensor:
 
 def assert_uniform_and_covering(p_values, covered) -> None:
     assert scipy.stats.kstest(p_values, "uniform").pvalue > CRITICAL
-    # Three standard errors of a share of 95 %: 0.02 of 1,000.
-    assert numpy.mean(covered) == pytest.approx(0.95, abs=0.02 * math.sqrt(1000 / len(covered)))
+    assert 0.93 <= numpy.mean(covered) <= 0.97
 
 
 class TestUnderTheNull:
-    """1,000 random masks or subspaces: p-values are uniform, and 95 % intervals hold 95 % of them."""
+    """2,000 random masks or subspaces: p-values are uniform, and 95 % intervals hold 93 to 97 % of them."""
 
     @pytest.mark.parametrize(
         ("sizes", "counts"),
@@ -59,7 +58,7 @@ class TestUnderTheNull:
         subspace, labels = uneven(n, 12, 2, device), labels_of(*sizes, device=device)
         strata, generator = Strata(labels, torch.tensor(counts)), numpy.random.default_rng(1)
         p_values, covered = [], []
-        for seed in range(DRAWN if n < 1000 else DRAWN // 3):  # a large stratum takes 40 ms for each
+        for seed in range(DRAWN):
             mask = MaskSubspace.from_indices(strata.mask(generator), n, torch.float64)
             level = chance(mask, subspace, labels if len(sizes) > 1 else None, draws=199, seed=seed)
             low, high = level.interval()
@@ -190,7 +189,7 @@ class TestMoments:
         """Three standard errors of mean, deviation and skewness, beside those of samples."""
         values = torch.logspace(0, -2, 4001, dtype=torch.float64, device=device)
         strata = Strata(torch.zeros(4001, dtype=torch.long, device=device), torch.tensor([1500]))
-        drawn = strata.sums(values, 30_000, 1)
+        drawn = strata.sums(values, 100_000, 1)
         keys = numpy.random.default_rng(2)
         sampled = values.cpu().numpy()[ordered_samples(4001, 1500, 5_000, keys)].sum(axis=1)
         for moment, power in ((numpy.mean, 1), (numpy.std, 2), (scipy.stats.skew, 3)):

@@ -11,7 +11,7 @@ from solver_cases import SUCCESS, N, joined, key, line, problem, quietly, roundi
 from solver_contract import SolverContract
 
 from eigenspan.linops import Counted, Dense, Diagonal, OrthonormalSubspace, Structure
-from eigenspan.solvers import ConvergenceWarning, Gaussian, Status, Which
+from eigenspan.solvers import ConvergenceWarning, Gaussian, Status, Storage, Which
 from eigenspan.solvers.iteration import SubspaceIteration
 
 
@@ -245,6 +245,31 @@ def test_status_does_not_depend_on_scale(name, which, device):
     base, scaled = quietly(solver, A), quietly(solver, Dense(A.matrix * 2.0**-60, Structure.SYMMETRIC))
     assert (scaled.report.status, scaled.report.products) == (base.report.status, base.report.products)
     torch.testing.assert_close(scaled.eigenvalues * 2.0**60, base.eigenvalues, rtol=1e-6, atol=1e-15)
+
+
+class TestStorage:
+    @pytest.mark.parametrize("options", [{"passes": 3}, {"which": "SA", "max_products": 60}])
+    def test_on_disk_as_in_memory_to_the_last_bit(self, options, device):
+        A = zoo("slow decay", torch.float64, device).operator
+        inside, outside = (
+            quietly(SubspaceIteration(k=5, block_size=4, storage=kind, **options), A) for kind in (None, "disk")
+        )
+        assert torch.equal(outside.eigenvalues, inside.eigenvalues)
+        assert torch.equal(outside.residual_norms, inside.residual_norms)
+        assert torch.equal(outside.eigenvectors, inside.eigenvectors)
+        assert outside.report.products == inside.report.products
+        assert outside.report.passes > outside.report.products // 5
+
+    def test_blocks_change_nothing_beyond_rounding(self, device):
+        A = zoo("slow decay", torch.float64, device).operator
+        alone, four = (SubspaceIteration(k=5, passes=3, block_size=size).solve(A) for size in (None, 4))
+        torch.testing.assert_close(four.eigenvalues, alone.eigenvalues, rtol=0, atol=1e-12)
+
+    def test_no_rounding(self, device):
+        with pytest.raises(ValueError, match="Q and A Q are not rounded: leave out the dtype"):
+            SubspaceIteration(k=5, storage=Storage("disk", dtype="float32")).solve(
+                zoo("slow decay", torch.float64, device).operator
+            )
 
 
 class TestBadParameters:

@@ -15,7 +15,7 @@ from study_cases import SMALL
 from typer.testing import CliRunner
 
 from eigenspan.solvers import BlockLanczos, BlockStore, EigenDecomposition, StoredMatrix
-from eigenspan.studies import cli, problems, report, solves
+from eigenspan.studies import cli, problems, report
 from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.tables import HEADINGS
 

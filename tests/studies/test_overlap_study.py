@@ -14,8 +14,9 @@ from study_cases import SMALL, options, run, small_data, small_model
 from torch import nn
 
 import eigenspan as es
-from eigenspan.studies import overlap_study, solves
+from eigenspan.studies import overlap_study
 from eigenspan.studies.files import LOCK
+from eigenspan.studies.options import SOLVERS
 from eigenspan.studies.overlap_study import OverlapStudy
 
 
@@ -125,7 +126,7 @@ def test_every_solver(tmp_path, solver, device):
     assert min(record["exact"]["subspace_overlap"]) >= least
 
 
-@pytest.mark.parametrize("solver", solves.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_finds_every_eigenpair(tmp_path, solver, device):
     """With k = n the subspace is the whole space, and each overlap at k = n is 1."""
     (record,) = run(tmp_path, solver=solver, steps=0, exact=True, k=27, device=device, compare=False)["records"]
