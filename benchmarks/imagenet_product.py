@@ -1,7 +1,7 @@
 """What a Hessian product of ResNet-18 on ImageNet-sized images takes, and how long a run of thousands would.
 
 Run `python benchmarks/imagenet_product.py [--images 5000] [--size 224] [--columns 1 8] [--tf32] [--channels-last]
-[--memory-budget GIB]`. Images are random: the time of a product does not depend on them. The network is torchvision's,
+[--autotune] [--memory-budget GIB]`. Images are random: the time of a product does not depend on them. The network is torchvision's,
 11,689,512 parameters, in evaluation mode. Published for 5,000 images on an A100 (arXiv 2504.14701): 106 to 198 s a
 product, and 3,000 products for a decomposition.
 """
@@ -26,12 +26,15 @@ def main() -> None:
     torch.manual_seed(0)
     model = resnet18().eval().to(device)
     images = torch.randn(options.images, 3, options.size, options.size, device=device)
+    torch.backends.cudnn.benchmark = options.autotune
     if options.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (options.images,), device=device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     precision = "TF32" if options.tf32 else "float32"
     print(f"{name}, torch {torch.__version__}, {options.images} images of 3x{options.size}x{options.size}, {precision}")
+    chosen = ("channels_last", "autotune", "memory_budget", "engine")
+    print(", ".join(f"{name} {value}" for name, value in vars(options).items() if name in chosen and value))
     for columns in options.columns:
         H = es.Hessian(
             model,
@@ -76,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--tf32", action="store_true", help="round factors to TF32")
     parser.add_argument("--channels-last", action="store_true", help="images with channels last in memory")
+    parser.add_argument("--autotune", action="store_true", help="let cuDNN try its algorithms")
     parser.add_argument("--memory-budget", type=float, help="GiB; by default a quarter of what is free")
     parser.add_argument("--engine", help="linearised, retained or forward; by default what the plan chooses")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
