@@ -1,9 +1,9 @@
 """What a Hessian product of ResNet-18 on ImageNet-sized images takes, and how long a run of thousands would.
 
 Run `python benchmarks/imagenet_product.py [--images 5000] [--size 224] [--columns 1 8] [--tf32] [--channels-last]
-[--autotune] [--memory-budget GIB]`. Images are random: the time of a product does not depend on them. The network is torchvision's,
-11,689,512 parameters, in evaluation mode. Published for 5,000 images on an A100 (arXiv 2504.14701): 106 to 198 s a
-product, and 3,000 products for a decomposition.
+[--autotune] [--memory-budget GIB]`. Images are random: the time of a product does not depend on them. The network is
+torchvision's, 11,689,512 parameters, in evaluation mode. Published for 5,000 images on an A100 (arXiv 2504.14701): 106
+to 198 s a product, and 3,000 products for a decomposition.
 """
 
 from __future__ import annotations
