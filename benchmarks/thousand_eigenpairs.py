@@ -5,7 +5,8 @@ Run `python benchmarks/thousand_eigenpairs.py` for k = 1,000 from 1,100 columns 
 before it begins if they are not there. The operator is D + U Λ Uᵀ of size n = 11,689,512: D is diagonal and constant on
 each of k runs of rows, on which the columns of U live, random there and of unit length; so their eigenvalues are known
 to rounding, and a product takes a few passes over the block. Λ runs from 1 down to 0.1. A sketch of two passes needs
-the rest of the spectrum to be small in the Frobenius norm, which `--tail` gives for D.
+the rest of the spectrum to be small in the Frobenius norm, which `--tail` gives for D. It exits with an error if a
+limit is missed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor
 import eigenspan as es
 
 PARAMETERS_OF_RESNET18 = 11_689_512
+MINUTES, MEMORY, DISK = 90, 8e9, 30e9  # at most
+ERROR = {"bfloat16": 1e-2, "float32": 1e-4}  # relative, of an eigenvalue, at most
 
 
 class DiagonalPlusLowRank(es.LinearOperator):
@@ -94,6 +97,15 @@ def main() -> None:
     )
     if options.residuals:
         print(f"largest residual norm {float(result.residual_norms.max()):.1e}")
+    limits = {
+        "minutes": (seconds / 60, MINUTES),
+        "memory": (taken.memory, MEMORY),
+        "disk": (taken.disk, DISK),
+        "error": (float(errors.max()), ERROR[options.dtype]),
+    }
+    missed = [name for name, (found, most) in limits.items() if not found <= most]
+    if missed:
+        raise SystemExit(f"beyond the limit: {', '.join(missed)}")
 
 
 def _options() -> argparse.Namespace:
@@ -101,7 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=PARAMETERS_OF_RESNET18)
     parser.add_argument("--k", type=int, default=1000)
     parser.add_argument("--outer", type=int, default=1100)
-    parser.add_argument("--dtype", default="bfloat16", help="bfloat16 or float32, of what is stored")
+    parser.add_argument("--dtype", default="bfloat16", choices=ERROR, help="of what is stored")
     parser.add_argument("--tail", type=float, default=0.003)
     parser.add_argument("--block-size", type=int, default=40)
     parser.add_argument("--residuals", action="store_true", help="measure residual norms, by k more products")
