@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import warnings
 from unittest import mock
@@ -30,12 +31,23 @@ ALLOWED = {"gram": 3, "choice": 1}  # blocks before an interruption, where they 
 FOREVER = 10**6
 
 
+@functools.cache
+def matrix():
+    """The Hessian as a matrix."""
+    return dense(hessian(batches()))
+
+
+@functools.cache
+def data_parallel(mesh):
+    """The Hessian of one process, or the shares of it."""
+    return hessian(batches()) if mesh is None else DataParallel(hessian(share_of(batches(), mesh)), mesh)
+
+
 def operator(name, mesh):
     """The operator of a solve, shared out among ranks, or that of one process."""
-    H = hessian(batches())
     if name in ("data", "layers"):
-        return H if mesh is None else DataParallel(hessian(share_of(batches(), mesh)), mesh)
-    A = {"triplets": Dense(rectangle()), "gram": Dense(rectangle()[:12])}.get(name, dense(H))
+        return data_parallel(mesh)
+    A = {"triplets": Dense(rectangle()), "gram": Dense(rectangle()[:12])}.get(name) or matrix()
     if mesh is None:
         return A
     return (RowSharded if name in ("rows", "sketch") else ColumnParallel)(A, mesh)
@@ -56,7 +68,7 @@ def solve(name, mesh=None, checkpoint=None, blocks=FOREVER, interruption=Fragile
             svd = solver.solve(A, checkpoint=checkpoint)
             found = {"values": svd.singular_values, "vectors": svd.left_vectors}
         else:
-            start = dense(hessian(batches())).matrix[:, :4] if name == "rows" else None
+            start = matrix().matrix[:, :4] if name == "rows" else None
             eig = solver.solve(A.T @ A if name == "gram" else A, start=start, checkpoint=checkpoint)
             found = {"values": eig.eigenvalues, "vectors": whole(eig.eigenvectors), "notes": list(eig.report.notes)}
     return {**found, "products": A.products}
