@@ -88,9 +88,13 @@ class Dying(Counted):
 
 
 def interrupted(mesh, folder):
-    """All solves are interrupted, the last one by the death of a rank."""
-    for name in SOLVERS:
-        solve(name, mesh, folder / name, ALLOWED.get(name, 4), Dying if name == "data" and mesh else Fragile)
+    """All solves are interrupted, in a job the last one by the death of a rank; keeps what the others multiplied."""
+    made = {
+        name: solve(name, mesh, folder / name, ALLOWED.get(name, 4))["products"] for name in SOLVERS if name != "data"
+    }
+    if mesh is None or mesh.get_rank() == 0:
+        torch.save(made, folder / "made.pt")
+    solve("data", mesh, folder / "data", 4, Fragile if mesh is None else Dying)
 
 
 def resumed(mesh, folder):
