@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from .basic import require_count
 from .curvature import CurvatureOperator
 from .curvature.data import first_samples, is_batch, length, without_first
 from .curvature.factor import require_order
+from .fingerprint import DataDigest
 from .operator import LinearOperator
 from .parameters import ParameterSpace
 from .sharding import all_columns, own_columns, rows_of_columns, summed, whole
@@ -27,7 +30,7 @@ from .sharding import all_columns, own_columns, rows_of_columns, summed, whole
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "share_of", "whole"]
+__all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "meshes_of", "share_of", "whole"]
 
 
 @contextlib.contextmanager
@@ -110,6 +113,16 @@ class _Dealt:
         return itertools.islice(iter(self.data), self.rank, None, self.ranks)
 
 
+def meshes_of(A: LinearOperator) -> list[DeviceMesh]:
+    """The axes of ranks that share out an operator or parts of it; none for an operator of this process alone."""
+    found = [A.ranks] if isinstance(A, _Shared) else []
+    for value in vars(A).values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, LinearOperator):
+                found += [mesh for mesh in meshes_of(part) if mesh not in found]
+    return found
+
+
 class _Shared(LinearOperator):
     """What the operators of a job share: a part, or a copy, on every rank, and the ranks."""
 
@@ -180,6 +193,17 @@ class DataParallel(_Shared):
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         return self._total(self.A._rmatmat(X))
+
+    def _content(self) -> Any:
+        """What that of one process on all data has, whoever has which samples; of operators without data, products."""
+        return self._of_all_data(self.A._content()) if isinstance(self.A, CurvatureOperator) else None
+
+    def _of_all_data(self, content: Any) -> Any:
+        if isinstance(content, DataDigest):
+            shares: list[Any] = [None] * self.ranks.size()
+            torch.distributed.all_gather_object(shares, content, group=self.ranks.get_group())
+            return functools.reduce(operator.add, shares)
+        return [self._of_all_data(part) for part in content] if isinstance(content, list) else content
 
     def loss(self) -> float:
         """The loss over the whole data set. Cost: the sum of a number over the ranks."""

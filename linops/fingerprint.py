@@ -55,10 +55,29 @@ def probed(A: LinearOperator) -> tuple[str, ...]:
     return (*rounded, *(f"{round(number, 2) + 0.0:.2f}" for number in correlations.flatten().tolist()))  # no -0.00
 
 
-def data_digest(batches: Iterable[Any], ordered: bool) -> str:
+@attrs.frozen
+class DataDigest:
+    """A digest of samples; that of disjoint sets together is the sum of theirs.
+
+    Attributes:
+        count: how many samples.
+        total: the sum of their SHA-256 digests, modulo 2^256.
+        shared: the digests of tensors that are not of samples, each value once.
+    """
+
+    count: int
+    total: int
+    shared: frozenset[str]
+
+    def __add__(self, other: DataDigest) -> DataDigest:
+        total = (self.total + other.total) % (1 << 256)
+        return DataDigest(self.count + other.count, total, self.shared | other.shared)
+
+
+def data_digest(batches: Iterable[Any], ordered: bool) -> DataDigest:
     """A digest of samples, however they are cut into batches and, unless it is ``ordered``, in whichever order.
 
-    The digests of samples are added up. Tensors without a first dimension of samples count once for each value.
+    Tensors count as not of samples where they lack a first dimension of them.
 
     Cost: one pass over the data, and a digest for each sample.
     """
@@ -83,7 +102,7 @@ def data_digest(batches: Iterable[Any], ordered: bool) -> str:
                 sample.update(str(count).encode())
             total += int.from_bytes(sample.digest(), "little")
             count += 1
-    return f"{count} {total % (1 << 256):x} {sorted(shared)}"
+    return DataDigest(count, total % (1 << 256), frozenset(shared))
 
 
 def module_content(module: nn.Module, training: Mapping[nn.Module, bool]) -> list[Any]:
@@ -147,7 +166,7 @@ def feed(total: _Hash, value: Any, depth: int = 0) -> None:
 
 def _feed_operator(entries: Any, A: LinearOperator) -> None:
     """An operator by what it is made of if that is known, else by products."""
-    from . import basic, operator
+    from . import basic, distributed, operator
 
     parts: dict[type, tuple[str, ...]] = {
         operator.Adjoint: ("A",),
@@ -158,15 +177,16 @@ def _feed_operator(entries: Any, A: LinearOperator) -> None:
         basic.Dense: ("matrix",),
         basic.Diagonal: ("diagonal",),
     }
-    while isinstance(A, basic.Counted | basic.Declared):  # the same matrix
+    while isinstance(A, basic.Counted | basic.Declared | distributed.ColumnParallel):  # the same matrix
         A = A.A
+    kind = type(A.A if isinstance(A, distributed.DataParallel) else A)  # of all data, the one of a share
     if type(A) in parts:
         content: Any = [getattr(A, name) for name in parts[type(A)]]
     else:
         content = A._content()
     if content is None:
         content = probed(A)
-    entries("operator", type(A).__qualname__, A.shape, A.dtype, content)
+    entries("operator", kind.__qualname__, A.shape, A.dtype, content)
 
 
 def _bytes(tensor: Tensor) -> Any:

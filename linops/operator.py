@@ -259,6 +259,8 @@ class LinearOperator(abc.ABC):
         their entries. Of other operators three products with fixed vectors are taken to two or three digits: another
         machine may round one of these the other way, in float32 once in some thousand times.
 
+        Ranks of a job that share out data, columns or rows have the fingerprint that one process has; all must call it.
+
         Cost: one pass over the data, without the model; for others three products.
         """
         from .fingerprint import fingerprint

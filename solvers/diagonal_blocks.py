@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace
 from ..linops.basic import require_count
-from .product_log import ProductLog
 from .report import ConvergenceWarning, solver_to_dict
 from .results import EigenDecomposition
+from .shared_log import Log, log_of
 from .solver import EigenSolver
 from .watched import Watched
 
@@ -84,7 +84,8 @@ def solve_diagonal_blocks(
     with contextlib.ExitStack() as stack:
         log = None
         if checkpoint is not None:
-            log = stack.enter_context(_log(A, checkpoint, solvers, blocks, block_size).held())
+            log = _log(A, checkpoint, solvers, blocks, block_size)
+            stack.enter_context(log.held())
             log.begin(None, None)
         done = 0 if log is None else log.done
         bar = stack.enter_context(tqdm(disable=not progress, desc="diagonal blocks", unit=" products", initial=done))
@@ -116,7 +117,7 @@ def _log(
     solvers: Mapping[str, EigenSolver],
     blocks: Mapping[str, Subspace],
     block_size: int | None,
-) -> ProductLog:
+) -> Log:
     """The products that all blocks share in a folder."""
     identity = {
         "solve": {name: solver_to_dict(solver) for name, solver in solvers.items()},
@@ -126,7 +127,7 @@ def _log(
         "dtype": str(A.dtype),
         "operator": A.fingerprint(),
     }
-    return ProductLog(folder, identity, A)
+    return log_of(folder, identity, A)
 
 
 class _InterruptedError(RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from ..linops.distributed import meshes_of
 from .block_store import BlockStore
 from .manifest import StoredMatrix
 
@@ -65,6 +67,8 @@ class ProductLog:
             "device": str(A.device),
             "PyTorch": str(torch.__version__),
             "threads": torch.get_num_threads(),
+            "ranks": math.prod(mesh.size() for mesh in meshes_of(A)),
+            "ranks of rows": 1 if A.row_mesh is None else A.row_mesh.size(),
         }
         self._next = dict.fromkeys(matrices, 0)
         self.replayed, self.unwritten, self._failed = 0, 0, False
@@ -128,21 +132,19 @@ class ProductLog:
             raise self._other_vectors(columns)
         rows, along = (int(stride) for stride in notes[_STRIDES].split())
         self.replayed += len(columns)
-        return _laid_out(block, (rows, along), self._device), float(notes["seconds"])
+        return laid_out(block, (rows, along), self._device), float(notes["seconds"])
 
     def write(self, name: str, X: Tensor, image: Tensor, seconds: float) -> Tensor:
         """Keep the block of the X that was read last; returns it as `read` will give it, to the last bit and stride.
 
         What cannot be written is said in a warning, once, and the solve goes on.
         """
-        # Matrix products round by the order of numbers in memory.
-        by_rows_or_columns = image.is_contiguous() or image.mT.is_contiguous()
-        strides = (image.stride(0), image.stride(1)) if by_rows_or_columns else (1, len(image))
+        strides = kept_strides(image)
         notes = {_INPUT: digest(X), _STRIDES: f"{strides[0]} {strides[1]}"}
         start = self._next[name] - X.shape[1]
         with self._surviving(X.shape[1]):
             self._store.write(name, start, image, seconds, notes)
-        return _laid_out(image, strides, self._device)
+        return laid_out(image, strides, self._device)
 
     @contextlib.contextmanager
     def _surviving(self, columns: int = 0) -> Iterator[None]:
@@ -165,8 +167,8 @@ class ProductLog:
         cause = (
             f"rounding may differ by {', '.join(changed)}: run it as then"
             if changed
-            else "device, PyTorch and threads are the same: is the solver's own arithmetic deterministic, and are the "
-            "products, of which some may have been measured again?"
+            else "device, PyTorch, threads and ranks are the same: is the solver's own arithmetic deterministic, and "
+            "are the products, of which some may have been measured again?"
         )
         return RuntimeError(
             f"column {columns.start} and the next of the checkpoint {self._store.folder} are products with other "
@@ -235,7 +237,16 @@ def digest(X: Tensor) -> str:
     return hashlib.sha256(numbers.view(torch.uint8).numpy().data).hexdigest()
 
 
-def _laid_out(block: Tensor, strides: tuple[int, int], device: torch.device) -> Tensor:
+def kept_strides(image: Tensor) -> tuple[int, int]:
+    """The strides that a block is given again with: its own, or by columns if it has gaps.
+
+    Matrix products round by the order of numbers in memory.
+    """
+    by_rows_or_columns = image.is_contiguous() or image.mT.is_contiguous()
+    return (image.stride(0), image.stride(1)) if by_rows_or_columns else (1, len(image))
+
+
+def laid_out(block: Tensor, strides: tuple[int, int], device: torch.device) -> Tensor:
     """A copy in memory of its own."""
     copy = torch.empty_strided(block.shape, strides, dtype=block.dtype, device=device)
     copy.copy_(block)

@@ -16,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import LinearOperator, Subspace, as_operator
-from ..linops.sharding import placed
+from ..linops.sharding import placed, whole
 from ..linops.tall_matrix import TallMatrix
 from .planning import SolvePlan, plan_solve
-from .product_log import ProductLog, digest
+from .product_log import digest
 from .report import SolveReport, Status, solver_to_dict
+from .shared_log import Log, log_of
 from .tall import gram, is_finite, orthonormality_defects
 from .watched import Watched
 from .workload import Workload
@@ -189,7 +190,8 @@ class Solver(abc.ABC):
         with contextlib.ExitStack() as stack:
             log = None
             if checkpoint is not None:
-                log = stack.enter_context(self._log(operator, checkpoint, start).held())
+                log = self._log(operator, checkpoint, start)
+                stack.enter_context(log.held())
                 log.begin(total, self._most(operator))
             bar = stack.enter_context(
                 tqdm(
@@ -209,16 +211,16 @@ class Solver(abc.ABC):
         memory = _peak_memory(operator.device)
         return found, Cost(watched.products, watched.calls, watched.seconds, outside, memory, notes)
 
-    def _log(self, A: LinearOperator, folder: str | os.PathLike[str], start: Tensor | None) -> ProductLog:
+    def _log(self, A: LinearOperator, folder: str | os.PathLike[str], start: Tensor | None) -> Log:
         """The products of this solve in a folder."""
         identity = {
             "solve": solver_to_dict(self),
-            "start": None if start is None else digest(start),
+            "start": None if start is None else digest(whole(start)),
             "shape": A.shape,
             "dtype": str(A.dtype),
             "operator": A.fingerprint(),
         }
-        return ProductLog(folder, identity, A)
+        return log_of(folder, identity, A)
 
     @abc.abstractmethod
     def _solve(self, A: Watched, start: Tensor | None) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops import Counted, LinearOperator
-from .product_log import ADJOINT_IMAGES, GRAM, IMAGES, ProductLog
+from .product_log import ADJOINT_IMAGES, GRAM, IMAGES
+from .shared_log import Log
 from .tall import is_finite
 
 
@@ -24,7 +25,7 @@ class Watched(Counted):
         seconds_replayed: of ``seconds`` those of earlier runs.
     """
 
-    def __init__(self, A: LinearOperator, bar: tqdm[Any], log: ProductLog | None = None) -> None:
+    def __init__(self, A: LinearOperator, bar: tqdm[Any], log: Log | None = None) -> None:
         super().__init__(A)
         self._bar, self._log = bar, log
         self.seconds_replayed = 0.0

@@ -65,19 +65,19 @@ class StepSolver:
         Args:
             checkpoint: the network, with its losses as they were in training.
             split: of the data.
-            folder: where products are kept, from which an interrupted solve goes on; ranks of a job keep none.
+            folder: where products are kept, from which an interrupted solve goes on; in a job the first rank's.
             progress: whether to show bars.
 
         Raises:
             ValueError: a Hessian of another loss than the checkpoint had.
             RuntimeError: a solver that found fewer than k pairs.
         """
-        options, kept = self.options, folder if self.mesh is None else None
+        options = self.options
         model = checkpoint.restore(self.problem, self.data, device=options.device)
         H = self.operator(Hessian, model, split)
         loss = H.loss()
         checkpoint.require_losses({split: loss}, H.dtype)
-        eig = options.eigensolver().solve(H, progress=progress, checkpoint=kept and kept / "hessian")
+        eig = options.eigensolver().solve(H, progress=progress, checkpoint=folder / "hessian")
         if len(eig.eigenvalues) < options.k:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         return StepSolves(
@@ -85,8 +85,8 @@ class StepSolver:
             loss=loss,
             eig=eig,
             exact=DenseEigh(k=options.k).solve(H) if options.exact else None,
-            others=self._others(model, split, kept, progress) if options.compare else {},
-            layers=layer_eigenpairs(H, options.seed, progress, kept and kept / "layers") if options.compare else {},
+            others=self._others(model, split, folder, progress) if options.compare else {},
+            layers=layer_eigenpairs(H, options.seed, progress, folder / "layers") if options.compare else {},
         )
 
     def operator(self, kind: type[Operator], model: nn.Module, split: str) -> Operator | DataParallel:
@@ -98,7 +98,7 @@ class StepSolver:
             return self.problem.operator(kind, model, batch, dtype)
         return DataParallel(self.problem.operator(kind, model, share_of(batch, self.mesh), dtype), self.mesh)
 
-    def _others(self, model: nn.Module, split: str, kept: Path | None, progress: bool) -> dict[str, EigenDecomposition]:
+    def _others(self, model: nn.Module, split: str, folder: Path, progress: bool) -> dict[str, EigenDecomposition]:
         """The leading eigenpairs of the GGN, and of the Hessian on the other data."""
         solver = self.options.eigensolver(COMPARED_K)
         (other,) = set(SPLITS["both"]) - {split}
@@ -107,6 +107,6 @@ class StepSolver:
             f"Hessian on {SPLIT_NAMES[other]} data": self.operator(Hessian, model, other),
         }
         return {
-            name: solver.solve(operator, progress=progress, checkpoint=kept and kept / name.lower().replace(" ", "-"))
+            name: solver.solve(operator, progress=progress, checkpoint=folder / name.lower().replace(" ", "-"))
             for name, operator in operators.items()
         }

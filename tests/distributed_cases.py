@@ -1,16 +1,14 @@
-"""One rank of a job: solves the problems of the tests in several ways, and writes what it found."""
+"""What each rank of a job does in tests: it solves the problems in several ways, and returns what it found."""
 
 import os
 import time
-import warnings
-from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 import eigenspan as es
-from eigenspan.linops.distributed import ColumnParallel, DataParallel, RowSharded, job, share_of, whole
+from eigenspan.linops.distributed import ColumnParallel, DataParallel, RowSharded, share_of, whole
 from eigenspan.linops.sharding import agreed
 from eigenspan.solvers.tridiagonalisation import KrylovSpace
 from eigenspan.solvers.watched import Watched
@@ -105,7 +103,29 @@ def comparison(mesh):
         "started": started.eigenvalues,
         "singular": [solver.solve(RowSharded(es.Dense(rectangle()), mesh)).singular_values for solver in SVD_SOLVERS],
         "refused": refusals(mesh),
+        "fingerprints": fingerprints(mesh),
     }
+
+
+def curvatures(data):
+    """Operators whose fingerprint is of all data: mean and summed losses, and draws."""
+    mean, total = nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")
+    return [
+        hessian(data),
+        es.GGN(network(), total, data, engine="retained"),
+        es.EmpiricalFisher(network(), mean, data, engine="retained"),
+        es.MonteCarloFisher(network(), mean, data, engine="retained", seed=3),
+    ]
+
+
+def fingerprints(mesh):
+    """Those of operators of which each rank has a part."""
+    shared = [DataParallel(H, mesh) for H in curvatures(share_of(batches(), mesh))]
+    share = hessian(share_of(one_batch(), mesh))
+    half = dense(hessian(batches())).matrix / mesh.size()
+    wrapped = [RowSharded(shared[0], mesh), ColumnParallel(shared[0], mesh), 2 * shared[0], shared[0].T @ shared[0]]
+    functions = es.Function(lambda X: half @ X, half.shape, half.dtype, structure=SYMMETRIC)
+    return [A.fingerprint() for A in (*shared, DataParallel(share, mesh), *wrapped, DataParallel(functions, mesh))]
 
 
 def refusals(mesh):
@@ -131,7 +151,7 @@ def message_of(attempt):
     """What it raises; empty if nothing."""
     try:
         attempt()
-    except (ValueError, RuntimeError) as error:
+    except (OSError, RuntimeError, RuntimeWarning, ValueError) as error:
         return str(error)
     return ""
 
@@ -178,17 +198,3 @@ def late(mesh):
         time.sleep(2 * float(os.environ["RANK_TIMEOUT"]))
         os._exit(3)
     RowSharded(es.Identity(9, torch.float64), mesh).to_dense()
-
-
-def main(case, folder, environment):
-    """One rank, whose output and errors go to a file."""
-    os.environ |= environment
-    with open(Path(folder) / f"{os.environ['RANK']}.log", "w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    axes = {"data": 2, "rows": 2} if case == "both" else {}
-    with job(timeout=float(os.environ["RANK_TIMEOUT"]), **axes) as mesh:
-        found = globals()[case](mesh)
-        torch.save(found, Path(folder) / f"{case}-{torch.distributed.get_rank()}.pt")

@@ -1,5 +1,7 @@
 """The study: its numbers against the dense Hessian, what it keeps, what it refuses to mix, and how it goes on."""
 
+import contextlib
+import functools
 import json
 import os
 import re
@@ -10,10 +12,13 @@ import numpy
 import pytest
 import scipy
 import torch
-from study_cases import SMALL, options, run, small_data, small_model
+from job_cases import found as found_by_ranks
+from job_cases import ranks
+from study_cases import SMALL, options, run, shared, small_data, small_model
 from torch import nn
 
 import eigenspan as es
+from eigenspan.linops.distributed import job
 from eigenspan.studies import overlap_study
 from eigenspan.studies.files import LOCK
 from eigenspan.studies.options import SOLVERS
@@ -394,8 +399,9 @@ def test_parameters_that_are_not_trained_have_no_part(tmp_path):
         OverlapStudy(problem, options(k=13), tmp_path / "thirteen")
 
 
+@pytest.mark.parametrize("in_a_job", [False, True], ids=["alone", "a job"])
 @pytest.mark.parametrize(("passes", "solves"), [(9, 2), (-1, 3)], ids=["the other data", "layers"])
-def test_a_solve_within_a_record_goes_on_from_its_products(passes, solves, tmp_path, monkeypatch):
+def test_a_solve_within_a_record_goes_on_from_its_products(passes, solves, in_a_job, tmp_path, monkeypatch):
     """Interrupted in a later solve of the first record; no product with a Hessian is made again."""
     products, stop = [], None
     matmat = es.Hessian._matmat
@@ -408,11 +414,12 @@ def test_a_solve_within_a_record_goes_on_from_its_products(passes, solves, tmp_p
         return result
 
     monkeypatch.setattr(es.Hessian, "_matmat", counted)
+    monkeypatch.delenv("RANK", raising=False)
     whole, widths = run(tmp_path / "whole", steps=0), products[:]
     products.clear()
     stop = passes % len(widths)  # from the end, if negative
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "found", steps=0)
+    with pytest.raises(KeyboardInterrupt), job() if in_a_job else contextlib.nullcontext() as mesh:
+        OverlapStudy(SMALL, options(steps=0), tmp_path / "found", mesh).run()
     unfinished = tmp_path / "found" / "unfinished" / "00000000-train"
     done = [es.BlockStore.open(folder).progress().done for folder in unfinished.iterdir() if folder.name != "ggn"]
     assert len(done) == solves
@@ -423,3 +430,23 @@ def test_a_solve_within_a_record_goes_on_from_its_products(passes, solves, tmp_p
     assert not unfinished.exists()
     for record, expected in zip(found["records"], whole["records"], strict=True):
         assert {**record, "report": None} == {**expected, "report": None}
+
+
+@pytest.mark.slow
+def test_a_study_of_two_ranks_of_which_one_dies_goes_on_with_three(tmp_path, monkeypatch):
+    widths, matmat = [], es.Hessian._matmat
+    monkeypatch.setattr(es.Hessian, "_matmat", lambda self, X: widths.append(X.shape[1]) or matmat(self, X))
+    whole, folder = run(tmp_path / "whole", steps=0), tmp_path / "shared"
+    codes, outputs = ranks(functools.partial(shared, directory=folder, stop=9), 2, tmp_path)
+    assert codes[1] == 17
+    assert codes[0] not in (0, 17, None), outputs[0]
+    unfinished = folder / "unfinished" / "00000000-train"
+    done = [es.BlockStore.open(path).progress().done for path in unfinished.iterdir() if path.name != "ggn"]
+    assert sum(done) == sum(widths[:9])
+    for products in found_by_ranks(functools.partial(shared, directory=folder), 3, tmp_path):
+        assert sum(products) == sum(widths) - sum(done)
+    (expected,) = whole["records"]
+    (record,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["records"]
+    size = abs(expected["eigenvalues"][0])
+    assert record["eigenvalues"] == pytest.approx(expected["eigenvalues"], abs=1e-6 * size)  # sums in another order
+    assert not unfinished.exists()

@@ -1,0 +1,56 @@
+"""Jobs of several processes on this machine, for tests. Its ranks import it by name."""
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import socket
+import sys
+import warnings
+from unittest import mock
+
+import torch
+
+from eigenspan.linops.distributed import job
+
+
+def ranks(case, count, folder, timeout=120, **axes):
+    """The exit codes and outputs of a job's processes, which are ended after ten minutes.
+
+    Each calls ``case``, a function of the mesh, and writes to ``folder`` what that returns.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK_TIMEOUT": timeout}
+    context = multiprocessing.get_context("forkserver")  # imports once for all ranks
+    context.set_forkserver_preload(["distributed_cases", "shared_log_cases", "torch.distributed.tensor"])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # else it skips what it does not find
+        multiprocessing.forkserver.ensure_running()
+    processes = []
+    for rank in range(count):
+        own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        processes.append(context.Process(target=main, args=(case, folder, own, axes)))
+        processes[-1].start()
+    for process in processes:
+        process.join(600)
+        process.kill()  # of one that has ended nothing is left to kill
+    return [process.exitcode for process in processes], [(folder / f"{rank}.log").read_text() for rank in range(count)]
+
+
+def found(case, count, folder, **axes):
+    """What each rank of a job that ended well has found."""
+    codes, outputs = ranks(case, count, folder, **axes)
+    assert codes == [0] * count, "\n".join(outputs)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+def main(case, folder, environment, axes):
+    """One rank, whose output and errors go to a file."""
+    os.environ |= environment
+    with open(folder / f"{os.environ['RANK']}.log", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    with job(timeout=float(os.environ["RANK_TIMEOUT"]), **axes) as mesh:
+        torch.save(case(mesh), folder / f"{torch.distributed.get_rank()}.pt")
