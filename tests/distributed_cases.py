@@ -22,6 +22,9 @@ SOLVERS = {
     "two-pass": es.SketchedEigh(outer=20, k=6, two_pass=True),
     "dense": es.DenseEigh(k=6),
     "iteration": es.SubspaceIteration(k=6, tol=1e-4),
+    "lanczos on disk": es.BlockLanczos(k=6, block_size=3, tol=1e-10, storage="disk"),
+    "two-pass on disk": es.SketchedEigh(outer=20, k=6, two_pass=True, storage="disk"),
+    "iteration on disk": es.SubspaceIteration(k=6, tol=1e-4, storage="disk"),
     "smallest": es.SubspaceIteration(k=3, which="SA", passes=4),
 }
 SVD_SOLVERS = [es.BlockGolubKahan(k=4, tol=1e-10), es.SketchedSVD(outer=19, k=4)]
