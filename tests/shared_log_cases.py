@@ -130,7 +130,7 @@ def refusals(mesh, folder):
     lock = BlockStore.open(folder / "same" / "rows").hold() if mesh.get_rank() == 0 else contextlib.nullcontext()
     torch.distributed.barrier()
     with lock:
-        said.append(message_of(lambda: LANCZOS.solve(operator("rows", mesh), checkpoint=folder / "same" / "rows")))
+        said.append(message_of(lambda: solve("rows", mesh, folder / "same" / "rows")))
     return said
 
 
