@@ -178,7 +178,7 @@ class Basis:
     def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows that are kept here, block by block, (rows, k), each with its place."""
         for chunk in self._chunks():
-            for start, stop in blocks(chunk.start, chunk.stop, CHUNK):
+            for start, stop in blocks(chunk.start, chunk.stop, _ROWS):
                 rows = slice(start, stop)
                 nothing = torch.empty(0, stop - start, dtype=self.dtype, device=self.device)
                 yield rows, torch.cat([nothing, *(X.mT for _, X in self._parts(rows, 0, self.size))]).mT

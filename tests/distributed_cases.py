@@ -169,7 +169,7 @@ def quarters(mesh):
     for _ in range(6):
         space.multiply(8)
     held = sum(store.untyped_storage().nbytes() for store in space.basis._stores)
-    capacity = sum(store.shape[1] for store in space.basis._stores)
+    capacity = sum(space.basis._widths)
     return {"bytes": held, "whole": 8 * n * capacity, "rows": solved(RowSharded(dense(hessian(batches())), mesh))}
 
 

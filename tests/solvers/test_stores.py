@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -153,46 +151,3 @@ def _untouched(n, dtype=torch.float64):
             raise AssertionError
 
     return Untouched(torch.eye(n, dtype=dtype), Structure.SYMMETRIC)
-
-
-_PEAK = """
-import sys, threading
-import torch
-import eigenspan as es
-
-def anonymous():
-    with open("/proc/self/status", encoding="ascii") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024
-
-k, n = int(sys.argv[1]), 400_000
-generator = torch.Generator().manual_seed(0)
-diagonal = 0.01 * torch.rand(n, generator=generator)
-diagonal[torch.randperm(n, generator=generator)[:k]] = torch.logspace(0, -1, k)
-A = es.Diagonal(diagonal)
-es.BlockLanczos(k=4, block_size=4, max_products=40, tol=0.1, storage="disk").solve(A)  # what is loaded when first used
-peak, ended = [anonymous()], threading.Event()
-def watch():
-    while not ended.wait(0.005):
-        peak[0] = max(peak[0], anonymous())
-first, thread = peak[0], threading.Thread(target=watch)
-thread.start()
-eig = es.BlockLanczos(k=k, block_size=10, storage="disk").solve(A)
-es.overlap(es.MaskSubspace.top_k(diagonal, k), eig.subspace)
-ended.set()
-thread.join()
-print(peak[0] - first, eig.report.products)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc/self/status, which tells RssAnon")
-def test_anonymous_memory_does_not_grow_with_k():
-    peaks, products = zip(*(map(int, _run(k).split()) for k in (20, 80)), strict=True)
-    grown = 4 * 400_000 * (products[1] - products[0])  # of the basis, on disk
-    assert grown > 100 * 2**20
-    assert peaks[1] - peaks[0] < grown / 5
-
-
-def _run(k):
-    command = [sys.executable, "-W", "error", "-c", _PEAK, str(k)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
