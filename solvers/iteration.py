@@ -110,11 +110,10 @@ class SubspaceIteration(EigenSolver):
 
     def _stored(self, A: LinearOperator) -> Storage:
         """Where Q and A Q are kept, once that is known to have room for them."""
-        if self.storage is None:
-            return DEVICE
-        if self.storage.is_rounding(A.dtype):
-            raise ValueError(f"Q and A Q are not rounded: leave out the dtype of {self.storage} for {A}")
-        return self.storage.prepared(A.shape[0], 2 * self._width(A), A.dtype, A.device)
+        storage = self.storage or DEVICE
+        if storage.is_rounding(A.dtype):
+            raise ValueError(f"Q and A Q are not rounded: leave out the dtype of {storage} for {A}")
+        return storage.prepared(A.shape[0], 2 * self._width(A), A.dtype, A.device)
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)
@@ -218,16 +217,16 @@ class _Block:
         images.replace(S[:, order])
         self._scale = max(self._scale, float(self.values.abs().max()))
         self._farthest = min(self._farthest, float(self.which.key(self.values)[-1]))
-        self.residual_norms = self._norms_of_images(self.values)
+        self.residual_norms = self._measured_residuals()
         self._multiplied = True
 
-    def _norms_of_images(self, shifts: Tensor) -> Tensor:
-        """‖A v - c v‖ for a c of each column of Q."""
+    def _measured_residuals(self) -> Tensor:
+        """‖A v - θ v‖ of each column of Q."""
         unit = self._scale or 1.0  # so that squares neither over- nor underflow
         squares = torch.zeros(self.width, dtype=torch.float64, device=self.A.device)
-        shifts = shifts.to(self.A.device, self.A.dtype)
+        values = self.values.to(self.A.device, self.A.dtype)
         for (_, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
-            squares += ((images - Q * shifts) / unit).double().square().sum(dim=0)
+            squares += ((images - Q * values) / unit).double().square().sum(dim=0)
         return unit * summed(squares.cpu(), self.A.row_mesh).sqrt()
 
     def has_converged(self, tol: float) -> bool:
@@ -256,13 +255,16 @@ class _Block:
         """The next Q, orth((A - c I) Q)."""
         # Of the Ritz vectors, which span the same: their products are the more accurate, each of its own length.
         shift, unit = self._shift(), self._scale or 1.0
+        square = torch.zeros(1, dtype=torch.float64, device=self.A.device)  # of the last column's length
+        for (rows, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
+            moved = (images - shift * Q) / unit
+            square += moved[:, -1].double().square().sum()
+            self.Q.put_rows(rows, moved[:, : self._kept])
         if self._kept < self.width:
             self._evidence.zero_()
         else:
-            grown = self._norms_of_images(torch.full_like(self.values, shift))[-1:]
+            grown = unit * summed(square.cpu(), self.A.row_mesh).sqrt()
             self._evidence += ((self.values[self.k - 1] - shift).abs() / grown).log()
-        for (rows, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
-            self.Q.put_rows(rows, (images - shift * Q)[:, : self._kept] / unit)
         self.Q.size = self._kept
         self._gram, self._drawn = orthonormalise_in_place(self.Q, self.width, self.seed, "iteration", self._drawn)
         self._kept = self.width
