@@ -16,7 +16,7 @@ import sys
 import time
 
 import torch
-from memory import MIB, Taken
+from memory import MIB, Peak, anonymous_memory
 
 import eigenspan as es
 
@@ -66,7 +66,7 @@ def _measure(options: argparse.Namespace, k: int) -> None:
     solver = es.BlockLanczos(
         k=k, tol=options.tol, block_size=options.block_size, max_products=options.max_products, storage=storage
     )
-    with Taken(options.directory) as taken:
+    with Peak(anonymous_memory) as memory:
         began = time.perf_counter()
         result = solver.solve(A)
         mask = es.MaskSubspace.top_k(torch.arange(A.shape[0], 0, -1).float(), k)
@@ -74,7 +74,7 @@ def _measure(options: argparse.Namespace, k: int) -> None:
         seconds = time.perf_counter() - began - result.report.seconds
     report = result.report
     print(
-        f"{k:>4} {A.shape[0]:>10} {taken.first / MIB:>7.0f} {taken.memory / MIB:>9.0f} {report.products:>8} "
+        f"{k:>4} {A.shape[0]:>10} {memory.first / MIB:>7.0f} {memory.peak / MIB:>9.0f} {report.products:>8} "
         f"{report.seconds_in_products:>7.1f} {report.seconds_outside:>9.1f}  "
         f"{float(result.residual_norms.max()):.1e} of "
         f"{float(result.eigenvalues.abs().max()):.3g}, {report.status.name}; overlap {seconds:.1f} s"
@@ -83,7 +83,7 @@ def _measure(options: argparse.Namespace, k: int) -> None:
         outside = report.seconds_outside / report.seconds
         residual = float(result.residual_norms.max() / result.eigenvalues.abs().max())
         print(f"     {outside:.0%} of the time outside products, residuals up to {residual:.1e} of the top")
-        if taken.memory > MEMORY or outside > OUTSIDE or residual > RESIDUAL:
+        if memory.peak > MEMORY or outside > OUTSIDE or residual > RESIDUAL:
             raise SystemExit(1)
 
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 MIB, GIB = 2**20, 2**30
 
 
-class Taken(contextlib.AbstractContextManager["Taken"]):
-    """Peaks while it is entered, looked at fifty times a second.
+class Peak(contextlib.AbstractContextManager["Peak"]):
+    """What a reading grows to while it is entered, looked at every few milliseconds by a thread.
+
+    Args:
+        read: the reading, in bytes.
 
     Attributes:
-        first: anonymous memory of this process at the beginning, in bytes.
-        memory: its peak.
-        disk: the most bytes that have become used on the disk of ``directory``, by whomever.
+        first: what it was at the beginning.
+        peak: the most that it was.
     """
 
-    def __init__(self, directory: str | None = None) -> None:
-        self._directory = directory or tempfile.gettempdir()
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
 
     def __enter__(self):  # type: ignore[no-untyped-def]
-        self.first = self.memory = anonymous_memory()
-        self.disk, self._free = 0, free_disk(self._directory)
+        self.first = self.peak = self._read()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -35,10 +38,19 @@ class Taken(contextlib.AbstractContextManager["Taken"]):
         self._ended.set()
         self._thread.join()
 
+    @property
+    def growth(self) -> int:
+        """Bytes by which it grew."""
+        return self.peak - self.first
+
     def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            self.memory = max(self.memory, anonymous_memory())
-            self.disk = max(self.disk, self._free - free_disk(self._directory))
+        while not self._ended.wait(0.005):
+            self.peak = max(self.peak, self._read())
+
+
+def resident_size() -> int:
+    """Bytes of memory of this process, pages of files inside."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def anonymous_memory() -> int:

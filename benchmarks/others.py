@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from typing import Any
 import attrs
 import numpy
 import torch
+from memory import Peak, resident_size
 from torch import Tensor
-from typing_extensions import Self
 
 import eigenspan as es
 
@@ -31,39 +30,10 @@ class Found:
     vectors: Tensor
 
 
-class ResidentSize:
-    """By how much the resident size of this process grew at most, watched by a thread every few milliseconds."""
-
-    def __enter__(self) -> Self:
-        self._stop = threading.Event()
-        self._first = self._peak = _resident()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def growth(self) -> int:
-        """Bytes."""
-        return self._peak - self._first
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.005):
-            self._peak = max(self._peak, _resident())
-
-
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
-
-
 def _watched(name: str, A: es.LinearOperator, k: int, solve: Callable[[es.Counted], tuple[Any, Any]]) -> Found:
     counted = es.Counted(A)
     began = time.perf_counter()
-    with ResidentSize() as size, torch.no_grad():
+    with Peak(resident_size) as size, torch.no_grad():
         values, vectors = solve(counted)
     seconds = time.perf_counter() - began
     values, vectors = torch.as_tensor(values).to(A.dtype), torch.as_tensor(vectors).to(A.dtype)
@@ -160,7 +130,7 @@ def scipy_over_curvlinops(H: es.Hessian, k: int, tol: float) -> tuple[Found, flo
     products = LinearOperator(H.shape, matvec=multiply, dtype=numpy.float32)
     began = time.perf_counter()
     start = numpy.random.default_rng(0).standard_normal(H.shape[0]).astype("float32")
-    with ResidentSize() as size:
+    with Peak(resident_size) as size:
         values, vectors = eigsh(products, k=k, which="LM", tol=tol, v0=start)
     seconds = time.perf_counter() - began
     found = Found(

@@ -14,7 +14,7 @@ import sys
 import warnings
 
 import torch
-from others import ResidentSize
+from memory import Peak, resident_size
 from torch import nn
 
 import eigenspan as es
@@ -48,7 +48,7 @@ def show(model: str, k: int) -> None:
     """A row of the table."""
     H, solver = hessian(model), es.BlockLanczos(k=k)
     solver.solve(es.Diagonal(torch.arange(1, 501).float()))  # modules are loaded
-    with ResidentSize() as size:
+    with Peak(resident_size) as size:
         plan = solver.plan(H)
         report = solver.solve(H).report
     cells = [

@@ -23,9 +23,10 @@ from typing import Any
 
 import attrs
 import torch
+from memory import Peak, resident_size
 from mnist16_solvers import PUBLISHED, Check, problem
 from models import conv3c3d
-from others import OTHERS, Found, ResidentSize, scipy_over_curvlinops
+from others import OTHERS, Found, scipy_over_curvlinops
 from torch import Tensor
 
 import eigenspan as es
@@ -279,7 +280,7 @@ def show(row: Found, accuracy: str) -> None:
 
 def timed(solver: es.EigenSolver, A: es.LinearOperator, repetitions: int) -> Found:
     """One solver, several times: medians."""
-    with ResidentSize() as size:
+    with Peak(resident_size) as size:
         results = [quietly(solver, A) for _ in range(repetitions)]
     reports = [result.report for result in results]
     return Found(

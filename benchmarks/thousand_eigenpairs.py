@@ -15,7 +15,7 @@ import argparse
 import time
 
 import torch
-from memory import GIB, Taken, free_disk
+from memory import GIB, Peak, anonymous_memory, free_disk
 from torch import Tensor
 
 import eigenspan as es
@@ -82,7 +82,7 @@ def main() -> None:
         block_size=options.block_size,
         measure_residuals=options.residuals,
     )
-    with Taken(options.directory) as taken:
+    with Peak(anonymous_memory) as memory, Peak(lambda: -free_disk(options.directory)) as disk:
         began = time.perf_counter()
         result = solver.solve(A, progress=True)
         seconds = time.perf_counter() - began
@@ -91,16 +91,16 @@ def main() -> None:
     errors = (result.eigenvalues.double() - A.eigenvalues).abs() / A.eigenvalues
     print(
         f"{seconds / 60:.1f} minutes, {result.report.seconds_in_products / 60:.1f} of them in {result.report.products} "
-        f"products; anonymous memory {taken.memory / 1e9:.2f} GB at most ({taken.memory / GIB:.2f} GiB), disk "
-        f"{taken.disk / 1e9:.1f} GB; largest relative error of an eigenvalue {float(errors.max()):.1e}, median "
+        f"products; anonymous memory {memory.peak / 1e9:.2f} GB at most ({memory.peak / GIB:.2f} GiB), disk "
+        f"{disk.growth / 1e9:.1f} GB; largest relative error of an eigenvalue {float(errors.max()):.1e}, median "
         f"{float(errors.median()):.1e}; overlap with the first {options.k} coordinates {overlap:.2e}"
     )
     if options.residuals:
         print(f"largest residual norm {float(result.residual_norms.max()):.1e}")
     limits = {
         "minutes": (seconds / 60, MINUTES),
-        "memory": (taken.memory, MEMORY),
-        "disk": (taken.disk, DISK),
+        "memory": (memory.peak, MEMORY),
+        "disk": (disk.growth, DISK),
         "error": (float(errors.max()), ERROR[options.dtype]),
     }
     missed = [name for name, (found, most) in limits.items() if not found <= most]
