@@ -106,9 +106,9 @@ def _choice(
             if fits:
                 gram = GramEigh(**options, memory_budget=memory_budget)
                 return gram, f"a factor with {rows} rows, at most {_ROWS_A_PAIR} k: exact"
+    if lanczos.has_room_of_its_own:
+        return lanczos, f"all vectors that it may come to keep have room in {lanczos.storage}"
     solver = _within(budget, lanczos, A, n, "vectors")
-    if lanczos.storage is not None and not lanczos.storage.is_memory:
-        return solver, f"all vectors that it may come to keep have room in {lanczos.storage}"
     if solver.max_basis is None:
         return solver, "all vectors that it may come to keep fit into the memory budget"
     return solver, f"restarts, as the memory budget holds {solver.max_basis} vectors beside the result"
@@ -223,7 +223,7 @@ def _rows_of_factor(A: LinearOperator) -> int | None:
 
 def _within(budget: int, solver: _Krylov, A: LinearOperator, length: int, vectors: str) -> _Krylov:
     """The solver, with as large a basis of ``vectors`` of that length as ``budget`` bytes hold, if they limit it."""
-    if solver.storage is not None and not solver.storage.is_memory:
+    if solver.has_room_of_its_own:
         return solver
     k, least = solver.k, solver.least_basis
     affordable = budget // _bytes(A, length, 1) - k  # the result is another k

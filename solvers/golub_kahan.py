@@ -9,6 +9,7 @@ from ..linops import LinearOperator
 from .bidiagonalisation import KrylovSpaces, RitzTriplets
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
+from .stores import Storage
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import orthonormalise
 from .template import tolerance_for
@@ -83,7 +84,7 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         tol, budget = tolerance_for(A, self.tol), self._budget
-        spaces, before = self._spaces(A, tol, start), A.products
+        spaces, before = KrylovSpaces(A, self._width(tol), self.seed, start, self._storage_for(A)), A.products
         next_look = 2 * self.k
         while True:
             if self.max_basis is not None and spaces.right.basis.size + spaces.width > self.max_basis:
@@ -112,11 +113,16 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
             U, V = orthonormalise(U).Q, orthonormalise(V).Q  # each restart adds its rounding errors
         return SingularTriplets(U, triplets.values[: self.k], V, status, triplets.residual_norms[: self.k])
 
-    def _spaces(self, A: Watched, tol: float, start: Tensor | None) -> KrylovSpaces:
+    def _storage_for(self, A: LinearOperator) -> Storage:
+        """Where the bases of both sides live."""
         storage = self._stored(A, sum(A.shape))
         if storage.is_rounding(A.dtype):
-            raise ValueError(f"bases of both sides are not rounded: leave out the dtype of {storage} for {A.A}")
-        return KrylovSpaces(A, self._width(tol), self.seed, start, storage)
+            raise ValueError(f"bases of both sides are not rounded: leave out the dtype of {storage} for {A}")
+        return storage
+
+    def _require_suitable(self, A: LinearOperator) -> None:
+        super()._require_suitable(A)
+        self._storage_for(A)
 
     @property
     def most_vectors(self) -> int:

@@ -87,17 +87,21 @@ class BlockKrylov(Solver):
         digits = max(_DIGITS, -math.log10(tol))
         return max(_NARROWEST, int(self.k / (_WANTED_PER_COLUMN * digits)))
 
+    @property
+    def has_room_of_its_own(self) -> bool:
+        """Whether its basis lives elsewhere than in the memory of the operator."""
+        return self.storage is not None and self.storage.kind != "device"
+
     def _stored(self, A: LinearOperator, rows: int) -> Storage:
         """Where bases of A live that have so many rows in all, once that is known to have room for them."""
-        if self.storage is None:
-            return DEVICE
+        storage = self.storage or DEVICE
         most = min(self.most_vectors if self.max_basis is None else self.max_basis, *A.shape)
         columns = most_columns(min(A.shape), most)
-        if self.storage.is_rounding(A.dtype) and A.row_mesh is not None:
-            raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {self.storage}")
-        if self.storage.is_rounding(A.dtype):  # which ends with k products that are kept as well
-            columns += self.k * A.dtype.itemsize // self.storage.dtype_for(A.dtype).itemsize
-        return self.storage.prepared(rows, columns, A.dtype, A.device)
+        if storage.is_rounding(A.dtype) and A.row_mesh is not None:
+            raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {storage}")
+        if storage.is_rounding(A.dtype):  # which ends with k products that are kept as well
+            columns += self.k * A.dtype.itemsize // storage.dtype_for(A.dtype).itemsize
+        return storage.prepared(rows, columns, A.dtype, A.device)
 
     @property
     def _widest(self) -> int:

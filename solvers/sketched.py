@@ -19,7 +19,7 @@ from .report import Status
 from .results import EigenDecomposition
 from .sketches import Sketch
 from .solver import EigenPairs, EigenSolver
-from .stores import Storage, as_storage
+from .stores import DEVICE, Storage, as_storage
 from .tall import blocks, column_norms, combine, gram, orthonormalise
 from .watched import Watched
 from .workload import Workload
@@ -191,13 +191,11 @@ class SketchedEigh(CoreSketching, EigenSolver):
 
     def _stored(self, A: LinearOperator) -> Storage:
         """Where W is kept, once that is known to have room for it."""
-        assert self.storage is not None
-        return self.storage.prepared(A.shape[0], self._sizes(A.shape)[0], A.dtype, A.device)
+        return (self.storage or DEVICE).prepared(A.shape[0], self._sizes(A.shape)[0], A.dtype, A.device)
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)
-        if self.storage is not None:
-            self._stored(A)
+        self._stored(A)
 
     def _leading(self, core: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(core)

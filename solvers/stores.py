@@ -69,11 +69,6 @@ class Storage:
             raise ValueError(f"an operator in {dtype} has no digits to store in {stored}: leave out the dtype")
         return stored
 
-    @property
-    def is_memory(self) -> bool:
-        """Whether it is that of the operator, whatever there is of it."""
-        return self.kind == "device"
-
     def is_rounding(self, dtype: torch.dtype) -> bool:
         """Whether numbers in ``dtype`` lose digits."""
         return self.dtype_for(dtype) != dtype

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from eigenspan import BlockLanczos, Dense, Storage, Structure
+from eigenspan import BlockGolubKahan, BlockLanczos, Counted, Dense, Storage, Structure
 from eigenspan.solvers import basis as basis_module
 from eigenspan.solvers import stores
 from eigenspan.solvers.basis import Basis
@@ -151,3 +151,10 @@ def _untouched(n, dtype=torch.float64):
             raise AssertionError
 
     return Untouched(torch.eye(n, dtype=dtype), Structure.SYMMETRIC)
+
+
+def test_bases_of_both_sides_are_refused_before_any_product():
+    counted = Counted(Dense(torch.randn(40, 30, dtype=torch.float64)))
+    with pytest.raises(ValueError, match="bases of both sides are not rounded"):
+        BlockGolubKahan(k=2, storage=Storage("disk", dtype="float32")).solve(counted)
+    assert counted.products == 0
