@@ -1,8 +1,8 @@
 """What a Hessian product of ResNet-18 on ImageNet-sized images takes, and how long a run of thousands would.
 
-Run `python benchmarks/imagenet_product.py [--images 5000] [--size 224] [--columns 1 8] [--tf32]`. Images are
-random: the time of a product does not depend on them. The network is torchvision's, 11,689,512 parameters, in
-evaluation mode. Published for 5,000 images on an A100 (arXiv 2504.14701): 106 to 198 s a product, and 3,000 products
+Run `python benchmarks/imagenet_product.py [--images 5000] [--size 224] [--columns 1 8] [--tf32] [--channels-last]`.
+Images are random: the time of a product does not depend on them. The network is torchvision's, 11,689,512 parameters,
+in evaluation mode. Published for 5,000 images on an A100 (arXiv 2504.14701): 106 to 198 s a product, and 3,000 products
 for a decomposition.
 """
 
@@ -26,6 +26,9 @@ def main() -> None:
     torch.manual_seed(0)
     model = resnet18().eval().to(device)
     images = torch.randn(options.images, 3, options.size, options.size, device=device)
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (options.images,), device=device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     precision = "TF32" if options.tf32 else "float32"
@@ -66,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--columns", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--tf32", action="store_true", help="round factors to TF32")
+    parser.add_argument("--channels-last", action="store_true", help="in memory, of model and images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 

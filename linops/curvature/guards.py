@@ -134,7 +134,15 @@ def _mse_loss(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tenso
     return squares.mean() if reduction == "mean" else squares.sum()
 
 
+def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """The kernel for a single position sets strides by hand where channels come last, which cannot be recorded."""
+    if output_size in (1, (1, 1), [1, 1]):
+        return input.mean((-1, -2), keepdim=True)
+    return functional.adaptive_avg_pool2d(input, output_size)
+
+
 _SUBSTITUTES: dict[Any, Any] = {
+    functional.adaptive_avg_pool2d: _adaptive_avg_pool2d,
     torch._weight_norm: _weight_norm,
     functional.embedding: _embedding,
     functional.mse_loss: _mse_loss,
