@@ -28,7 +28,8 @@ def main() -> None:
     images = torch.randn(options.images, 3, options.size, options.size, device=device)
     torch.backends.cudnn.benchmark = options.autotune
     if options.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (options.images,), device=device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     precision = "TF32" if options.tf32 else "float32"
@@ -78,7 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--columns", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--tf32", action="store_true", help="round factors to TF32")
-    parser.add_argument("--channels-last", action="store_true", help="images with channels last in memory")
+    parser.add_argument("--channels-last", action="store_true", help="in memory, of model and images")
     parser.add_argument("--autotune", action="store_true", help="let cuDNN try its algorithms")
     parser.add_argument("--memory-budget", type=float, help="GiB; by default a quarter of what is free")
     parser.add_argument("--engine", help="linearised, retained or forward; by default what the plan chooses")

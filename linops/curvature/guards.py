@@ -17,6 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 
+from .normalisation import AffineNormalisation
+
 _log = logging.getLogger(__name__)
 
 _NORMS_OVER_BATCHES = (nn.modules.batchnorm._BatchNorm,)
@@ -68,13 +70,15 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Within it, kernels that have no second derivative are replaced by ones that have.
 
     Scaled dot-product attention takes its math kernel, transformer layers leave their fused inference path, recurrent
-    layers leave cuDNN and oneDNN, and weight normalisation its fused kernel, whose second derivative is wrong.
+    layers leave cuDNN and oneDNN, and weight normalisation its fused kernel, whose second derivative is wrong. Batch
+    normalisation by running statistics is the affine map that it is, which is faster.
     """
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     fused = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_Substitutions())
+        stack.enter_context(AffineNormalisation())
         if recurrent:
             _say_once("recurrent layers run without cuDNN and oneDNN, whose kernels have no second derivative")
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
@@ -134,7 +138,15 @@ def _mse_loss(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tenso
     return squares.mean() if reduction == "mean" else squares.sum()
 
 
+def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """The kernel for a single position sets strides by hand where channels come last, which cannot be recorded."""
+    if output_size in (1, (1, 1), [1, 1]):
+        return input.mean((-1, -2), keepdim=True)
+    return functional.adaptive_avg_pool2d(input, output_size)
+
+
 _SUBSTITUTES: dict[Any, Any] = {
+    functional.adaptive_avg_pool2d: _adaptive_avg_pool2d,
     torch._weight_norm: _weight_norm,
     functional.embedding: _embedding,
     functional.mse_loss: _mse_loss,

@@ -157,7 +157,7 @@ class Linearised:
     """
 
     def __init__(self, share: Share, inputs: Tensors, compiled: bool = False) -> None:
-        vectors = tuple(torch.ones_like(tensor, requires_grad=False) for tensor in inputs)
+        vectors = tuple(torch.ones(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in inputs)
         tape = Tape(vectors)
         with torch.no_grad(), tape:
             outputs = share(vectors, False)

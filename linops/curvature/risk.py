@@ -96,6 +96,12 @@ class Risk:
         self.parameters = ParameterSpace(model, parameters)
         self._data, self._micro_batch_size = data, micro_batch_size
         self._batches = Batches(data, micro_batch_size, self.parameters.device)
+        self._formats = {
+            name: torch.channels_last
+            for name, tensor in model.named_parameters()
+            if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+            if not tensor.is_contiguous()
+        }
         self._flags = {module: module.training for module in model.modules()}
         self.fixed = {
             name: tensor.detach().clone()
@@ -119,8 +125,10 @@ class Risk:
 
     @torch.inference_mode(False)
     def leaves(self) -> dict[str, Tensor]:
-        """Copies of them that a graph can begin with."""
-        return {name: tensor.clone().requires_grad_() for name, tensor in self.point().items()}
+        """Copies of them that a graph can begin with, in the memory format of the model's own."""
+        formats = {name: self._formats.get(name, torch.contiguous_format) for name in self.parameters.names}
+        point = self.point().items()
+        return {name: tensor.clone(memory_format=formats[name]).requires_grad_() for name, tensor in point}
 
     def point_nearby(self) -> dict[str, Tensor]:
         """The point with about a tenth of each tensor's size added at random, always the same."""
