@@ -26,13 +26,12 @@ class AffineNormalisation(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or _hooked():
+        # The compiler traces this for every operation, so that all others are told first.
+        if func not in _REPLACED or not torch.is_grad_enabled() or _hooked():
             return func(*args, **kwargs)
-        if func in _CONVOLUTIONS:
-            return self._noted(func, *args, **kwargs)
         if func is functional.batch_norm:
             return self._normalised(*args, **kwargs)
-        return func(*args, **kwargs)
+        return self._noted(func, *args, **kwargs)
 
     def _noted(
         self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
@@ -110,4 +109,4 @@ def _hooked() -> bool:
     return hooks is None or hooks(False) is not None
 
 
-_CONVOLUTIONS = {functional.conv1d, functional.conv2d, functional.conv3d}
+_REPLACED = {functional.batch_norm, functional.conv1d, functional.conv2d, functional.conv3d}
