@@ -69,18 +69,25 @@ class Basis:
 
         Cost: n b numbers.
         """
-        block, stop = own_rows(block, self.mesh), self.size + block.shape[1]
-        capacity = sum(self._widths)
+        stop, capacity = self.size + block.shape[1], sum(self._widths)
         while capacity < stop:
             spare = max(_NARROWEST, capacity // 4, _SMALL // self.n)
             width = min(_WIDEST, self._most - capacity if capacity < self._most else spare)
             self._stores.append(self.storage.numbers(width * self._rows, self._stored, self.device))
             self._widths.append(width)
             capacity += width
-        for chunk in self._chunks():
-            for part, columns in self._kept(chunk, self.size, stop):
-                columns.copy_(block[chunk, part])
+        self.put(self.size, block)
         self.size = stop
+
+    def put(self, start: int, block: Tensor) -> None:
+        """Put an (n, b) block in the place of columns ``start`` … ``start`` + b - 1.
+
+        Cost: n b numbers.
+        """
+        rows = own_rows(block, self.mesh)
+        for chunk in self._chunks():
+            for part, columns in self._kept(chunk, start, start + block.shape[1]):
+                columns.copy_(rows[chunk, part])
 
     def coefficients(self, X: Tensor, first: int = 0) -> Tensor:
         """Bᵀ X of an (n, b) block, for the columns of B from number ``first`` on: a small (k - first, b) matrix.

@@ -12,7 +12,7 @@ from .basis import narrowed
 from .krylov import MultipliedBasis
 from .stores import DEVICE, Storage
 from .tall import column_norms
-from .watched import Watched
+from .watched import Takes, Watched
 
 
 @attrs.frozen(eq=False)
@@ -68,11 +68,11 @@ class KrylovSpaces:
     def multiply(self, limit: int) -> None:
         """Multiply the block, up to ``limit`` columns of it, and by the transpose what is new in the product."""
         width = min(limit, self.width)
-        rank = self._multiply(self.A._matmat, self.right, self.left, width)
+        rank = self._multiply(self.A.multiply, self.right, self.left, width)
         self.steps[-1] += self.width == 0
         self.left.draw(width - rank)
         if self.left.width > 0:
-            self._multiply(self.A._rmatmat, self.left, self.right, self.left.width)
+            self._multiply(self.A.multiply_transpose, self.left, self.right, self.left.width)
         # Once left vectors span Rᵐ their products say all of A.
         self._fresh = self.right.draw(self.block_size - self.width) if self.left.dim < self.left.n else 0
 
@@ -121,10 +121,9 @@ class KrylovSpaces:
         return self.right.matrix(self.left.basis.size), self.left.matrix(self.right.basis.size)
 
     def _multiply(
-        self, product: Callable[[Tensor], Tensor], side: MultipliedBasis, other: MultipliedBasis, width: int
+        self, product: Callable[[Tensor, Takes], Tensor], side: MultipliedBasis, other: MultipliedBasis, width: int
     ) -> int:
         """Multiply ``width`` columns that wait, and append what is new in the product, of that rank, to the other."""
-        image = product(side.waiting[:, :width])
-        step = side.take(image, other, self._norm)
+        step = side.multiply(product, width, other, self._norm)
         self._norm = step.scale
         return step.Q.shape[1]

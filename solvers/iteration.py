@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import attrs
@@ -17,13 +18,14 @@ from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place
 from .report import Status
 from .solver import EigenPairs, EigenSolver, Which
 from .stores import DEVICE, Storage, as_storage
-from .tall import blocks
+from .tall import blocks, column_norms, gram
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 from .workload import Workload
 
 _PASSES = 100  # at most, by default
 _STORED_BLOCK = 64  # columns of Q in memory, by default, where it is stored elsewhere
+_CLOSE = 0.01  # vectors to orthonormal ones: hundreds of them are well-conditioned together
 _PASSES_A_DIGIT = 7  # of tol, as a rule, by benchmarks/plan.py --rules
 
 
@@ -204,13 +206,12 @@ class _Block:
         """One step, but for the first, and A times the new Q."""
         if self._multiplied:
             self._step()
-        Q, images, projected = self.Q, self._images, torch.empty_like(self._gram)
+        Q, images = self.Q, self._images
         images.size = 0
         for start, stop in blocks(0, self.width, self.block_size):
-            image = self.A._matmat(Q.columns(start, stop))
-            images.append(image)
-            projected[:, start:stop] = Q.coefficients(image)
-        values, S = generalised_eigenpairs(projected, self._gram)
+            X = Q.columns(start, stop)
+            images.append(self.A.multiply(X, functools.partial(self._takes, start, X)))
+        values, S = generalised_eigenpairs(self._projected(), self._gram)
         order = self.which.order(values)
         self.values = values[order]
         Q.replace(S[:, order])
@@ -219,6 +220,24 @@ class _Block:
         self._farthest = min(self._farthest, float(self.which.key(self.values)[-1]))
         self.residual_norms = self._measured_residuals()
         self._multiplied = True
+
+    def _takes(self, start: int, X: Tensor, vectors: Tensor) -> bool:
+        """Put vectors in the place of X, columns of Q from ``start`` on, if these are well-conditioned with the others.
+
+        The iteration goes on from whatever they span.
+        """
+        if float(column_norms(vectors - X).max()) > _CLOSE:
+            return False
+        self.Q.put(start, vectors)
+        self._gram = self.Q.gram()
+        return True
+
+    def _projected(self) -> Tensor:
+        """Qᵀ A Q."""
+        total = torch.zeros_like(self._gram)
+        for (_, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
+            total += gram(Q, images).cpu()
+        return summed(total, self.A.row_mesh)
 
     def _measured_residuals(self) -> Tensor:
         """‖A v - θ v‖ of each column of Q."""

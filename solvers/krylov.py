@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
@@ -14,12 +15,13 @@ from ..linops import LinearOperator
 from ..linops.sharding import placed
 from .basis import Basis, most_columns, random_directions
 from .stores import DEVICE, Storage, as_storage
-from .tall import Orthonormalised, orthonormalise
+from .tall import Orthonormalised, column_norms, gram, orthonormalise
 from .template import Solver, positive_integer, tolerance
-from .watched import Watched
+from .watched import Takes, Watched
 from .workload import Workload
 
 DOUBT = 0.01  # the probability that random vectors have not shown what leads
+_ROUNDINGS = 100.0  # that what follows from vectors of two runs may differ by: a step makes some ten
 CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
 _NARROWEST = 5
 _WANTED_PER_COLUMN = 4  # and digit of the tolerance: digits ask for passes, and wide blocks for products
@@ -157,11 +159,14 @@ class MultipliedBasis:
         self.append(block)
         return block.shape[1]
 
-    def take(self, image: Tensor, other: MultipliedBasis, norm: float) -> Orthonormalised:
-        """Note the product of the first columns that wait, and append what is new in it to the ``other`` basis.
+    def multiply(
+        self, product: Callable[[Tensor, Takes], Tensor], width: int, other: MultipliedBasis, norm: float
+    ) -> Orthonormalised:
+        """Multiply the first ``width`` columns that wait, and append what is new in the product to the ``other`` basis.
 
         ``norm`` is that of the operator, as far as it is known. For a symmetric one both bases are the same.
         """
+        image = product(self.waiting[:, :width], lambda vectors: self._takes(vectors, other, norm))
         step = orthonormalise(image, other.basis, scale=norm, first=other._reached(self.dim))
         self.coefficients.append(torch.cat([step.C, step.R]))
         self.waiting = self.waiting[:, image.shape[1] :]
@@ -182,6 +187,28 @@ class MultipliedBasis:
         self.basis.replace(C)
         self.basis.append(self.waiting)
         self.coefficients = [products]
+
+    def _takes(self, vectors: Tensor, other: MultipliedBasis, norm: float) -> bool:
+        """Put vectors in the place of the first that wait, if they differ from them by rounding errors alone.
+
+        Then all products keep their coefficients, to rounding: those that fall into what the vectors differ by are
+        small. So is what they lack of being orthonormal to all other columns.
+        """
+        width, own = vectors.shape[1], self.waiting[:, : vectors.shape[1]]
+        difference, start, stop = gram(vectors - own), self.dim, self.dim + width
+        rounding, squares = _ROUNDINGS * torch.finfo(self.basis.dtype).eps, 0.0
+        for C in other.coefficients:
+            rows = C[start:stop]
+            squares += float((difference[: len(rows), : len(rows)] @ rows * rows).sum())
+        if squares > (rounding * norm) ** 2:
+            return False
+        self.basis.put(start, vectors)
+        defect = self.basis.coefficients(vectors)
+        defect[start:stop] -= torch.eye(width, dtype=torch.float64)
+        is_orthonormal = float(column_norms(defect).max()) <= rounding
+        if not is_orthonormal:
+            self.basis.put(start, own)
+        return is_orthonormal
 
     def _reached(self, column: int) -> int:
         """The first column whose product has a part along this ``column`` of the other side; no earlier one has."""

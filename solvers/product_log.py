@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -24,6 +25,22 @@ _log = logging.getLogger(__name__)
 IMAGES, ADJOINT_IMAGES, GRAM = "images", "adjoint-images", "gram"
 LAPSE = 120.0  # seconds after which another machine may take over from a process without a sign of life
 _STRIDES, _INPUT = "strides", "input"
+_VECTORS = "vectors"  # the folder of the X of rows that are spread
+
+
+@attrs.frozen(eq=False)
+class Replay:
+    """A block of an earlier run.
+
+    Attributes:
+        image: A X, or Aᵀ X.
+        seconds: that it took.
+        vectors: the X that was multiplied, if it differs from the one that is asked for now; else None.
+    """
+
+    image: Tensor
+    seconds: float
+    vectors: Tensor | None = None
 
 
 class ProductLog:
@@ -32,6 +49,9 @@ class ProductLog:
     A solver is a deterministic function of the products that it asks for. So one that is given those of an earlier run
     comes to the state in which that stopped, bit by bit, and multiplies from there on. Each block is kept with a digest
     of its X, which must be that of the X that is asked for again; a block that is damaged is measured again from it.
+
+    Where the rows of blocks are spread over ranks, sums over another number of ranks round otherwise. There X is kept
+    as well, and given with its product, so that a solver goes on with it in the place of its own if it can.
 
     Args:
         folder: made if it is not there.
@@ -42,14 +62,15 @@ class ProductLog:
     Attributes:
         done: columns that were there to begin with.
         replayed: columns given again.
+        forgotten: columns of other vectors than those asked for, which were of no use.
         unwritten: columns that could not be written.
 
     Raises:
         OSError: the folder cannot be written.
         ValueError: it holds products of something else.
 
-    Cost: all images on disk, n b numbers a block; to go on, these are read and verified, as many of X are hashed, and
-    the solver does its own algebra again.
+    Cost: all images on disk, n b numbers a block, twice as many where rows are spread; to go on, these are read and
+    verified, as many of X are hashed, and the solver does its own algebra again.
     """
 
     def __init__(
@@ -61,7 +82,10 @@ class ProductLog:
     ) -> None:
         (m, n), dtype = A.shape, A.dtype
         matrices = {IMAGES: StoredMatrix(m, dtype), ADJOINT_IMAGES: StoredMatrix(n, dtype), **(others or {})}
-        self._store = BlockStore(folder, identity, matrices, lapse=LAPSE)
+        self._store, self._vectors = BlockStore(folder, identity, matrices, lapse=LAPSE), None
+        if A.row_mesh is not None or (self._store.folder / _VECTORS).exists():
+            multiplied = {IMAGES: StoredMatrix(n, dtype), ADJOINT_IMAGES: StoredMatrix(m, dtype)}
+            self._vectors = BlockStore(self._store.folder / _VECTORS, self._store.identity, multiplied, lapse=LAPSE)
         self._device = A.device
         self._environment = {
             "device": str(A.device),
@@ -71,7 +95,7 @@ class ProductLog:
             "ranks of rows": 1 if A.row_mesh is None else A.row_mesh.size(),
         }
         self._next = dict.fromkeys(matrices, 0)
-        self.replayed, self.unwritten, self._failed = 0, 0, False
+        self.replayed, self.forgotten, self.unwritten, self._failed = 0, 0, 0, False
         self._look()
 
     @contextlib.contextmanager
@@ -107,32 +131,43 @@ class ProductLog:
 
     # -- blocks -------------------------------------------------------------------------------------------------------
 
-    def read(self, name: str, X: Tensor) -> tuple[Tensor, float] | None:
-        """The next block of a matrix, which is that of X, and the seconds it took; None if it has to be measured.
+    def read(self, name: str, X: Tensor) -> Replay | None:
+        """The next block of a matrix, which is that of X; None if it has to be measured.
 
         Raises:
             OSError: it cannot be read.
-            RuntimeError: it is the block of another X.
+            RuntimeError: it is the block of another X, which has not been kept.
         """
         columns = range(self._next[name], self._next[name] + X.shape[1])
         self._next[name] = columns.stop
         before = self._before[name].get(columns.start)
-        if before is None:
-            if any(columns.start < start < columns.stop for start in self._before[name]):
-                raise self._other_vectors(columns)
+        within = any(columns.start < start < columns.stop for start in self._before[name])
+        if before != columns and (before is not None or within):
+            self._unlike(name, columns)
             return None
-        if before != columns:
-            raise self._other_vectors(columns)
+        if before is None:
+            return None
         try:
             block = self._store.read(name, columns)
+            notes, vectors = self._store.notes(name, columns), None
+            if notes[_INPUT] != digest(X):
+                if self._vectors is None or columns not in self._vectors.blocks(name):
+                    raise self._other_vectors(columns)
+                vectors = laid_out(self._vectors.read(name, columns), (1, len(X)), self._device)
         except (FileNotFoundError, ValueError):  # damaged: it has been set aside
             return None
-        notes = self._store.notes(name, columns)
-        if notes[_INPUT] != digest(X):
-            raise self._other_vectors(columns)
         rows, along = (int(stride) for stride in notes[_STRIDES].split())
         self.replayed += len(columns)
-        return laid_out(block, (rows, along), self._device), float(notes["seconds"])
+        return Replay(laid_out(block, (rows, along), self._device), float(notes["seconds"]), vectors)
+
+    def forget(self, name: str, X: Tensor) -> None:
+        """Remove the block that was read last, of as many columns as X, and all later ones: they are not made use of.
+
+        Raises:
+            OSError: they cannot be removed.
+        """
+        self.replayed -= X.shape[1]
+        self._forget_from(name, self._next[name] - X.shape[1])
 
     def write(self, name: str, X: Tensor, image: Tensor, seconds: float) -> Tensor:
         """Keep the block of the X that was read last; returns it as `read` will give it, to the last bit and stride.
@@ -143,8 +178,28 @@ class ProductLog:
         notes = {_INPUT: digest(X), _STRIDES: f"{strides[0]} {strides[1]}"}
         start = self._next[name] - X.shape[1]
         with self._surviving(X.shape[1]):
+            if self._vectors is not None and name in self._vectors.matrices:
+                self._vectors.write(name, start, X)
             self._store.write(name, start, image, seconds, notes)
         return laid_out(image, strides, self._device)
+
+    def _unlike(self, name: str, columns: range) -> None:
+        """What to do about a block of other columns: it is measured again, where that is to be expected.
+
+        Raises:
+            OSError: it cannot be removed.
+            RuntimeError: where it is not.
+        """
+        if self._vectors is None:
+            raise self._other_vectors(columns)
+        self._forget_from(name, columns.start)
+
+    def _forget_from(self, name: str, start: int) -> None:
+        for first in [first for first in self._before[name] if first >= start]:
+            self.forgotten += len(self._before[name].pop(first))
+        for store in (self._store, self._vectors):
+            if store is not None:
+                store.discard(name, start)
 
     @contextlib.contextmanager
     def _surviving(self, columns: int = 0) -> Iterator[None]:
@@ -213,6 +268,8 @@ class ProductLog:
         found = []
         if self.replayed > 0:
             found.append(f"{self.replayed} of the products were measured by earlier runs and kept in a checkpoint")
+        if self.forgotten > 0:
+            found.append(f"{self.forgotten} that were kept are of vectors that were rounded otherwise, and of no use")
         if self.unwritten > 0:
             found.append(f"{self.unwritten} of the products could not be written to the checkpoint")
         return tuple(found)

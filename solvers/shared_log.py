@@ -13,12 +13,13 @@ from torch import Tensor
 from ..linops import LinearOperator
 from ..linops.distributed import meshes_of
 from ..linops.sharding import own_rows, spread, whole
-from .product_log import ProductLog, kept_strides, laid_out
+from .product_log import ProductLog, Replay, kept_strides, laid_out
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 _Said = TypeVar("_Said")
+_Form: TypeAlias = tuple[torch.Size, torch.dtype, tuple[int, int]]  # shape, dtype and strides of a block
 
 
 class SharedLog:
@@ -63,25 +64,27 @@ class SharedLog:
         """See `ProductLog.part`."""
         return SharedLog(lambda: self._log.part(name, A), A, self._meshes)
 
-    def read(self, name: str, X: Tensor) -> tuple[Tensor, float] | None:
+    def read(self, name: str, X: Tensor) -> Replay | None:
         """See `ProductLog.read`."""
-        X, found = whole(X), []
+        X, blocks = whole(X), []
 
-        def look() -> tuple[torch.Size, torch.dtype, tuple[int, int], float] | None:
+        def look() -> tuple[float, list[_Form]] | None:
             kept = self._log.read(name, X)
             if kept is None:
                 return None
-            found.append(kept[0].mT.contiguous())
-            return kept[0].shape, kept[0].dtype, kept_strides(kept[0]), kept[1]
+            blocks.extend([kept.image] if kept.vectors is None else [kept.image, kept.vectors])
+            return kept.seconds, [(block.shape, block.dtype, kept_strides(block)) for block in blocks]
 
         said = self._said(look)
         if said is None:
             return None
-        (rows, columns), dtype, strides, seconds = said
-        image = found[0] if found else torch.empty(columns, rows, dtype=dtype, device=self._device)
-        for mesh in self._meshes:
-            torch.distributed.broadcast(image, group=mesh.get_group(), group_src=0)
-        return self._given(image.mT, strides), seconds
+        seconds, forms = said
+        given = [self._shared(blocks[i] if blocks else None, form) for i, form in enumerate(forms)]
+        return Replay(given[0], seconds, *given[1:])
+
+    def forget(self, name: str, X: Tensor) -> None:
+        """See `ProductLog.forget`."""
+        self._said(lambda: self._log.forget(name, X))
 
     def write(self, name: str, X: Tensor, image: Tensor, seconds: float) -> Tensor:
         """See `ProductLog.write`."""
@@ -128,6 +131,15 @@ class SharedLog:
             raise outcome[1]
         said: _Said = outcome[0]
         return said
+
+    def _shared(self, block: Tensor | None, form: _Form) -> Tensor:
+        """A block of the first rank, on all of them."""
+        (rows, columns), dtype, strides = form
+        empty = torch.empty(columns, rows, dtype=dtype, device=self._device)
+        numbers = empty if block is None else block.mT.contiguous()
+        for mesh in self._meshes:
+            torch.distributed.broadcast(numbers, group=mesh.get_group(), group_src=0)
+        return self._given(numbers.mT, strides)
 
     def _given(self, image: Tensor, strides: tuple[int, int]) -> Tensor:
         """A block that is whole on all ranks as the solver is given it, in memory of its own."""

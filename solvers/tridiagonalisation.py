@@ -111,8 +111,7 @@ class KrylovSpace:
     def multiply(self, limit: int) -> None:
         """Multiply the frontier, up to ``limit`` columns of it, and append what is new in the product."""
         is_all = self.width <= limit
-        product = self.A._matmat(self._vectors.waiting[:, :limit])
-        step = self._vectors.take(product, self._vectors, self._norm)
+        step = self._vectors.multiply(self.A.multiply, limit, self._vectors, self._norm)
         self._norm = step.scale
         self.steps[-1] += is_all
         # With nothing left to multiply, R alone couples the space to what lies outside.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from ..linops import Counted, LinearOperator
 from .product_log import ADJOINT_IMAGES, GRAM, IMAGES
 from .shared_log import Log
 from .tall import is_finite
+
+Takes: TypeAlias = Callable[[Tensor], bool]
 
 
 class Watched(Counted):
@@ -49,28 +51,40 @@ class Watched(Counted):
         nothing = torch.empty(0, self.shape[0])  # as many columns as it has, which do not depend on any vectors
         return self._kept(GRAM, nothing, lambda _: self.A.row_gram(memory_budget))
 
+    def multiply(self, X: Tensor, takes: Takes) -> Tensor:
+        """A X, or the product of other vectors that an earlier run had in its place, if ``takes`` puts them there."""
+        return self._kept(IMAGES, X, super()._matmat, takes)
+
+    def multiply_transpose(self, X: Tensor, takes: Takes) -> Tensor:
+        """Aᵀ X, see `multiply`."""
+        return self._kept(ADJOINT_IMAGES, X, super()._rmatmat, takes)
+
     def _matmat(self, X: Tensor) -> Tensor:
         return self._kept(IMAGES, X, super()._matmat)
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         return self._kept(ADJOINT_IMAGES, X, super()._rmatmat)
 
-    def _kept(self, name: str, X: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    def _kept(
+        self, name: str, X: Tensor, make: Callable[[Tensor], Tensor], takes: Takes = lambda vectors: False
+    ) -> Tensor:
         """``make(X)``, or what that was in an earlier run."""
         if self._log is None or X.shape[1] == 0:
             return make(X)
         found = self._log.read(name, X)
+        if found is not None and found.vectors is not None and not takes(found.vectors):
+            self._log.forget(name, X)
+            found = None
         if found is None:
             began = time.perf_counter()
             image = make(X)
             return self._log.write(name, X, image, time.perf_counter() - began)
-        image, seconds = found
         if name != GRAM:
             self.products += X.shape[1]
             self.calls += 1
-            self.seconds += seconds
-            self.seconds_replayed += seconds
-        return image
+            self.seconds += found.seconds
+            self.seconds_replayed += found.seconds
+        return found.image
 
     def _counted(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         result = super()._counted(product, X)

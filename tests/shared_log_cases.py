@@ -20,6 +20,10 @@ LANCZOS = es.BlockLanczos(k=4, block_size=3, tol=1e-10)
 SOLVERS = {
     "columns": LANCZOS,
     "rows": LANCZOS,
+    "restarts": es.BlockLanczos(k=3, block_size=3, tol=1e-10, max_basis=16),
+    "iteration": es.SubspaceIteration(k=4, tol=1e-3, block_size=4),
+    "both sides": es.BlockGolubKahan(k=3, block_size=2),
+    "two passes": es.SketchedEigh(k=4, outer=15, block_size=4, two_pass=True),
     "sketch": es.SketchedEigh(k=4, outer=15, block_size=4),
     "choice": es.Auto(k=3, memory_budget=100_000),
     "triplets": es.BlockGolubKahan(k=3, block_size=2),
@@ -27,7 +31,9 @@ SOLVERS = {
     "layers": lambda n: es.Auto(k=min(2, n)),
     "data": LANCZOS,
 }
-ALLOWED = {"gram": 3, "choice": 1}  # blocks before an interruption, where they are not four
+SPREAD = ("rows", "sketch", "restarts", "iteration", "both sides", "two passes")
+ALLOWED = {"gram": 3, "choice": 1, "restarts": 9, "iteration": 7, "two passes": 6}  # blocks in place of four
+SIDES = ("triplets", "both sides")
 FOREVER = 10**6
 
 
@@ -47,10 +53,10 @@ def operator(name, mesh):
     """The operator of a solve, shared out among ranks, or that of one process."""
     if name in ("data", "layers"):
         return data_parallel(mesh)
-    A = {"triplets": Dense(rectangle()), "gram": Dense(rectangle()[:12])}.get(name) or matrix()
+    A = Dense(rectangle()) if name in SIDES else Dense(rectangle()[:12]) if name == "gram" else matrix()
     if mesh is None:
         return A
-    return (RowSharded if name in ("rows", "sketch") else ColumnParallel)(A, mesh)
+    return (RowSharded if name in SPREAD else ColumnParallel)(A, mesh)
 
 
 def solve(name, mesh=None, checkpoint=None, blocks=FOREVER, interruption=Fragile):
@@ -64,9 +70,9 @@ def solve(name, mesh=None, checkpoint=None, blocks=FOREVER, interruption=Fragile
                 "values": torch.cat([layer.eigenvalues for layer in layers]),
                 "vectors": torch.cat([layer.eigenvectors.flatten() for layer in layers]),
             }
-        elif name == "triplets":
+        elif name in SIDES:
             svd = solver.solve(A, checkpoint=checkpoint)
-            found = {"values": svd.singular_values, "vectors": svd.left_vectors}
+            found = {"values": svd.singular_values, "vectors": whole(svd.left_vectors)}
         else:
             start = matrix().matrix[:, :4] if name == "rows" else None
             eig = solver.solve(A.T @ A if name == "gram" else A, start=start, checkpoint=checkpoint)
@@ -98,13 +104,15 @@ def interrupted(mesh, folder):
 
 
 def resumed(mesh, folder):
-    """What all solves find as they go on, and what that of spread rows says where it may not."""
-    found = {name: solve(name, mesh, folder / name) for name in SOLVERS if name != "rows"}
-    try:
-        found["rows"] = solve("rows", mesh, folder / "rows")
-    except RuntimeError as error:  # on another number of ranks
-        found["rows"] = str(error)
-    return found
+    """What all solves find as they go on, and what those of spread rows say where they may not."""
+
+    def found(name):
+        try:
+            return solve(name, mesh, folder / name)
+        except RuntimeError as error:  # of one process, whose vectors are not kept
+            return str(error)
+
+    return {name: found(name) for name in SOLVERS}
 
 
 def repeated(mesh, folder):

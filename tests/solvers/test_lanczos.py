@@ -8,6 +8,7 @@ import scipy.sparse
 import torch
 from solver_cases import SPECTRA, SUCCESS, N, problem, quietly, rounding, zoo
 from solver_contract import SolverContract, ZooContract
+from tqdm import tqdm
 
 import eigenspan as es
 from eigenspan.linops import Counted, Dense, Diagonal, OrthonormalSubspace, Structure
@@ -15,6 +16,7 @@ from eigenspan.solvers import BlockLanczos, ConvergenceWarning, Lanczos, Status
 from eigenspan.solvers import lanczos as lanczos_module
 from eigenspan.solvers.krylov import evidence
 from eigenspan.solvers.tridiagonalisation import KrylovSpace
+from eigenspan.solvers.watched import Watched
 
 
 class LanczosZoo(ZooContract):
@@ -324,7 +326,7 @@ class TestEvidence:
         missed = 0
         for seed in range(seeds):
             A = Diagonal(values)
-            space = KrylovSpace(Counted(A), 1, seed, 1e-12, None)
+            space = KrylovSpace(Watched(A, tqdm(disable=True)), 1, seed, 1e-12, None)
             space.extend(1)
             for count in steps:
                 for _ in range(count):

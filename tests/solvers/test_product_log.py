@@ -158,7 +158,7 @@ def test_images_come_back_as_they_lay_in_memory(layout, tmp_path):
         for X, image in zip((torch.eye(60, 3).double(), torch.ones(60, 1).double()), images, strict=True):
             kept = log.read("images", X)
             assert (kept is None) == (run == 0)
-            given = log.write("images", X, image, 0.5) if kept is None else kept[0]
+            given = log.write("images", X, image, 0.5) if kept is None else kept.image
             assert torch.equal(given, image)
             assert given.data_ptr() != image.data_ptr()
             if image.is_contiguous() or image.mT.is_contiguous():
