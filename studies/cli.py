@@ -83,6 +83,7 @@ def study(
     hessian_samples: options.HessianSamples = None,
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
+    download: options.Download = False,
 ) -> None:
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
 
@@ -93,6 +94,11 @@ def study(
     with plain_errors(2, traceback), _ranks(device) as mesh:
         with plain_errors(2, traceback):
             problem = find_problem(name)
+            if download:
+                if mesh is None or mesh.get_rank() == 0:
+                    options.download(problem, data_root)
+                if mesh is not None:
+                    torch.distributed.barrier()
             chosen = options.options_of(context, problem)
             directory = Path("runs") / name if out is None else out
             run = OverlapStudy(problem, chosen, directory, mesh)

@@ -65,6 +65,9 @@ Data = Annotated[
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder with the full data.", show_default="what the study has without")
 ]
+Download = Annotated[
+    bool, typer.Option("--download", help="First get the data from the network into --data-root, if they are public.")
+]
 HessianSamples = Annotated[
     int | None, typer.Option(min=1, help="Samples that the Hessian is of.", show_default="the study's")
 ]
@@ -73,6 +76,21 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="File with the state dict of a trained network to begin with.", show_default="random values"),
 ]
+
+
+def download(problem: Problem, root: Path | None) -> None:
+    """Put the data of a problem into a folder.
+
+    Raises:
+        ValueError: no folder, or a problem without public data.
+        OSError: the folder cannot be written, or the network cannot be reached.
+    """
+    if root is None:
+        raise ValueError("--download puts the data into --data-root: name a folder")
+    if problem.fetch is None:
+        raise ValueError(f"the data of {problem.name} are not to be had by --download: leave it out")
+    root.mkdir(parents=True, exist_ok=True)
+    problem.fetch(root)
 
 
 def options_of(context: typer.Context, problem: Problem) -> StudyOptions:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .images import GeneratedImages, ImageFiles, image_folder, torchvision_module
+from .fake import generated_images
+from .images import ImageFiles, image_folder, torchvision_module
 from .problem import DataRequest, HessianPlan, Problem, ProblemData, balanced
 
 _CLASSES = 1000
 _FOLDERS = {"train": "train", "test": "val"}  # the labels of ImageNet's own test images are not public
-_PURPOSES = {"train": "generated training images", "test": "generated test images"}
+_SIZE = 224  # pixels a side
 _GENERATED = 3000  # training images, twenty steps before they come again
 _ATTRIBUTION = (
     "ImageNet Large Scale Visual Recognition Challenge 2012, O. Russakovsky et al. (2015), https://image-net.org/, for "
@@ -62,19 +63,7 @@ def _require_same_classes(root: Path, listed: dict[str, list[Path]]) -> None:
 
 
 def _fake(request: DataRequest) -> ProblemData:
-    """Noise in the shape of images: for a run without data, whose numbers say nothing of ImageNet."""
-    assert request.hessian_samples is not None
-    assert request.image_size is not None
-    size, count = request.image_size, request.hessian_samples
-
-    def batch(split: str, count: int) -> tuple[GeneratedImages, Tensor]:
-        return GeneratedImages(count, size, request.seed, _PURPOSES[split]), torch.arange(count) % _CLASSES
-
-    description = (
-        f"No ImageNet images, but {count:,} generated ones of {size}x{size} pixels: normal noise, with classes by turns"
-    )
-    hessian = {split: batch(split, count) for split in request.splits}
-    return ProblemData(batch("train", _GENERATED), hessian, description, warning="generated images, not ImageNet")
+    return generated_images(request, "ImageNet", _CLASSES, _GENERATED, _SIZE)
 
 
 IMAGENET_RESNET18 = Problem(
@@ -92,7 +81,7 @@ IMAGENET_RESNET18 = Problem(
     table_k=(10, 100, 500, 1000, 1500),
     split="test",
     hessian_samples=5000,
-    image_size=224,
+    image_size=_SIZE,
     # The graphs of all images fit nowhere: those of a few are built anew for each block of columns.
     plan=HessianPlan(engine="retained", micro_batch_size=20, chunk_size=1),
     compare=False,

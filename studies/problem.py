@@ -105,6 +105,7 @@ class Problem:
         sources: where data may come from, by name, as functions of a resolved request. ``"folder"`` is that of
             ``--data-root``, ``"fake"`` makes images up. The first one is the default.
         layout: which files a folder has, in words.
+        fetch: puts them into a folder from the network; None where they are not public, or come with the library.
         optimiser: of parameters.
         batch_size: of SGD.
         steps: of training.
@@ -125,6 +126,7 @@ class Problem:
     loss: Callable[[Tensor, Tensor], Tensor]
     sources: Mapping[str, Callable[[DataRequest], ProblemData]]
     layout: str = ""
+    fetch: Callable[[Path], None] | None = None
     optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     batch_size: int
     steps: int
@@ -177,6 +179,8 @@ class Problem:
                 f"the image size is that of generated images (--data fake), at least 32; got {request.image_size} for "
                 f"the data {source!r}"
             )
+        if request.image_size is not None and self.image_size is None:
+            raise ValueError(f"the network of {self.name} takes images of one size: leave out the image size")
         size = self.image_size if source == "fake" and request.image_size is None else request.image_size
         samples = self.hessian_samples if request.hessian_samples is None else request.hessian_samples
         return attrs.evolve(request, source=source, hessian_samples=samples, image_size=size)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from .cifar import CIFAR10_3C3D, CIFAR100_ALLCNNC
+from .gpt_char import GPT_CHAR
 from .imagenet import IMAGENET_RESNET18
 from .mnist16 import MNIST16
 from .problem import Problem
 
-PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (MNIST16, IMAGENET_RESNET18)}
+PROBLEMS: dict[str, Problem] = {
+    problem.name: problem for problem in (MNIST16, CIFAR10_3C3D, CIFAR100_ALLCNNC, IMAGENET_RESNET18, GPT_CHAR)
+}
 """All problems, by name."""
 
 

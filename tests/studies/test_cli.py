@@ -189,6 +189,8 @@ def test_a_traceback_is_shown_if_asked(tmp_path, monkeypatch, how):
         (["small", "--dtype", "int8"], "float64"),
         (["small", "--device", "nowhere"], "nowhere"),
         (["mnist16", "--data-root", "no/such/folder"], "no/such/folder"),
+        (["cifar10-3c3d", "--download"], "name a folder"),
+        (["mnist16", "--data-root", "no/such/folder", "--download"], "not to be had by --download"),
     ],
 )
 def test_wrong_options_end_with_code_2(tmp_path, arguments, words):
