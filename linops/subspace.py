@@ -15,7 +15,7 @@ from .lattice import Lattice, half_digits
 from .operator import LinearOperator
 from .storage import Stored
 from .structure import Structure
-from .tall_matrix import TallMatrix
+from .tall_matrix import TallMatrix, row_slices
 from .tall_qr import orthonormalised, triangular_factor
 
 
@@ -283,15 +283,16 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         """
         return self._basis.rows(indices) if isinstance(self._basis, TallMatrix) else self._basis.matrix[indices]
 
-    def column_blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The vectors, some at a time, (n, b), each block with its place among them.
+    def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The vectors some rows at a time, (b, k), each block with its place among them.
 
-        Cost: none, or one product of a `TallMatrix` for each block.
+        Cost: none, or all rows of a `TallMatrix` once.
         """
         if isinstance(self._basis, TallMatrix):
-            yield from self._basis.column_blocks()
+            yield from self._basis.row_blocks()
         else:
-            yield slice(0, self.dim), self._basis.matrix
+            for rows in row_slices(self.ambient_dim, self.dim):
+                yield rows, self._basis.matrix[rows]
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OrthonormalSubspace:
         """The same subspace in another dtype or on another device."""
@@ -300,7 +301,7 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
     def leverage(self) -> Tensor:
         """Squared norms of the rows of the vectors, (n,): they sum to k."""
         norms = torch.empty(self.ambient_dim, dtype=self.dtype, device=self.device)
-        for rows, block in self._row_blocks():
+        for rows, block in self.row_blocks():
             torch.linalg.vector_norm(block, dim=1, out=norms[rows])  # without a second (n, k) block
         return norms.square_()
 
@@ -332,13 +333,6 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         return (
             _tall_gram(self._basis, other) if isinstance(self._basis, TallMatrix) else self.vectors.mT @ other.vectors
         )
-
-    def _row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The vectors, (rows, k) at a time, each with its place."""
-        if isinstance(self._basis, TallMatrix):
-            yield from self._basis.row_blocks()
-        else:
-            yield slice(0, self.ambient_dim), self._basis.matrix
 
     def _leading(self, j: int) -> Tensor | TallMatrix:
         return self._basis.leading(j) if isinstance(self._basis, TallMatrix) else self._basis.matrix[:, :j]

@@ -175,11 +175,11 @@ def _against_masks(
 ) -> ChanceLevel:
     labels = as_labels(strata, A.ambient_dim, B)
     rounding = rounding_of(B)
-    sums = StratifiedSums(labels, rounding)
+    sums = StratifiedSums(labels, 1, rounding)
     leverage = B.leverage()
     if not bool(leverage.isfinite().all()):
         raise ValueError(f"{B} has entries that are not finite")
-    sums.add(leverage.double())
+    sums.add(slice(0, len(labels)), leverage.double()[:, None])
     counts = torch.bincount(labels[A.indices], minlength=len(sums.sizes))
     scale = math.sqrt(A.dim * B.dim)
     mean, std = (float(moment) / scale for moment in sums.moments(counts))
