@@ -13,11 +13,10 @@ from ..linops.sharding import summed
 from .basis import Basis, narrowed, random_directions
 from .combination import Combination
 from .krylov import DOUBT
-from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place
+from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place, projected, residual_norms
 from .report import Status
 from .solver import EigenPairs, EigenSolver, Which
 from .stores import DEVICE, Storage, as_storage
-from .tall import blocks
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 from .workload import Workload
@@ -204,30 +203,19 @@ class _Block:
         """One step, but for the first, and A times the new Q."""
         if self._multiplied:
             self._step()
-        Q, images, projected = self.Q, self._images, torch.empty_like(self._gram)
+        Q, images = self.Q, self._images
         images.size = 0
-        for start, stop in blocks(0, self.width, self.block_size):
-            image = self.A._matmat(Q.columns(start, stop))
-            images.append(image)
-            projected[:, start:stop] = Q.coefficients(image)
-        values, S = generalised_eigenpairs(projected, self._gram)
+        H = projected(self.A, Q.column_blocks(self.block_size), Q.coefficients, self.width, images)
+        values, S = generalised_eigenpairs(H, self._gram)
         order = self.which.order(values)
         self.values = values[order]
         Q.replace(S[:, order])
         images.replace(S[:, order])
         self._scale = max(self._scale, float(self.values.abs().max()))
         self._farthest = min(self._farthest, float(self.which.key(self.values)[-1]))
-        self.residual_norms = self._measured_residuals()
+        pairs = ((AV, V) for (_, AV), (_, V) in zip(images.row_blocks(), Q.row_blocks(), strict=True))
+        self.residual_norms = residual_norms(pairs, self.values.to(Q.device, Q.dtype), Q.mesh)
         self._multiplied = True
-
-    def _measured_residuals(self) -> Tensor:
-        """‖A v - θ v‖ of each column of Q."""
-        unit = self._scale or 1.0  # so that squares neither over- nor underflow
-        squares = torch.zeros(self.width, dtype=torch.float64, device=self.A.device)
-        values = self.values.to(self.A.device, self.A.dtype)
-        for (_, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
-            squares += ((images - Q * values) / unit).double().square().sum(dim=0)
-        return unit * summed(squares.cpu(), self.A.row_mesh).sqrt()
 
     def has_converged(self, tol: float) -> bool:
         """Whether the k first pairs meet ``tol`` and are, as far as random columns tell, all that lead."""
