@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ..linops.orthonormal import EigenSubspace
 from ..linops.selection import ranking
-from ..linops.subspace import EigenSubspace
 from .chance import ChanceLevel
 from .laws import BetaLaw, DrawnLaw, Law
 from .nulls import (

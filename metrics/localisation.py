@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..linops.basic import require_labels
-from ..linops.subspace import OrthonormalSubspace
+from ..linops.orthonormal import OrthonormalSubspace
 from ..linops.tall_matrix import row_slices
 
 
