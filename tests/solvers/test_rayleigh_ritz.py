@@ -47,7 +47,7 @@ def test_the_span_stays_and_its_gram_matrix_is_told(storage, digits):
     G, _ = orthonormalise_in_place(basis, K, 0, "test")
     Q = basis.columns(0, K)
     torch.testing.assert_close(G, Q.mT @ Q, rtol=0, atol=1e-12)
-    # Rounding after the last division: 12 columns of 2⁻⁹ or 2⁻²⁴ of their length.
+    # Rounding after the last division: 12 columns of 2⁻⁸ or 2⁻²⁴ of their length.
     rounding = basis.rounding or 1e-9
     assert float((G - torch.eye(K, dtype=torch.float64)).norm()) < 0.5
     assert float(1 - cosines(stored, Q).min()) < 10 * K * rounding**2 + 1e-10
