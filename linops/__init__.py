@@ -20,11 +20,12 @@ from .diagonal import exact_diagonal
 from .interop import as_operator, to_scipy
 from .mask import MaskSubspace
 from .operator import Adjoint, Congruence, LinearOperator, Product, Scaled, Sum
+from .orthonormal import EigenSubspace, OrthonormalSubspace
 from .parameters import ParameterSpace
 from .scores import absolute_gradient, connection_sensitivity, magnitude, movement, random_scores, saliency
 from .selection import Ties, ranking
 from .structure import Structure
-from .subspace import EigenSubspace, OrthonormalSubspace, Subspace
+from .subspace import Subspace
 
 __all__ = [
     "GGN",

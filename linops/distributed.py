@@ -35,7 +35,7 @@ __all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "meshes_of", "
 
 @contextlib.contextmanager
 def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[DeviceMesh]:
-    """Within it this process is one rank of the job that torchrun, or Slurm, started; the mesh of its ranks.
+    """Within it this process is one rank of the job that torchrun started, under Slurm or not; the mesh of its ranks.
 
     GPUs of a machine are dealt to its ranks, and talk by NCCL; CPUs talk by gloo. Where nothing started a job, it is
     one of a single rank.
@@ -48,13 +48,20 @@ def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[D
 
     Raises:
         ValueError: sizes whose product is not the number of ranks; another device.
-        RuntimeError: ranks that cannot be reached; within it, one that has died or is late.
+        RuntimeError: ranks that cannot be reached; tasks of Slurm that know nothing of each other; within it, a rank
+            that has died or is late.
     """
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
     if device not in ("cpu", "cuda"):
         raise ValueError(f"the ranks of a job compute on 'cpu' or 'cuda', got {device!r}")
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if "RANK" not in os.environ and tasks > 1:
+        raise RuntimeError(
+            f"srun started {tasks} tasks, and each would do all the work by itself: let srun start torchrun, once on "
+            "each machine, see docs/distributed.md"
+        )
     ranks = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
     for name, size in sizes.items():
         require_count(f"the ranks along {name} are", size)

@@ -119,7 +119,7 @@ class Lattice:
 
 
 def _spanned(columns: Tensor) -> Subspace:
-    from .subspace import OrthonormalSubspace
+    from .orthonormal import OrthonormalSubspace
 
     return OrthonormalSubspace(columns, check=False)
 

@@ -15,10 +15,11 @@ from .composition import Composition, parts_of
 from .coordinate import Embedding, PartialPermutation
 from .named_masks import flattened, pruning_masks
 from .operator import LinearOperator
+from .orthonormal import OrthonormalSubspace
 from .parameters import ParameterSpace
 from .selection import Selected, Ties
 from .storage import dtype_name, dtype_named
-from .subspace import OrthonormalSubspace, Subspace
+from .subspace import Subspace
 
 if TYPE_CHECKING:
 

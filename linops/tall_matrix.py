@@ -10,8 +10,15 @@ from torch import Tensor
 
 from .operator import LinearOperator
 
-_ROW_NUMBERS = 1 << 24  # of a block of rows: 64 MiB in float32
+_ROW_NUMBERS = 1 << 20  # of a block of rows: few enough for a cache to hold
 _COLUMN_NUMBERS = 1 << 26  # of a block of columns, each of which takes one product of the whole
+
+
+def row_slices(rows: int, columns: int) -> Iterator[slice]:
+    """Runs of rows that make up an (n, k) matrix, of some million numbers each."""
+    count = max(1, _ROW_NUMBERS // max(1, columns))
+    for start in range(0, rows, count):
+        yield slice(start, min(start + count, rows))
 
 
 class TallMatrix(LinearOperator):
@@ -59,9 +66,7 @@ class TallMatrix(LinearOperator):
 
     def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows, block by block, each with its place."""
-        rows = max(1, _ROW_NUMBERS // max(1, self.shape[1]))
-        for start in range(0, self.shape[0], rows):
-            place = slice(start, min(start + rows, self.shape[0]))
+        for place in row_slices(*self.shape):
             yield place, self.row_block(place.start, place.stop)
 
     def column_blocks(self) -> Iterator[tuple[slice, Tensor]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..linops.mask import MaskSubspace
 from ..linops.subspace import Subspace
+from ..linops.tall_matrix import row_slices
 from .angles import check_pair
 from .laws import BetaLaw, ConstantLaw, DrawnLaw, LatticeLaw, Law
 from .nulls import (
@@ -175,11 +176,12 @@ def _against_masks(
 ) -> ChanceLevel:
     labels = as_labels(strata, A.ambient_dim, B)
     rounding = rounding_of(B)
-    sums = StratifiedSums(labels, rounding)
+    sums = StratifiedSums(labels, 1, rounding)
     leverage = B.leverage()
     if not bool(leverage.isfinite().all()):
         raise ValueError(f"{B} has entries that are not finite")
-    sums.add(leverage.double())
+    for rows in row_slices(len(labels), 1):
+        sums.add(rows, leverage[rows].double()[:, None])
     counts = torch.bincount(labels[A.indices], minlength=len(sums.sizes))
     scale = math.sqrt(A.dim * B.dim)
     mean, std = (float(moment) / scale for moment in sums.moments(counts))

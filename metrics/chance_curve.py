@@ -9,9 +9,10 @@ import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from ..linops.orthonormal import EigenSubspace
 from ..linops.selection import ranking
-from ..linops.subspace import EigenSubspace
 from .chance import ChanceLevel
 from .laws import BetaLaw, DrawnLaw, Law
 from .nulls import (
@@ -121,9 +122,9 @@ def chance_curve(
 ) -> ChanceCurve:
     """The chance level of the leading k of A against the k leading eigenvectors of B for every k = 1, ..., K at once.
 
-    Entry k - 1 is `chance(MaskSubspace.top_k(A, k), B.leading(k), strata)`. One pass over the eigenvectors keeps
-    running leverages. Random masks of p-values and intervals are nested, as the observed ones are: for k + 1 they hold
-    those for k, and a coordinate of the same stratum as the one that the scores add.
+    Entry k - 1 is `chance(MaskSubspace.top_k(A, k), B.leading(k), strata)`. Random masks of p-values and intervals are
+    nested, as the observed ones are: for k + 1 they hold those for k, and a coordinate of the same stratum as the one
+    that the scores add.
 
     Args:
         A: scores, one for each coordinate, (n,); for the Haar null another eigenspace as well.
@@ -141,9 +142,9 @@ def chance_curve(
 
     Source: as for `chance`.
 
-    Cost: O(n K) operations, O(n + K²) memory, the K² those of `overlap_curve`; of p-values, when first asked for, draws
-    K² operations, draws K numbers and a copy of the rows of the eigenvectors that were drawn. O(K) beside the overlap
-    curve for the Haar null.
+    Cost: O(n K) operations, the rows read once; O(n + K² + S K) memory for S strata, the K² those of `overlap_curve`,
+    and a block of rows; of p-values, when first asked for, draws K² operations, draws K numbers and a copy of the rows
+    of the eigenvectors that were drawn. O(K) beside the overlap curve for the Haar null.
     """
     null = checked_null(null, strata, draws, seed)
     if null == "haar":
@@ -159,16 +160,13 @@ def chance_curve(
     order = ranking(A, B.dim)
     labels = as_labels(strata, len(A), B)
     rounding = rounding_of(B)
-    sums = StratifiedSums(labels, rounding)
-    counts = torch.zeros_like(sums.sizes)
-    means, stds = torch.empty_like(observed), torch.empty_like(observed)
-    for columns, vectors in B.column_blocks():
-        for j in range(columns.start, columns.stop):
-            counts[labels[order[j]]] += 1
-            sums.add(vectors[:, j - columns.start].double().square())
-            means[j], stds[j] = sums.moments(counts)
+    sums = StratifiedSums(labels, B.dim, rounding)
+    for rows, vectors in B.row_blocks():
+        sums.add(rows, vectors.double().square().cumsum_(dim=1))
+    counts = one_hot(labels[order], len(sums.sizes)).cumsum(dim=0)
+    means, stds = sums.moments(counts)
     k = torch.arange(1, len(observed) + 1, device=observed.device)
-    law = PendingLaw(_drawn_law, B, Strata(labels, counts), order, rounding, draws, seed)
+    law = PendingLaw(_drawn_law, B, Strata(labels, counts[-1]), order, rounding, draws, seed)
     return ChanceCurve(null, sums.strata, observed, means / k, stds / k, law)
 
 

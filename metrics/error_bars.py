@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..linops.operator import LinearOperator
+from ..linops.orthonormal import EigenSubspace
 from ..linops.selection import ranking
-from ..linops.subspace import EigenSubspace, Subspace
+from ..linops.subspace import Subspace
 from ..linops.tall_qr import triangular_factor
 from .nulls import central
 from .overlap import accumulated, overlap, overlap_curve

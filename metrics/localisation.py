@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ..linops.basic import require_labels
-from ..linops.subspace import OrthonormalSubspace
+from ..linops.orthonormal import OrthonormalSubspace
+from ..linops.tall_matrix import row_slices
 
 
 def layer_energy(vectors: Tensor | OrthonormalSubspace, labels: Tensor) -> Tensor:
@@ -31,16 +31,16 @@ def layer_energy(vectors: Tensor | OrthonormalSubspace, labels: Tensor) -> Tenso
             devices.
         ValueError: vectors that are not (n, k), not one label for each coordinate, or a negative one.
 
-    Cost: O(n k) operations and O(n) memory.
+    Cost: O(n k) operations, the rows read once; L k numbers and a block of rows in memory.
     """
     n, k, device = _described(vectors)
     require_labels("labels", labels, n, device)
     if int(labels.min()) < 0:
         raise ValueError(f"labels number the layers from 0, got {int(labels.min())}; renumber them")
-    energy = torch.zeros(int(labels.max()) + 1, k, dtype=torch.float64, device=device)
-    for j, column in enumerate(_columns(vectors)):
-        energy[:, j].index_add_(0, labels.long(), _scaled(column).square())
-    return energy / energy.sum(dim=0)
+    energy = torch.zeros(k, int(labels.max()) + 1, dtype=torch.float64, device=device)
+    for rows, squares in _squares(vectors):
+        energy.scatter_add_(1, labels[rows].long().expand(k, -1), squares.mT)
+    return (energy / energy.sum(dim=1, keepdim=True)).mT
 
 
 def participation_ratio(vectors: Tensor | OrthonormalSubspace) -> Tensor:
@@ -61,30 +61,29 @@ def participation_ratio(vectors: Tensor | OrthonormalSubspace) -> Tensor:
 
     Source: Bell & Dean, Atomic vibrations in vitreous silica, Discuss. Faraday Soc. 50 (1970).
 
-    Cost: O(n k) operations and O(n) memory.
+    Cost: O(n k) operations, the rows read once; a block of them in memory.
     """
     _, k, device = _described(vectors)
-    found = torch.empty(k, dtype=torch.float64, device=device)
-    for j, column in enumerate(_columns(vectors)):
-        squares = _scaled(column).square()
-        found[j] = squares.sum().square() / squares.square().sum()
-    return found
+    total = torch.zeros(k, dtype=torch.float64, device=device)
+    of_squares = torch.zeros_like(total)
+    for _, squares in _squares(vectors):
+        total += squares.sum(dim=0)
+        of_squares += squares.square().sum(dim=0)
+    return total.square() / of_squares
 
 
-def _scaled(column: Tensor) -> Tensor:
-    """A vector in float64 whose largest entry is one, so that fourth powers neither overflow nor vanish."""
-    exact = column.double()
-    largest = exact.abs().max()
-    return exact / largest if largest > 0 else exact.new_full(exact.shape, math.nan)
-
-
-def _columns(vectors: Tensor | OrthonormalSubspace) -> Iterator[Tensor]:
-    """The vectors, one by one, (n,)."""
+def _squares(vectors: Tensor | OrthonormalSubspace) -> Iterator[tuple[slice, Tensor]]:
+    """vᵢ² of some rows at a time, (b, k) float64, each with its place; of a tensor up to a factor for each column."""
     if isinstance(vectors, OrthonormalSubspace):
-        for _, block in vectors.column_blocks():
-            yield from block.mT
-    else:
-        yield from vectors.detach().mT
+        for rows, block in vectors.row_blocks():
+            yield rows, block.double().square()
+        return
+    places = list(row_slices(*vectors.shape))
+    largest = torch.stack([vectors[rows].abs().amax(dim=0) for rows in places]).amax(dim=0).double()
+    # Divided by a power of two near the largest entry, fourth powers neither overflow nor vanish, and nothing rounds.
+    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    for rows in places:
+        yield rows, (vectors[rows].double() / unit).square()
 
 
 def _described(vectors: Tensor | OrthonormalSubspace) -> tuple[int, int, torch.device]:

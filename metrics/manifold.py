@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..linops.lattice import half_digits
-from ..linops.subspace import OrthonormalSubspace, Subspace
+from ..linops.orthonormal import OrthonormalSubspace
+from ..linops.subspace import Subspace
 from ..linops.tall_qr import triangular_factor
 from .angles import check_pair, principal_coordinates
 

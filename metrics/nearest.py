@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..linops.mask import MaskSubspace
+from ..linops.orthonormal import OrthonormalSubspace
 from ..linops.selection import ranking
-from ..linops.subspace import OrthonormalSubspace, Subspace
+from ..linops.subspace import Subspace
 from .angles import principal_vectors
 
 

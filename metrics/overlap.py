@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..linops.coordinate import PartialPermutation
 from ..linops.mask import MaskSubspace
+from ..linops.orthonormal import EigenSubspace
 from ..linops.selection import ranking
-from ..linops.subspace import EigenSubspace, Subspace
+from ..linops.subspace import Subspace
 from .angles import check_pair
 
 

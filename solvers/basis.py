@@ -182,6 +182,11 @@ class Basis:
                     columns.mT.copy_(combined[part])
         self.size = len(C)
 
+    def column_blocks(self, width: int) -> Iterator[tuple[slice, Tensor]]:
+        """All columns, (n, width) at a time, each with its place."""
+        for start, stop in blocks(0, self.size, width):
+            yield slice(start, stop), self.columns(start, stop)
+
     def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows that are kept here, block by block, (rows, k), each with its place."""
         for chunk in self._chunks():

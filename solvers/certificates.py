@@ -163,7 +163,7 @@ def certify(
     Rayleigh quotients, and for singular values, by the dilations of Davis, Kahan & Weinberger (1982). Davis & Kahan
     (1970); Wedin (1972). Test vectors: see `Probe.norm_outside`, after Halko, Martinsson & Tropp (2011), lemma 4.1.
 
-    Cost: no products without A, s in one block with it; 2 n k² flops, with A 8 n k s more and 4 n s numbers.
+    Cost: no products without A, s in one block with it; 2 n k² flops, with A 8 n k s more and 5 n s numbers.
     """
     require_confidence(confidence)
     factors, singular = Factors.of(result), isinstance(result, SingularValueDecomposition)

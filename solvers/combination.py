@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import attrs
 import torch
 from torch import Tensor
 
-from ..linops import LinearOperator, Structure
+from ..linops import Structure
 from ..linops.tall_matrix import TallMatrix
 from .basis import Basis
 
@@ -67,26 +66,6 @@ class Combination(TallMatrix):
         lower = torch.linalg.cholesky(self.gram())
         coefficients = torch.linalg.solve_triangular(lower, self.coefficients.mT, upper=False).mT
         return Combination(self.basis, coefficients, self.block_size)
-
-    def rayleigh_ritz(self, A: LinearOperator) -> tuple[Tensor, Combination, Tensor]:
-        """The Ritz pairs of a symmetric A in the span: values, (k,), vectors in their order, and residual norms, (k,).
-
-        Cost: k products, which are kept beside the basis; 2 n k (j + 2 k) flops.
-        """
-        images = Basis(self.basis.n, self.dtype, self.device, attrs.evolve(self.basis.storage, dtype=None))
-        projected = []
-        for _, block in self.column_blocks():
-            image = A._matmat(block)
-            projected.append(self.gram(image))
-            images.append(image)
-        matrix = torch.cat(projected, dim=1)
-        values, S = torch.linalg.eigh((matrix + matrix.mT) / 2)
-        vectors = Combination(self.basis, self.coefficients @ S, self.block_size)
-        squares = torch.zeros(len(values), dtype=torch.float64, device=self.device)
-        for rows, block in vectors.row_blocks():
-            image = images.combined_rows(rows.start, rows.stop, S)
-            squares += (image - block * values.to(block)).double().square().sum(dim=0)
-        return values, vectors, squares.sqrt().cpu()
 
     def formed(self) -> Tensor:
         """All of it, (n, k) with contiguous columns, in the dtype of the operator, kept where the basis is.

@@ -14,11 +14,11 @@ from ..linops.sharding import summed
 from .basis import Basis, narrowed, random_directions
 from .combination import Combination
 from .krylov import DOUBT
-from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place
+from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place, projected, residual_norms
 from .report import Status
 from .solver import EigenPairs, EigenSolver, Which
 from .stores import DEVICE, Storage, as_storage
-from .tall import blocks, column_norms, gram
+from .tall import column_norms
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 from .workload import Workload
@@ -208,17 +208,18 @@ class _Block:
             self._step()
         Q, images = self.Q, self._images
         images.size = 0
-        for start, stop in blocks(0, self.width, self.block_size):
-            X = Q.columns(start, stop)
-            images.append(self.A.multiply(X, functools.partial(self._takes, start, X)))
-        values, S = generalised_eigenpairs(self._projected(), self._gram)
+        for place, X in Q.column_blocks(self.block_size):
+            images.append(self.A.multiply(X, functools.partial(self._takes, place.start, X)))
+        H = projected(images.column_blocks(self.block_size), Q.coefficients, self.width)
+        values, S = generalised_eigenpairs(H, self._gram)
         order = self.which.order(values)
         self.values = values[order]
         Q.replace(S[:, order])
         images.replace(S[:, order])
         self._scale = max(self._scale, float(self.values.abs().max()))
         self._farthest = min(self._farthest, float(self.which.key(self.values)[-1]))
-        self.residual_norms = self._measured_residuals()
+        pairs = ((AV, V) for (_, AV), (_, V) in zip(images.row_blocks(), Q.row_blocks(), strict=True))
+        self.residual_norms = residual_norms(pairs, self.values.to(Q.device, Q.dtype), Q.mesh)
         self._multiplied = True
 
     def _takes(self, start: int, X: Tensor, vectors: Tensor) -> bool:
@@ -231,22 +232,6 @@ class _Block:
         self.Q.put(start, vectors)
         self._gram = self.Q.gram()
         return True
-
-    def _projected(self) -> Tensor:
-        """Qᵀ A Q."""
-        total = torch.zeros_like(self._gram)
-        for (_, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
-            total += gram(Q, images).cpu()
-        return summed(total, self.A.row_mesh)
-
-    def _measured_residuals(self) -> Tensor:
-        """‖A v - θ v‖ of each column of Q."""
-        unit = self._scale or 1.0  # so that squares neither over- nor underflow
-        squares = torch.zeros(self.width, dtype=torch.float64, device=self.A.device)
-        values = self.values.to(self.A.device, self.A.dtype)
-        for (_, images), (_, Q) in zip(self._images.row_blocks(), self.Q.row_blocks(), strict=True):
-            squares += ((images - Q * values) / unit).double().square().sum(dim=0)
-        return unit * summed(squares.cpu(), self.A.row_mesh).sqrt()
 
     def has_converged(self, tol: float) -> bool:
         """Whether the k first pairs meet ``tol`` and are, as far as random columns tell, all that lead."""

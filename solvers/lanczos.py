@@ -9,6 +9,7 @@ from torch import Tensor
 from ..linops import LinearOperator
 from .combination import Combination
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
+from .rayleigh_ritz import measured_ritz_pairs
 from .report import Status
 from .solver import EigenPairs, EigenSolver
 from .tall import orthonormalise
@@ -129,7 +130,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
             vectors = vectors.orthonormalised()
         if not rounds:
             return EigenPairs(pairs.eigenvalues, vectors, status, pairs.residual_norms)
-        values, vectors, norms = vectors.rayleigh_ritz(A)
+        values, vectors, norms = measured_ritz_pairs(A, vectors)
         return EigenPairs(values, vectors, Status.ROUNDED if status.is_success else status, norms)
 
     def _require_suitable(self, A: LinearOperator) -> None:

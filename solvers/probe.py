@@ -112,11 +112,12 @@ def probe(factors: Factors, A: Any, test_vectors: int, seed: int) -> Probe:
             f"{operator} gave NaN or infinite entries; look at the parameters, the data and the loss there"
         )
     inside, scaled = gram(L, image), factors.values[:, None] * gram(R, omega)
+    combined = combine(L, torch.cat([scaled, inside], dim=1))  # at once, as L may be read from a disk
     return Probe(
         lengths=column_norms(omega),
         images=column_norms(image),
-        errors=column_norms(image - combine(L, scaled)),
-        outside=gram(image - combine(L, inside)),
+        errors=column_norms(image - combined[:, :test_vectors]),
+        outside=gram(image - combined[:, test_vectors:]),
         residuals=inside - scaled,
         roundings=ROUNDINGS * torch.finfo(R.dtype).eps * column_norms(image),
     )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
 import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
+from ..linops.sharding import summed
 from .basis import Basis, random_directions
 from .combination import Combination
-from .tall import DIRECTION, blocks, triangular_factor
+from .tall import DIRECTION, triangular_factor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _MOST_PASSES = 6  # two suffice, three for columns of the worst condition
 _WELL_CONDITIONED = 0.5  # departure of a Gram matrix from the identity below which its Cholesky factor loses no digits
@@ -77,12 +85,72 @@ def ritz_pairs(A: LinearOperator, basis: Basis, G: Tensor, block_size: int) -> t
 
     Cost: k products and n k² flops; half of the basis is read for every block.
     """
-    H = torch.zeros_like(G)
-    for start, stop in blocks(0, basis.size, block_size):
-        H[start:, start:stop] = basis.coefficients(A._matmat(basis.columns(start, stop)), start)
-    H = H.tril() + H.tril(-1).mT
+    H = projected(_images(A, basis.column_blocks(block_size)), basis.coefficients, basis.size)
     values, coefficients = generalised_eigenpairs(H, G)
     return values, Combination(basis, coefficients, block_size)
+
+
+def measured_ritz_pairs(A: LinearOperator, vectors: Combination) -> tuple[Tensor, Combination, Tensor]:
+    """As `ritz_pairs` of orthonormal vectors V, (n, k), that are not formed, with residual norms, (k,).
+
+    Cost: k products, which are kept beside the basis; 2 n k (j + 2 k) flops.
+    """
+    basis = vectors.basis
+    images = Basis(basis.n, basis.dtype, basis.device, attrs.evolve(basis.storage, dtype=None), basis.mesh)
+    k = vectors.shape[1]
+    kept = _images(A, vectors.column_blocks(), images)
+    H = projected(kept, lambda X, first: vectors.gram(X)[first:], k)
+    values, S = generalised_eigenpairs(H, torch.eye(k, dtype=torch.float64))
+    found = Combination(basis, vectors.coefficients @ S, vectors.block_size)
+    pairs = ((images.combined_rows(rows.start, rows.stop, S), block) for rows, block in found.row_blocks())
+    return values, found, residual_norms(pairs, values.to(basis.device, basis.dtype), basis.mesh)
+
+
+def projected(images: Iterable[tuple[slice, Tensor]], coefficients: Callable[[Tensor, int], Tensor], k: int) -> Tensor:
+    """Vᵀ A V, (k, k), of a symmetric A and a V, (n, k); all below the diagonal is computed.
+
+    Args:
+        images: A V in blocks of columns, each with its place.
+        coefficients: those of Vᵀ X for a block X, from a row on.
+        k: columns of V.
+
+    Cost: that of half of the coefficients.
+    """
+    H = torch.zeros(k, k, dtype=torch.float64)
+    for place, image in images:
+        H[place.start :, place] = coefficients(image, place.start)
+        del image  # before the next is made
+    return H.tril() + H.tril(-1).mT
+
+
+def _images(
+    A: LinearOperator, columns: Iterable[tuple[slice, Tensor]], kept: Basis | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """The products of blocks of columns, each with its place, which are appended to ``kept``."""
+    for place, block in columns:
+        image = A._matmat(block)
+        del block
+        if kept is not None:
+            kept.append(image)
+        yield place, image
+        del image
+
+
+def residual_norms(pairs: Iterable[tuple[Tensor, Tensor]], values: Tensor, mesh: DeviceMesh | None) -> Tensor:
+    """‖A v - θ v‖, (k,) on the CPU, from the same rows of A V and V, (b, k) each, block by block.
+
+    Args:
+        pairs: the blocks; of rows that are spread, those of this rank.
+        values: θ, (k,), where and in the dtype that they are.
+        mesh: the ranks that rows are spread over, if any.
+
+    Cost: 5 n k flops.
+    """
+    unit = float(values.abs().max()) or 1.0  # so that squares neither over- nor underflow
+    squares = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+    for images, vectors in pairs:
+        squares += ((images - vectors * values) / unit).double().square().sum(dim=0)
+    return unit * summed(squares.cpu(), mesh).sqrt()
 
 
 def generalised_eigenpairs(H: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:

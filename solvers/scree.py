@@ -87,7 +87,7 @@ def scree(result: Result, A: Any, *, test_vectors: int = 10, confidence: float =
     Source: Martinsson & Tropp (2020), Randomized numerical linear algebra, section 12; Tropp, Yurtsever, Udell & Cevher
     (2019), section 6. Tails of sums of gamma variables: Roosta-Khorasani & Székely (2015), Metrika 78.
 
-    Cost: s products in one block, 8 n k s flops and 4 n s numbers.
+    Cost: s products in one block, 8 n k s flops and 5 n s numbers.
     """
     require_confidence(confidence)
     factors = Factors.of(result)

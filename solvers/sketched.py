@@ -68,7 +68,9 @@ class SketchedEigh(CoreSketching, EigenSolver):
             ``"bordered"`` (the default) or ``"rayleigh-ritz"``, the only one with a ``storage``.
         storage: for two passes, where W and then Q are kept, in the same place, a `Storage` or the name of its kind; by
             default in the memory of the operator, with a second copy. If it is given eigenvectors are formed only when
-            they are asked for, and residual norms take k products of their own, if ``measure_residuals``.
+            they are asked for, and residual norms take k products of their own, if ``measure_residuals``. A narrower
+            dtype rounds W, in which small |λ| are the smaller part: where no more than k matter, λᵢ is off by about
+            u² / 6 · (1 + Σ λ² / (λᵢ² (outer - k))) of itself, u = 2⁻⁸ for ``bfloat16``.
         block_size: columns multiplied at a time; it does not change the result beyond rounding.
         measure_residuals: whether k further products measure residual norms that do not come free; else they are NaN.
         which, seed, check_symmetry: see `EigenSolver`.

@@ -35,8 +35,9 @@ class Storage:
 
     Numbers are stored in ``dtype`` and computed with in the dtype of the operator. What is kept in the dtype of the
     operator gives, wherever it lives, the same numbers as in its memory, to the last bit on a CPU. A narrower dtype
-    rounds the basis, not the products: vectors of the result carry its rounding, 2⁻⁹ of their length for ``bfloat16``
-    and 2⁻²⁴ for ``float32``.
+    rounds the basis, not the products: each number by up to u of its size, 2⁻⁸ for ``bfloat16`` and 2⁻²⁴ for
+    ``float32``. Of orthonormal vectors, those of `BlockLanczos`, this is an error of u of their length at most; for
+    `SketchedEigh`, which stores products, see there.
 
     Args:
         kind: one of these.
@@ -132,7 +133,7 @@ class Storage:
         Raises:
             OSError: a disk without room for them.
         """
-        if self.kind == "disk":
+        if self.kind == "disk" and count > 0:  # a rank may have no rows, and no file is that short
             return self._mapped(count, dtype)
         if self.kind == "host":
             return torch.empty(count, dtype=dtype, pin_memory=device.type == "cuda")

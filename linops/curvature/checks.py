@@ -45,6 +45,8 @@ def adds_up(risk: Risk, batch: Any) -> bool:
     try:
         whole, parts = _beside(risk, [batch], halves(batch), risk.point_nearby())
         return whole.agrees(parts, _FEW_ROUNDINGS * risk.rounding)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError):  # the model or the loss takes no part of a batch
         return False
 

@@ -136,6 +136,14 @@ def test_a_job_of_one_rank_needs_no_launcher(monkeypatch):
         assert torch.equal(cases.whole(A @ torch.ones(3, dtype=torch.float64)), numbers)
 
 
+def test_tasks_of_slurm_alone_are_no_job(monkeypatch):
+    """They would each be a job of one rank, and write the same files."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(RuntimeError, match=r"srun started 4 tasks.*let srun start torchrun"), job():
+        pass
+
+
 def test_a_mesh_of_other_sizes_than_the_job_is_refused(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match="as many ranks as their product, and the job has 1"), job(data=2):

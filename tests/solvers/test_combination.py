@@ -124,6 +124,26 @@ def test_what_a_mask_asks_takes_rows_alone(kind, dtype, device):
     torch.testing.assert_close(chances.std, es.chance_curve(scores, expected.subspace, labels).std, **tol)
 
 
+def test_metrics_read_the_basis_once(kind, monkeypatch):
+    """Blocks of columns would read all of it for each; here for five of K."""
+    _, _, found = both(kind, torch.float64)
+    taken = []
+    parts = basis_module.Basis._parts
+
+    def counted(self, *places):
+        for part, columns in parts(self, *places):
+            taken.append(columns.numel())
+            yield part, columns
+
+    monkeypatch.setattr(basis_module.Basis, "_parts", counted)
+    labels, scores = torch.arange(N) % 7, torch.rand(N)
+    subspace = found.subspace
+    es.layer_energy(subspace, labels)
+    es.participation_ratio(subspace)
+    es.chance_curve(scores, subspace, labels)
+    assert sum(taken) == 3 * N * len(found._eigenvectors.coefficients)
+
+
 def test_a_file_is_written_by_rows_and_read_as_any(kind, dtype, tmp_path):
     _, expected, found = both(kind, dtype)
     found.save(tmp_path / "result.npz")

@@ -9,7 +9,8 @@ import eigenspan as es
 from eigenspan.solvers import Storage
 from eigenspan.solvers import basis as basis_module
 from eigenspan.solvers.basis import Basis
-from eigenspan.solvers.rayleigh_ritz import orthonormalise_in_place, ritz_pairs
+from eigenspan.solvers.combination import Combination
+from eigenspan.solvers.rayleigh_ritz import measured_ritz_pairs, orthonormalise_in_place, ritz_pairs
 
 N, K = 1100, 12
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def test_the_span_stays_and_its_gram_matrix_is_told(storage, digits):
     G, _ = orthonormalise_in_place(basis, K, 0, "test")
     Q = basis.columns(0, K)
     torch.testing.assert_close(G, Q.mT @ Q, rtol=0, atol=1e-12)
-    # Rounding after the last division: 12 columns of 2⁻⁹ or 2⁻²⁴ of their length.
+    # Rounding after the last division: 12 columns of 2⁻⁸ or 2⁻²⁴ of their length.
     rounding = basis.rounding or 1e-9
     assert float((G - torch.eye(K, dtype=torch.float64)).norm()) < 0.5
     assert float(1 - cosines(stored, Q).min()) < 10 * K * rounding**2 + 1e-10
@@ -79,3 +80,17 @@ def test_ritz_pairs_are_those_of_the_span(storage):
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close((vectors.formed() * (Q @ S)).sum(0).abs(), torch.ones(K, dtype=torch.float64))
     assert vectors.block_size == 5
+
+
+@pytest.mark.parametrize("storage", STORAGES[:2], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e-170, 1e150])
+def test_residual_norms_are_measured_at_any_scale(storage, scale):
+    """Beside dense residuals, to rounding of products; squares of them are no float64 numbers at these scales."""
+    d = torch.randn(N, dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(N, K, dtype=torch.float64))[0]
+    vectors = Combination(kept(Q, storage), torch.eye(K, dtype=torch.float64), 5)
+    values, found, norms = measured_ritz_pairs(es.Diagonal(scale * d), vectors)
+    V = found.formed()
+    expected = torch.linalg.vector_norm(d[:, None] * V - V * (values / scale), dim=0)
+    torch.testing.assert_close(norms / scale, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(values / scale, torch.linalg.eigvalsh(Q.mT @ (d[:, None] * Q)), rtol=0, atol=1e-12)

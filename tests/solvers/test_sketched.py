@@ -279,3 +279,22 @@ def test_a_storage_is_for_ritz_pairs_of_two_passes(options):
 def test_the_symmetric_core_needs_all_of_w():
     with pytest.raises(ValueError, match="the symmetric core needs all of W"):
         SketchedEigh(k=2, basis="first", core="symmetric")
+
+
+@pytest.mark.parametrize("decades", [0.5, 1.5])
+def test_what_a_narrower_storage_costs_an_eigenvalue(decades):
+    """u² / 6 · (1 + Σ λ² / (λᵢ² (outer - k))) of itself, as the documentation says, in the mean of ten pairs.
+
+    The square of a number rounded to 8 bits is off by u² / 6.5: 2⁻¹⁶ / 3 over 1.5 / log 2, the mean square of a
+    mantissa. W is rounded, which gives the second term, and then Q, most of whose rounding gives the first.
+    """
+    n, k, outer, u = 2000, 40, 80, 2.0**-8
+    U = torch.linalg.qr(torch.randn(n, k, dtype=torch.float64))[0]
+    values = torch.logspace(0, -decades, k, dtype=torch.float64)
+    A = es.Diagonal(values).congruence(es.Dense(U.mT))
+    storage = es.Storage("device", dtype="bfloat16")
+    found = SketchedEigh(k=k, outer=outer, two_pass=True, storage=storage, measure_residuals=False).solve(A)
+    errors = (values - found.eigenvalues) / values
+    expected = u**2 / 6 * (1 + values.square().sum() / (values.square() * (outer - k)))
+    for ratio in (errors / expected).split(10):
+        assert 0.8 < float(ratio.mean()) < 1.2

@@ -111,6 +111,11 @@ def test_a_file_takes_its_room_at_once(tmp_path):
     assert (free - os.statvfs(tmp_path).f_bfree) * block > 0.5 * kept.numel() * 4  # others write meanwhile
 
 
+@pytest.mark.parametrize("kind", ["device", "host", "disk"])
+def test_a_rank_without_rows_keeps_nothing(kind):
+    assert Storage(kind).numbers(0, torch.float32, torch.device("cpu")).shape == (0,)
+
+
 def test_auto_takes_the_first_that_has_room(monkeypatch):
     cpu = torch.device("cpu")
     prepared = Storage("auto").prepared(1000, 10, torch.float32, cpu)

@@ -26,6 +26,15 @@ class TestData:
         with pytest.raises(TypeError, match="only once"):
             build(data=iter([batch]))
 
+    def test_memory_that_runs_out_is_told_and_not_taken_for_a_loss_that_cannot_be_cut(self):
+        def loss(output, target):
+            if len(output) == 4:  # halves of the first eight
+                raise torch.OutOfMemoryError("no memory left")
+            return functional.cross_entropy(output, target)
+
+        with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+            build(loss=loss, data=cases.classes(40))
+
     def test_a_data_set_of_samples_is_refused(self):
         with pytest.raises(TypeError, match="DataLoader"):
             build(data=TensorDataset(*cases.classes()))
