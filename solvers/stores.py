@@ -145,6 +145,8 @@ class Storage:
     def _mapped(self, count: int, dtype: torch.dtype) -> Tensor:
         """Numbers in a file of their own, which has no name any more, so that it ends with them."""
         size = count * dtype.itemsize
+        if size == 0:  # of rows of which this rank has none; no file can be mapped without a byte
+            return torch.empty(0, dtype=dtype)
         self.require_room(size)
         handle, name = tempfile.mkstemp(dir=self._folder, prefix="eigenspan-", suffix=".basis")
         try:
@@ -154,6 +156,8 @@ class Storage:
             else:
                 os.ftruncate(handle, size)
             return torch.from_file(name, shared=True, size=count, dtype=dtype)
+        except OSError as error:  # what was free a moment ago is not any more
+            raise OSError(f"a basis needs {size:,} bytes in {self._folder}: {error}; name another directory") from error
         finally:
             os.close(handle)
             Path(name).unlink()

@@ -170,7 +170,13 @@ def quarters(mesh):
         space.multiply(8)
     held = sum(store.untyped_storage().nbytes() for store in space.basis._stores)
     capacity = sum(space.basis._widths)
-    return {"bytes": held, "whole": 8 * n * capacity, "rows": solved(RowSharded(dense(hessian(batches())), mesh))}
+    few = RowSharded(es.Diagonal(torch.tensor([1.0, 3.0, -2.0], dtype=torch.float64)), mesh)  # of one rank nothing
+    return {
+        "bytes": held,
+        "whole": 8 * n * capacity,
+        "rows": solved(RowSharded(dense(hessian(batches())), mesh)),
+        "few": [es.BlockLanczos(k=2, storage=kind).solve(few).eigenvalues for kind in ("device", "disk")],
+    }
 
 
 def both(mesh):

@@ -120,6 +120,8 @@ def test_four_ranks_hold_a_quarter_of_the_basis_each(tmp_path, expected):
     for rank in found(cases.quarters, 4, tmp_path):
         assert rank["bytes"] == rank["whole"] / 4
         require_same(rank["rows"], expected)
+        for values in rank["few"]:
+            torch.testing.assert_close(values, torch.tensor([3.0, -2.0], dtype=torch.float64))
 
 
 @pytest.mark.slow

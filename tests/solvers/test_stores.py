@@ -111,6 +111,23 @@ def test_a_file_takes_its_room_at_once(tmp_path):
     assert (free - os.statvfs(tmp_path).f_bfree) * block > 0.5 * kept.numel() * 4  # others write meanwhile
 
 
+def test_no_numbers_take_no_file(tmp_path):
+    """Those of a rank that has none of the rows."""
+    kept = Storage("disk", tmp_path / "missing").numbers(0, torch.float32, torch.device("cpu"))
+    assert (kept.shape, kept.dtype) == ((0,), torch.float32)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="files take their room as they are written")
+def test_a_disk_that_fills_meanwhile_is_named(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stores.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=f"needs 400 bytes in {tmp_path}: .*No space left on device"):
+        Storage("disk", tmp_path).numbers(100, torch.float32, torch.device("cpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_auto_takes_the_first_that_has_room(monkeypatch):
     cpu = torch.device("cpu")
     prepared = Storage("auto").prepared(1000, 10, torch.float32, cpu)
