@@ -33,7 +33,7 @@ class AffineNormalisation(TorchFunctionMode):
         if func is functional.batch_norm:
             return self._normalised(*args, **kwargs)
         if func == _DATA:  # through which an image may be written without a trace
-            self._convolutions.pop(args[0], None)
+            self._convolutions.pop(args[0], None)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _noted(
