@@ -130,6 +130,18 @@ def meshes_of(A: LinearOperator) -> list[DeviceMesh]:
     return found
 
 
+def least(number: float, A: LinearOperator) -> float:
+    """The least of a number that the ranks of an operator have, such as a time, by which all are to decide alike.
+
+    Those of an operator of this process alone have but one. All ranks must call it.
+    """
+    for mesh in meshes_of(A):
+        found = torch.tensor([number], dtype=torch.float64, device=mesh.device_type)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN, group=mesh.get_group())
+        number = float(found)
+    return number
+
+
 class _Shared(LinearOperator):
     """What the operators of a job share: a part, or a copy, on every rank, and the ranks."""
 
@@ -142,9 +154,16 @@ class _Shared(LinearOperator):
             raise TypeError(f"{A} cannot be shared out among ranks on {mesh.device_type}")
         super().__init__(A.shape, A.dtype, A.device, A.structure)
         self.A, self.ranks = A, mesh
-        self._require_same(torch.tensor(A.shape, dtype=torch.float64), "shapes")
+        kind = [*A.shape, torch.finfo(A.dtype).eps, float(self._is_mean)]
+        self._require_same(torch.tensor(kind, dtype=torch.float64), "shapes, dtypes or reductions of the loss")
         if hasattr(A, "parameters"):
             self._require_same(A.parameters.values, "parameters: load the same checkpoint, or seed them alike")
+
+    @property
+    def _is_mean(self) -> bool:
+        """Whether it is of a mean over data."""
+        A = self.A
+        return isinstance(A, CurvatureOperator) and A._risk.loss.reduction == "mean"
 
     def _require_same(self, own: Tensor, what: str) -> None:
         first = own.detach().to(self.ranks.device_type, copy=True).contiguous()
@@ -191,7 +210,7 @@ class DataParallel(_Shared):
     def __init__(self, A: LinearOperator, mesh: DeviceMesh) -> None:
         super().__init__(A, mesh)
         self.weight = 1.0
-        if isinstance(A, CurvatureOperator) and A._risk.loss.reduction == "mean":
+        if isinstance(A, CurvatureOperator) and self._is_mean:
             own = torch.tensor([A._risk.total_weight], dtype=torch.float64)
             self.weight = float(own / summed(own, mesh))
 

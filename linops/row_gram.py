@@ -14,8 +14,10 @@ _ENTRIES = 1 << 22  # converted to float64 at a time
 
 def row_gram(A: LinearOperator, memory_budget: int | None) -> Tensor:
     """A Aᵀ from products of Aᵀ with the identity, see `LinearOperator.row_gram`."""
+    from .distributed import least
+
     m, n = A.shape
-    budget = allowance(memory_budget, A.device)
+    budget = int(least(allowance(memory_budget, A.device), A))
     affordable = budget // max(1, n * A.dtype.itemsize)
     width = m if affordable >= m else affordable // 2  # two blocks at a time
     if width == 0 < m:

@@ -42,7 +42,7 @@ class TallMatrix(LinearOperator):
 
     @abc.abstractmethod
     def rows(self, indices: Tensor) -> Tensor:
-        """The rows of those numbers, (len(indices), k), on the device of the operator."""
+        """The rows of those numbers, (len(indices), k), on the device of the operator; see `require_row_numbers`."""
 
     @abc.abstractmethod
     def row_block(self, start: int, stop: int) -> Tensor:
@@ -85,3 +85,19 @@ class TallMatrix(LinearOperator):
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         return self.gram(X).to(self.device, self.dtype)
+
+
+def require_row_numbers(indices: Tensor, n: int) -> None:
+    """Refuse what is no vector of numbers of rows: a place in memory outside a row would be one of another row.
+
+    Raises:
+        TypeError: no integers; a mask's numbers are ``mask.nonzero()[:, 0]``.
+        ValueError: no vector, or numbers outside 0 … n - 1.
+    """
+    if not isinstance(indices, Tensor) or indices.is_floating_point() or indices.dtype == torch.bool:
+        found = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
+        raise TypeError(f"rows are given by their numbers, a tensor of integers, got {found}")
+    if indices.ndim != 1:
+        raise ValueError(f"the numbers of rows are a vector, got the shape {tuple(indices.shape)}")
+    if indices.numel() > 0 and not 0 <= int(indices.min()) <= int(indices.max()) < n:
+        raise ValueError(f"rows are numbered from 0 to {n - 1}, got {int(indices.min())} … {int(indices.max())}")

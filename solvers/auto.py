@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeVar
 
 import attrs
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator, as_operator
+from ..linops.distributed import least
 from ..linops.memory import allowance
 from .dense import DenseEigh, DenseSVD
 from .golub_kahan import BlockGolubKahan
@@ -87,14 +89,20 @@ def choose(
         max_products=max_products,
         storage=as_storage(storage),
     )
-    return _choice(as_operator(A), lanczos, start, memory_budget)[0]
+    operator = as_operator(A)
+    return _choice(operator, lanczos, start, memory_budget, _budget(operator, memory_budget))[0]
+
+
+def _budget(A: LinearOperator, memory_budget: int | None) -> int:
+    """Bytes that are allowed, the same on all ranks that share out A."""
+    return int(least(allowance(memory_budget, A.device), A))
 
 
 def _choice(
-    A: LinearOperator, lanczos: BlockLanczos, start: bool, memory_budget: int | None
+    A: LinearOperator, lanczos: BlockLanczos, start: bool, memory_budget: int | None, budget: int
 ) -> tuple[EigenSolver, str]:
     """The solver of the first rule of `choose` that holds, and why it does, for what ``lanczos`` is asked for."""
-    n, k, budget = A.shape[1], lanczos.k, allowance(memory_budget, A.device)
+    n, k = A.shape[1], lanczos.k
     options: dict[str, Any] = {name: getattr(lanczos, name) for name in ("k", "which", "seed", "check_symmetry")}
     if not start:
         if (n <= _SMALL or _DENSE_SHARE * k > n) and 4 * _bytes(A, n, n) <= budget:
@@ -154,7 +162,7 @@ def choose_svd(
     Cost: none.
     """
     operator = as_operator(A)
-    (m, n), budget = operator.shape, allowance(memory_budget, operator.device)
+    (m, n), budget = operator.shape, _budget(operator, memory_budget)
     size = min(m, n)
     options: dict[str, Any] = {"k": k, "seed": seed, "check_adjoint": check_adjoint}
     golub_kahan = BlockGolubKahan(**options, tol=tol, max_products=max_products, storage=as_storage(storage))
@@ -192,7 +200,9 @@ class Auto(EigenSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         # Free memory, on which the choice may depend, is another when a solve goes on.
-        chosen = A.decided("solver", lambda: solver_to_dict(self._choice(A.A, start is not None, None)[0]))
+        budget = _budget(A.A, self.memory_budget)
+        choice = functools.partial(self._choice, A.A, start is not None, self.memory_budget, budget)
+        chosen = A.decided("solver", lambda: solver_to_dict(choice()[0]))
         solver = solver_from_dict(chosen)
         assert isinstance(solver, EigenSolver)
         solver._require_suitable(A.A)
@@ -200,14 +210,17 @@ class Auto(EigenSolver):
         return attrs.evolve(pairs, notes=(f"Chosen: {solver!r}.", *pairs.notes))
 
     def _taken(self, A: LinearOperator, memory_budget: int | None) -> tuple[EigenSolver, str]:
-        solver, reason = self._choice(A, False, memory_budget)
+        allowed = self.memory_budget if memory_budget is None else memory_budget
+        solver, reason = self._choice(A, False, allowed, _budget(A, allowed))
         solver._require_suitable(A)
         return solver, reason
 
-    def _choice(self, A: LinearOperator, start: bool, memory_budget: int | None) -> tuple[EigenSolver, str]:
+    def _choice(
+        self, A: LinearOperator, start: bool, memory_budget: int | None, budget: int
+    ) -> tuple[EigenSolver, str]:
         names = ("k", "which", "seed", "check_symmetry", "tol", "max_products", "storage")
         lanczos = BlockLanczos(**{name: getattr(self, name) for name in names})
-        return _choice(A, lanczos, start, self.memory_budget if memory_budget is None else memory_budget)
+        return _choice(A, lanczos, start, memory_budget, budget)
 
 
 def _rows_of_factor(A: LinearOperator) -> int | None:

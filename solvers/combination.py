@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Structure
-from ..linops.tall_matrix import TallMatrix
+from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .basis import Basis
 
 
@@ -47,6 +47,7 @@ class Combination(TallMatrix):
 
         Cost: the rows of the basis, and 2 len(indices) j k flops.
         """
+        require_row_numbers(indices, self.shape[0])
         taken = self.basis.rows(indices, len(self.coefficients))
         return taken @ self.coefficients.to(taken)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..linops import LinearOperator
-from ..linops.sharding import summed
+from ..linops.sharding import gathered, summed
 from .basis import Basis, random_directions
 from .combination import Combination
-from .tall import DIRECTION, triangular_factor
+from .tall import DIRECTION, require_scale, triangular_factor
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -40,6 +41,7 @@ def orthonormalise_in_place(basis: Basis, width: int, seed: int, purpose: str, d
         BᵀB, and how many random directions have been drawn now.
 
     Raises:
+        ValueError: columns so long or short that their squares over- or underflow.
         RuntimeError: the columns do not become orthonormal, as where their products are not linear.
 
     Source: shifted Cholesky QR (Fukaya et al. 2020), without the last division.
@@ -50,8 +52,10 @@ def orthonormalise_in_place(basis: Basis, width: int, seed: int, purpose: str, d
     # Not those of a narrower storage, which are as random as the test matrix and hide nothing far below their size.
     floor = DIRECTION * torch.finfo(basis.dtype).eps
     R = torch.eye(basis.size, dtype=torch.float64)
-    for _ in range(_MOST_PASSES):
+    for number in range(_MOST_PASSES):
         G = basis.gram()
+        if number == 0:
+            require_scale(_longest(basis, G), (basis.n, basis.size), basis.dtype)
         if float((G - torch.eye(len(G), dtype=G.dtype)).norm()) < _WELL_CONDITIONED:
             if basis.size == width:
                 return G, drawn
@@ -70,6 +74,16 @@ def orthonormalise_in_place(basis: Basis, width: int, seed: int, purpose: str, d
         f"{basis.size} columns of {basis.n} numbers have not become orthonormal in {_MOST_PASSES} passes: is the "
         "product linear?"
     )
+
+
+def _longest(basis: Basis, G: Tensor) -> float:
+    """The length of the longest column, by BᵀB; where that over- or underflows, its largest number."""
+    square = float(G.diagonal().max())
+    if 0 < square < math.inf:
+        return math.sqrt(square)
+    largest = max((float(block.abs().max()) for _, block in basis.row_blocks()), default=0.0)
+    own = torch.tensor([largest], dtype=torch.float64)
+    return float(own if basis.mesh is None else gathered(own, basis.mesh).max())
 
 
 def ritz_pairs(A: LinearOperator, basis: Basis, G: Tensor, block_size: int) -> tuple[Tensor, Combination]:

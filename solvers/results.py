@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
-from ..linops.tall_matrix import TallMatrix
+from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .archive import write_archive
 from .report import SolveReport
 
@@ -152,9 +152,14 @@ class EigenDecomposition(_Decomposition):
     def rows(self, indices: Tensor) -> Tensor:
         """The rows of V of those numbers, (len(indices), k), without forming it: what a mask needs.
 
+        Raises:
+            TypeError: no tensor of integers.
+            ValueError: no vector, or numbers outside 0 … n - 1.
+
         Cost: as many rows of the basis.
         """
         vectors = self._eigenvectors
+        require_row_numbers(indices, vectors.shape[0])
         return vectors.rows(indices) if isinstance(vectors, TallMatrix) else vectors[indices]
 
     @property

@@ -155,6 +155,8 @@ class Storage:
             else:
                 os.ftruncate(handle, size)
             return torch.from_file(name, shared=True, size=count, dtype=dtype)
+        except OSError as error:  # what was free a moment ago is not any more
+            raise OSError(f"a basis needs {size:,} bytes in {self._folder}: {error}; name another directory") from error
         finally:
             os.close(handle)
             Path(name).unlink()

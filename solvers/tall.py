@@ -168,6 +168,20 @@ class Orthonormalised:
     scale: float
 
 
+def require_scale(longest: float, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuse a block whose columns have squared lengths that over- or underflow.
+
+    Raises:
+        ValueError: the longest is neither zero nor within the range of the dtype.
+    """
+    low, high = _SCALES[dtype]
+    if longest > 0 and not low <= longest <= high:
+        raise ValueError(
+            f"the longest column of a block of shape {shape} to orthonormalise is {longest:.1e} long; "
+            f"{dtype} handles lengths between {low:.0e} and {high:.0e}: scale the operator"
+        )
+
+
 def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, first: int = 0) -> Orthonormalised:
     """An orthonormal basis of the span of X, (n, b), outside the span of an orthonormal basis B, with coefficients.
 
@@ -200,12 +214,7 @@ def orthonormalise(X: Tensor, against: Basis | None = None, scale: float = 0.0, 
         raise ValueError(f"a block of shape {tuple(X.shape)} to orthonormalise has entries that are not finite")
     longest = max([0.0, *lengths.tolist()])
     size = max(scale, longest)
-    low, high = _SCALES[X.dtype]
-    if size > 0 and not low <= size <= high:
-        raise ValueError(
-            f"the longest column of a block of shape {tuple(X.shape)} to orthonormalise is {size:.1e} long; "
-            f"{X.dtype} handles lengths between {low:.0e} and {high:.0e}: scale the operator"
-        )
+    require_scale(size, tuple(X.shape), X.dtype)
     floor = DIRECTION * torch.finfo(X.dtype).eps * size
     # A short block is lengthened in two steps, as one reciprocal could overflow; by a power of two, which is exact.
     unit = min(1.0, 2.0 ** math.frexp(longest)[1])

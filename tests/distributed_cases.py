@@ -2,6 +2,7 @@
 
 import os
 import time
+from unittest import mock
 
 import torch
 from torch import nn
@@ -139,10 +140,12 @@ def refusals(mesh):
     with torch.no_grad():
         moved[0].bias[0] += rank
     elsewhere = es.Hessian(moved, nn.CrossEntropyLoss(), one_batch(), engine="retained")
+    total = es.Hessian(network(), nn.CrossEntropyLoss(reduction="sum"), one_batch(), engine="retained")
     nothing = es.Function(lambda X: X * float("nan") if rank == 1 else X, (9, 9), torch.float64, structure=SYMMETRIC)
     attempts = [
         lambda: RowSharded(own, mesh),
         lambda: DataParallel(elsewhere, mesh),
+        lambda: DataParallel(total if rank == 1 else hessian(one_batch()), mesh),
         lambda: share_of([one_batch()], mesh),
         lambda: agreed(torch.ones(2) * rank, mesh),
         lambda: es.BlockLanczos(k=2, check_symmetry=False).solve(RowSharded(nothing, mesh)),
@@ -159,6 +162,25 @@ def message_of(attempt):
     return ""
 
 
+def uneven(mesh):
+    """Ranks of which one has less memory and takes longer choose alike, and multiply as often."""
+    rank = mesh.get_local_rank()
+    A = RowSharded(es.Diagonal(torch.linspace(1, 2, 400, dtype=torch.float64) ** 9), mesh)
+    late = (0.2, 0.01)[rank]
+    with (
+        mock.patch("eigenspan.linops.memory.free_memory", return_value=4 * 400 * 8 * (80, 60)[rank]),
+        mock.patch("eigenspan.solvers.planning._timed", lambda function, X, _: late * (function(X) is not None)),
+    ):
+        solved = [es.eigsh(A, 5), es.Auto(k=5).solve(A)]
+        svd = es.svds(A, 2, max_products=4000)
+        plan = es.Auto(k=5).plan(A)
+    B = ColumnParallel(es.Dense(rectangle()), mesh)
+    rows = B.shape[1] * 8
+    sizes = [found.report.solver.max_basis for found in (solved[0], svd)] + [plan.solver.max_basis]
+    values = [*(found.eigenvalues for found in solved), svd.singular_values]
+    return {"sizes": sizes, "values": values, "gram": B.row_gram((10, 40)[rank] * rows)}
+
+
 def quarters(mesh):
     """How many numbers this rank's basis holds, and what a mesh of data and rows gives."""
     n = 4096
@@ -170,7 +192,13 @@ def quarters(mesh):
         space.multiply(8)
     held = sum(store.untyped_storage().nbytes() for store in space.basis._stores)
     capacity = sum(space.basis._widths)
-    return {"bytes": held, "whole": 8 * n * capacity, "rows": solved(RowSharded(dense(hessian(batches())), mesh))}
+    few = RowSharded(es.Diagonal(torch.tensor([1.0, 3.0, -2.0], dtype=torch.float64)), mesh)  # of one rank nothing
+    return {
+        "bytes": held,
+        "whole": 8 * n * capacity,
+        "rows": solved(RowSharded(dense(hessian(batches())), mesh)),
+        "few": [es.BlockLanczos(k=2, storage=kind).solve(few).eigenvalues for kind in ("device", "disk")],
+    }
 
 
 def both(mesh):

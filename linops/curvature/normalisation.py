@@ -27,17 +27,21 @@ class AffineNormalisation(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         # The compiler traces this for every operation, so that all others are told first.
-        if func not in _REPLACED or not torch.is_grad_enabled() or _hooked():
+        if func not in _WATCHED or not torch.is_grad_enabled() or _hooked():
             return func(*args, **kwargs)
         if func is functional.batch_norm:
             return self._normalised(*args, **kwargs)
-        return self._noted(func, *args, **kwargs)
+        if func in _CONVOLUTIONS:
+            return self._noted(func, *args, **kwargs)
+        self._convolutions.pop(args[0], None)  # type: ignore[no-untyped-call]
+        return func(*args, **kwargs)
 
     def _noted(
         self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         image: Tensor = func(input, weight, bias, *args, **kwargs)
-        self._convolutions[image] = _Convolution(func, input, weight, bias, args, kwargs, image.grad_fn, image._version)
+        versions = _versions(image, input, weight, bias)
+        self._convolutions[image] = _Convolution(func, input, weight, bias, args, kwargs, image.grad_fn, versions)
         return image
 
     def _normalised(
@@ -75,16 +79,17 @@ class _Convolution:
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     node: Any
-    version: int
+    versions: tuple[int, ...]
 
     def takes(self, image: Tensor, scale: Tensor) -> bool:
-        """Whether the image is still what the convolution made, and its filters may take in a factor of each channel.
+        """Whether image and input are what they were, and the filters may take in a factor of each channel.
 
         They may not where they are larger than the image, as the factors' passes over them are about as many as those
         over the image that are saved; not for the factor's sake alone, as the gradient by it would need that by the
         filters; nor in forward mode, where the derivative of the image has been computed already.
         """
-        unchanged = image.grad_fn is self.node and image._version == self.version and not image._backward_hooks
+        unchanged = image.grad_fn is self.node and not image._backward_hooks
+        unchanged = unchanged and _versions(image, self.input, self.weight, self.bias) == self.versions
         dtypes = {tensor.dtype for tensor in (image, self.input, self.weight, scale)}
         fits = image.ndim == self.weight.ndim and len(dtypes) == 1
         gains = image.requires_grad and (self.weight.requires_grad or not scale.requires_grad)
@@ -100,6 +105,11 @@ class _Convolution:
         return found
 
 
+def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
+    """How often they have been written to."""
+    return tuple(tensor._version for tensor in tensors if tensor is not None and not tensor.is_inference())
+
+
 def _hooked() -> bool:
     """Whether what graphs save passes hooks.
 
@@ -109,4 +119,6 @@ def _hooked() -> bool:
     return hooks is None or hooks(False) is not None
 
 
-_REPLACED = {functional.batch_norm, functional.conv1d, functional.conv2d, functional.conv3d}
+_CONVOLUTIONS = {functional.conv1d, functional.conv2d, functional.conv3d}
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]  # through which an image may be written without a trace
+_WATCHED = {functional.batch_norm, _DATA, *_CONVOLUTIONS}

@@ -92,12 +92,24 @@ def test_singular_values_of_spread_rows(two):
 
 def test_ranks_that_do_not_go_together_are_refused(two):
     for number, rank in enumerate(two):
-        shapes, points, batches, coefficients, numbers = rank["refused"]
+        shapes, points, reductions, batches, coefficients, numbers = rank["refused"]
         assert "differ in their shapes" in shapes
         assert "differ in their parameters" in points
+        assert "reductions of the loss" in reductions
         assert "1 batches have no share for each of 2 ranks" in batches
         assert ("computed other coefficients" in coefficients) == (number == 1)
         assert "NaN or infinite entries" in numbers
+
+
+def test_ranks_of_other_memory_and_speed_decide_alike(tmp_path):
+    """By what the least of them has: the sizes of bases, and how often a plan multiplies."""
+    largest = 2.0 - torch.arange(5, dtype=torch.float64) / 399
+    R = cases.rectangle()
+    for rank in found(cases.uneven, 2, tmp_path):
+        assert rank["sizes"] == [55, 28, 55]  # 60 vectors beside a result of 5, and half as many of both sides
+        for values in rank["values"]:
+            torch.testing.assert_close(values, largest[: len(values)] ** 9)
+        torch.testing.assert_close(rank["gram"], R @ R.mT)
 
 
 def test_a_rank_that_dies_ends_the_others_with_an_error(tmp_path):
@@ -120,6 +132,8 @@ def test_four_ranks_hold_a_quarter_of_the_basis_each(tmp_path, expected):
     for rank in found(cases.quarters, 4, tmp_path):
         assert rank["bytes"] == rank["whole"] / 4
         require_same(rank["rows"], expected)
+        for values in rank["few"]:
+            torch.testing.assert_close(values, torch.tensor([3.0, -2.0], dtype=torch.float64))
 
 
 @pytest.mark.slow

@@ -94,6 +94,26 @@ def test_a_narrower_dtype_gives_ritz_pairs_of_rounded_vectors(dtype, stored, max
     assert 1 - es.overlap(found.subspace, expected.subspace) < (20 * u) ** 2 + 20 * eps
 
 
+@pytest.mark.parametrize("storage", [None, "host"])
+@pytest.mark.parametrize(
+    ("indices", "error"),
+    [
+        (torch.tensor([0, N]), ValueError),
+        (torch.tensor([-1]), ValueError),
+        (torch.tensor([[0, 1]]), ValueError),
+        (torch.arange(N) < 3, TypeError),
+        (torch.tensor([0.0]), TypeError),
+        ([0, 1], TypeError),
+    ],
+)
+def test_what_are_no_numbers_of_rows_is_refused_wherever_the_vectors_are(storage, indices, error):
+    A = es.Diagonal(torch.linspace(1, 2, N, dtype=torch.float64))
+    found = es.SketchedEigh(k=2, outer=4, two_pass=True, core="rayleigh-ritz", storage=storage).solve(A)
+    with pytest.raises(error, match="rows"):
+        found.rows(indices)
+    assert found.rows(torch.tensor([N - 1, 0], dtype=torch.int32)).shape == (2, 2)
+
+
 def test_what_a_mask_asks_takes_rows_alone(kind, dtype, device):
     """The overlaps and chance levels of the formed vectors, to rounding, and no tensor of the size of the basis."""
     _, expected, found = both(kind, dtype, device)

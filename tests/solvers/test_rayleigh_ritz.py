@@ -69,6 +69,14 @@ def test_columns_of_zeros_become_random_ones():
     assert float(torch.linalg.eigvalsh(G).min()) > 0.5
 
 
+@pytest.mark.parametrize("scale", [1e-170, 1e160])
+def test_squares_that_over_or_underflow_are_refused(scale):
+    """As they are where the block is in memory; an underflow would look like columns of zeros."""
+    basis = kept(scale * torch.randn(N, 3, dtype=torch.float64), Storage("device"))
+    with pytest.raises(ValueError, match="scale the operator"):
+        orthonormalise_in_place(basis, K, 0, "completion")
+
+
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 def test_ritz_pairs_are_those_of_the_span(storage):
     d = torch.randn(N, dtype=torch.float64)

@@ -112,8 +112,21 @@ def test_a_file_takes_its_room_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["device", "host", "disk"])
-def test_a_rank_without_rows_keeps_nothing(kind):
-    assert Storage(kind).numbers(0, torch.float32, torch.device("cpu")).shape == (0,)
+def test_a_rank_without_rows_keeps_nothing(kind, tmp_path):
+    directory = tmp_path / "missing" if kind == "disk" else None
+    kept = Storage(kind, directory).numbers(0, torch.float32, torch.device("cpu"))
+    assert (kept.shape, kept.dtype) == ((0,), torch.float32)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="files take their room as they are written")
+def test_a_disk_that_fills_meanwhile_is_named(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stores.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=f"needs 400 bytes in {tmp_path}: .*No space left on device"):
+        Storage("disk", tmp_path).numbers(100, torch.float32, torch.device("cpu"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_auto_takes_the_first_that_has_room(monkeypatch):

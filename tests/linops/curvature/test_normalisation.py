@@ -113,6 +113,11 @@ def hooked(Z):
     return Z
 
 
+def written_past_autograd(Z):
+    Z.data.mul_(2)
+    return Z
+
+
 def used_elsewhere(X, W, s):
     Z = functional.conv2d(X, W)
     return functional.batch_norm(Z, MEAN, VAR, s) + Z.exp()
@@ -137,6 +142,7 @@ def detached_filters(X, W, s):
         (after(lambda Z: Z.detach()), False),
         (after(lambda Z: Z.detach_()), False),
         (after(hooked), False),
+        (after(written_past_autograd), False),
         (after(torch.tanh), False),
         (without_graph_at_first, False),
         (detached_filters, False),
@@ -149,6 +155,17 @@ def test_a_convolution_takes_in_what_follows_it_at_once(function, expected):
 @pytest.mark.parametrize(("filters", "scale", "expected"), [(True, False, True), (False, True, False)])
 def test_filters_that_are_no_parameters_stay_as_they_are(filters, scale, expected):
     assert taken_in(after(lambda Z: Z), *tensors(filters, scale)) == expected
+
+
+def test_an_input_written_since_is_refused_as_it_is_without():
+    """Another convolution of what the input has become would be another function."""
+    X, W, s = tensors()
+    with AffineNormalisation():
+        Z = functional.conv2d(X, W)
+        X.relu_()
+        image = functional.batch_norm(Z, MEAN, VAR, s)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        image.sum().backward()
 
 
 def test_without_gradients_nothing_changes():
