@@ -232,8 +232,8 @@ def _within(budget: int, solver: _Krylov, A: LinearOperator, length: int, vector
     if affordable < least:
         raise ValueError(
             f"memory_budget={budget} bytes hold {max(affordable, 0)} {vectors} of {A} beside a result of {k}, and "
-            f"{type(solver).__name__} needs {least}: allow {_bytes(A, length, least + k)}, or ask for fewer "
-            f"{solver.wanted}"
+            f"{type(solver).__name__} needs {least}: allow {_bytes(A, length, least + k)}, ask for fewer "
+            f"{solver.wanted}, or keep the basis elsewhere by storage='disk'"
         )
     return attrs.evolve(solver, max_basis=affordable)
 
