@@ -128,6 +128,10 @@ def test_a_mesh_shares_out_data_and_rows(tmp_path, expected):
         require_same(rank, expected)
 
 
+def test_a_process_may_have_one_job_after_another(tmp_path):
+    assert [float(rank["total"]) for rank in found(cases.total, 2, tmp_path, timeout=30, jobs=3)] == [3.0, 3.0]
+
+
 def test_a_job_of_one_rank_needs_no_launcher(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with job() as mesh:
