@@ -44,9 +44,9 @@ def measure(
 
 
 def status(
-    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks, or checkpoint.")]
+    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks, checkpoint, or study.")]
 ) -> None:
-    """Say how much is done and left of a sketch or a solve in a folder, and how long it may take."""
+    """Say how much is done and left of a sketch, a solve or a study in a folder, and how long a solve may take."""
     with plain_errors(1, context.find_root().params["traceback"]):
         typer.echo(progress_line(folder))
 
