@@ -320,6 +320,23 @@ class TestDamage:
             assert "6 of the products were measured by earlier runs" in found.report.notes[-1]
 
 
+@pytest.mark.parametrize("solver", [lanczos, es.Auto], ids=["lanczos", "auto"])
+def test_a_solve_goes_on_with_its_basis_elsewhere(solver, tmp_path):
+    A = Dense(torch.randn(400, 400, generator=torch.Generator().manual_seed(0)).double(), Structure.NONE)
+    A = A.T @ A
+    expected = solver(k=5).solve(A)
+    with pytest.raises(InterruptedSolveError):
+        solver(k=5).solve(Fragile(A, 6), checkpoint=tmp_path)
+    counted = Counted(A)
+    found = solver(k=5, storage="disk").solve(counted, checkpoint=tmp_path)
+    assert found.eigenvalues.equal(expected.eigenvalues)
+    assert found.eigenvectors.equal(expected.eigenvectors)
+    assert not isinstance(found._eigenvectors, torch.Tensor)  # as a basis on disk has it
+    assert counted.products < found.report.products == expected.report.products
+    with pytest.raises(ValueError, match=r"solve\.storage is None there and bfloat16 here"):
+        solver(k=5, storage=es.Storage("disk", dtype="bfloat16")).solve(A, checkpoint=tmp_path)
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("solver", "A", "options", "difference"),
