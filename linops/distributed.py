@@ -68,9 +68,11 @@ def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[D
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     patience = datetime.timedelta(seconds=timeout)
-    store, rank, ranks = _meeting(patience) if "RANK" in os.environ else (dist.HashStore(), 0, 1)
+    alone = (dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
+    store, rank, ranks = _meeting(patience) if "RANK" in os.environ else alone
     store.set_timeout(patience)
-    store = dist.PrefixStore(f"job {next(_JOBS)}", store)  # else a job finds what the one before has left there
+    # Without a prefix of its own a job finds what the one before has left there.
+    store = dist.PrefixStore(f"job {next(_JOBS)}", store)  # type: ignore[attr-defined]
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=ranks)
     try:

@@ -193,9 +193,8 @@ class Auto(EigenSolver):
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         # Free memory, on which the choice may depend, is another when a solve goes on.
         chosen = A.decided("solver", lambda: solver_to_dict(self._choice(A.A, start is not None, None)[0]))
-        solver = solver_from_dict(chosen)
-        if hasattr(solver, "storage"):  # a solve may go on with another one
-            solver = attrs.evolve(solver, storage=self.storage)
+        elsewhere = {"storage": self.storage} if "storage" in chosen else {}  # a solve may go on with another one
+        solver = solver_from_dict({**chosen, **elsewhere})
         assert isinstance(solver, EigenSolver)
         solver._require_suitable(A.A)
         pairs = solver._solve(A, start)
