@@ -59,6 +59,7 @@ def decompose(
 ) -> None:
     """Make eigenpairs or singular triplets of the columns that workers have measured."""
     with plain_errors(1, context.find_root().params["traceback"]):
+        out.parent.mkdir(parents=True, exist_ok=True)  # before the work, which a missing folder would lose
         found = decompose_folder(folder, device=device)
         found.save(out)
     typer.echo(f"{found!r}\nSaved: {out}")

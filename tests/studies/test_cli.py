@@ -272,6 +272,12 @@ class TestWorkers:
         assert result.exit_code == 2
         assert "START:STOP, such as 0:128" in result.output
 
+    def test_a_result_may_go_into_a_new_folder(self):
+        invoke("measure", "worker_cases:problem", "--folder", "blocks")
+        result = invoke("decompose", "blocks", "--out", "new/folder/pairs.npz")
+        assert result.exit_code == 0, result.output
+        assert len(EigenDecomposition.load("new/folder/pairs.npz").eigenvalues) == worker_cases.solver().k
+
     def test_a_folder_of_nothing_or_of_something_else(self):
         for command in (("status", "blocks"), ("decompose", "blocks", "--out", "pairs.npz")):
             result = invoke(*command)
