@@ -1,5 +1,6 @@
 """Jobs of two and four processes on this machine, in float64, beside one process."""
 
+import attrs
 import distributed_cases as cases
 import pytest
 import torch
@@ -138,6 +139,18 @@ def test_a_job_of_one_rank_needs_no_launcher(monkeypatch):
         numbers = torch.arange(1.0, 4.0, dtype=torch.float64)
         A = cases.RowSharded(eigenspan.Diagonal(numbers), mesh)
         assert torch.equal(cases.whole(A @ torch.ones(3, dtype=torch.float64)), numbers)
+
+
+def test_a_file_takes_whole_vectors(monkeypatch, tmp_path):
+    monkeypatch.delenv("RANK", raising=False)
+    with job() as mesh:
+        numbers = torch.arange(1.0, 41.0, dtype=torch.float64)
+        spread = eigenspan.BlockLanczos(k=2).solve(cases.RowSharded(eigenspan.Diagonal(numbers), mesh))
+        with pytest.raises(TypeError, match="has its eigenvectors spread over ranks"):
+            spread.save(tmp_path / "pairs.npz")
+        attrs.evolve(spread, eigenvectors=cases.whole(spread.eigenvectors)).save(tmp_path / "pairs.npz")
+        loaded = eigenspan.EigenDecomposition.load(tmp_path / "pairs.npz")
+        assert torch.equal(loaded.eigenvectors, cases.whole(spread.eigenvectors))
 
 
 def test_a_mesh_of_other_sizes_than_the_job_is_refused(monkeypatch):

@@ -124,6 +124,16 @@ def test_what_a_mask_asks_takes_rows_alone(kind, dtype, device):
     torch.testing.assert_close(chances.std, es.chance_curve(scores, expected.subspace, labels).std, **tol)
 
 
+@pytest.mark.parametrize("storage", [None, "disk"])
+def test_rows_are_asked_for_by_numbers_within_the_matrix(storage):
+    found = es.BlockLanczos(k=2, storage=storage).solve(es.Diagonal(torch.arange(1.0, 41.0)))
+    assert torch.equal(found.rows([0, 39]), found.rows(torch.tensor([0, 39])))
+    assert found.rows(torch.tensor([], dtype=torch.int64)).shape == (0, 2)
+    for wrong in ([40], [-1, 3]):
+        with pytest.raises(ValueError, match=r"have numbers 0 … 39, got"):
+            found.rows(wrong)
+
+
 def test_a_file_is_written_by_rows_and_read_as_any(kind, dtype, tmp_path):
     _, expected, found = both(kind, dtype)
     found.save(tmp_path / "result.npz")
