@@ -32,10 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "meshes_of", "share_of", "whole"]
 
+_JOBS = itertools.count()  # of this process, which are as many on each rank
+_MEETINGS: list[tuple[Any, int, int]] = []
+
 
 @contextlib.contextmanager
 def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[DeviceMesh]:
     """Within it this process is one rank of the job that torchrun started, under Slurm or not; the mesh of its ranks.
+
+    A process may have several, one after the other.
 
     GPUs of a machine are dealt to its ranks, and talk by NCCL; CPUs talk by gloo. Where nothing started a job, it is
     one of a single rank.
@@ -69,11 +74,14 @@ def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[D
         raise ValueError(f"a mesh of {sizes} takes as many ranks as their product, and the job has {ranks}")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    alone: dict[str, Any] = {}
-    if "RANK" not in os.environ:
-        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    patience = datetime.timedelta(seconds=timeout)
+    alone = (dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
+    store, rank, ranks = _meeting(patience) if "RANK" in os.environ else alone
+    store.set_timeout(patience)
+    # Without a prefix of its own a job finds what the one before has left there.
+    store = dist.PrefixStore(f"job {next(_JOBS)}", store)  # type: ignore[attr-defined]
     backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **alone)
+    dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=ranks)
     try:
         yield init_device_mesh(device, tuple(sizes.values()) or (ranks,), mesh_dim_names=tuple(sizes) or None)
     except BaseException:
@@ -81,6 +89,18 @@ def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[D
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _meeting(timeout: datetime.timedelta) -> tuple[Any, int, int]:
+    """The store by which ranks find one another, the number of this rank, and how many there are.
+
+    It stays open for later jobs of the process: were it opened anew, ranks could meet in the one that is being closed.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    if not _MEETINGS:
+        _MEETINGS.append(next(rendezvous("env://", timeout=timeout)))
+    return _MEETINGS[0]
 
 
 def share_of(data: Any, mesh: DeviceMesh) -> Any:

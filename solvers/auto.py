@@ -203,7 +203,8 @@ class Auto(EigenSolver):
         budget = _budget(A.A, self.memory_budget)
         choice = functools.partial(self._choice, A.A, start is not None, self.memory_budget, budget)
         chosen = A.decided("solver", lambda: solver_to_dict(choice()[0]))
-        solver = solver_from_dict(chosen)
+        elsewhere = {"storage": self.storage} if "storage" in chosen else {}  # a solve may go on with another one
+        solver = solver_from_dict({**chosen, **elsewhere})
         assert isinstance(solver, EigenSolver)
         solver._require_suitable(A.A)
         pairs = solver._solve(A, start)
@@ -245,8 +246,8 @@ def _within(budget: int, solver: _Krylov, A: LinearOperator, length: int, vector
     if affordable < least:
         raise ValueError(
             f"memory_budget={budget} bytes hold {max(affordable, 0)} {vectors} of {A} beside a result of {k}, and "
-            f"{type(solver).__name__} needs {least}: allow {_bytes(A, length, least + k)}, or ask for fewer "
-            f"{solver.wanted}"
+            f"{type(solver).__name__} needs {least}: allow {_bytes(A, length, least + k)}, ask for fewer "
+            f"{solver.wanted}, or keep the basis elsewhere by storage='disk'"
         )
     return attrs.evolve(solver, max_basis=affordable)
 

@@ -106,15 +106,11 @@ class BlockStore:
                 else:
                     time.sleep(0.05)
         found = Manifest.read(Path(folder))
-        differing = [name for name in manifest.identity if manifest.identity[name] != found.identity.get(name)]
-        differing += [name for name in found.identity if name not in manifest.identity]
-        if manifest.matrices != found.matrices:
-            differing.append("matrices")
+        differing = found.differences(manifest)
         if differing:
-            here, there = ({**one.identity, "matrices": one.entries["matrices"]} for one in (manifest, found))
             raise ValueError(
                 f"{folder} holds blocks of something else, and blocks do not mix: "
-                + "; ".join(f"{name} is {there.get(name)} there and {here.get(name)} here" for name in differing)
+                + "; ".join(f"{name} is {there} there and {here} here" for name, there, here in differing)
                 + "; choose another folder"
             )
         self._begin(Path(folder), found, lapse)

@@ -78,6 +78,22 @@ class Manifest:
         }
         return cls(entries["identity"], matrices, entries, _digest(entries))
 
+    def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
+        """What another one says otherwise: a name, such as ``solver.seed``, what it is here and what there."""
+        here, there = ({**one.identity, "matrices": one.entries["matrices"]} for one in (self, other))
+        return list(_differences(here, there))
+
+
+def _differences(here: Mapping[str, Any], there: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name in dict.fromkeys((*here, *there)):
+        first, second = here.get(name), there.get(name)
+        if first == second and (name in here) == (name in there):
+            continue
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from _differences(first, second, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", first, second
+
 
 def _digest(entries: Any) -> str:
     return hashlib.sha256(json.dumps(entries, sort_keys=True, allow_nan=False).encode()).hexdigest()

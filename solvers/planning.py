@@ -117,13 +117,10 @@ class SolvePlan:
         """The plan as a table of a few lines."""
         count = f"{self.products}" if self.is_exact else f"about {self.products} ({self.rule})"
         factor = f", {self.factor_products} with the factor" if self.factor_products else ""
-        parts = {
-            f"basis on {self.storage.kind}": self.basis_bytes,
-            "blocks": self.working_bytes,
-            "result": self.result_bytes,
-            "operator": self.operator_bytes,
-        }
-        memory = ", ".join(f"{name} {size_text(size)}" for name, size in parts.items() if size)
+        vectors = {f"basis on {self.storage.kind}": self.basis_bytes, "result": self.result_bytes}
+        others = {"blocks": self.working_bytes, "operator": self.operator_bytes}
+        disk = f": {_parts(vectors)}" if self.disk else ""
+        memory = _parts(others if self.disk else {**vectors, **others})
         budget = f"{'of' if self.fits else 'above'} a budget of {size_text(self.memory_budget)}"
         rows = {
             "solver": f"{_described(self.solver)}: {self.reason}",
@@ -132,7 +129,7 @@ class SolvePlan:
             "seconds": f"{self.seconds:.3g}: {self.seconds_in_products:.2g} in products, "
             f"{self.seconds_outside:.2g} outside",
             "memory": f"{size_text(self.memory)}, {budget}: {memory}",
-            "disk": size_text(self.disk),
+            "disk": f"{size_text(self.disk)}{disk}",
             "to plan": f"{self.products_spent} products, {self.seconds_spent:.2g} s",
         }
         return "\n".join([*(f"{name:9} {text}" for name, text in rows.items()), *self.notes])
@@ -140,11 +137,15 @@ class SolvePlan:
 
 def _described(solver: Solver) -> str:
     """The solver with the parameters that are not their default."""
-    values = attrs.asdict(solver)
+    values = attrs.asdict(solver, recurse=False)
     fixed = {field.name for field in attrs.fields(type(solver)) if field.default == values[field.name]}
     changed = {name: value for name, value in values.items() if name not in fixed}
-    texts = [f"{name}={value.name if isinstance(value, enum.Enum) else repr(value)}" for name, value in changed.items()]
+    texts = [f"{name}={value.name if isinstance(value, enum.Enum) else value!r}" for name, value in changed.items()]
     return f"{type(solver).__name__}({', '.join(texts)})"
+
+
+def _parts(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items() if size)
 
 
 def size_text(size: int) -> str:
@@ -215,9 +216,11 @@ def plan_solve(solver: Solver, A: LinearOperator, reason: str, memory_budget: in
 def _notes(plan: SolvePlan) -> tuple[str, ...]:
     notes = []
     if not plan.fits:
+        remedy = "smaller blocks take less" if plan.disk else "a smaller k takes less"
+        if not plan.disk and hasattr(plan.solver, "storage"):
+            remedy = "a smaller k or max_basis takes less, and storage='disk' keeps the basis out of memory"
         notes.append(
-            f"It takes more than the memory budget, by {size_text(plan.memory - plan.memory_budget)}: a smaller k or "
-            "max_basis takes less, and storage='disk' keeps the basis out of memory."
+            f"It takes more than the memory budget, by {size_text(plan.memory - plan.memory_budget)}: {remedy}."
         )
     try:
         plan.storage.require_room(plan.disk)

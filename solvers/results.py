@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
+from ..linops.sharding import mesh_of
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .archive import write_archive
 from .report import SolveReport
@@ -83,9 +85,16 @@ class _Decomposition(abc.ABC):
 
         Raises:
             OSError: the file cannot be written.
+            TypeError: vectors whose rows are spread over the ranks of a job.
 
         Cost: the numbers of all vectors on disk; unformed ones are written some rows at a time.
         """
+        for name, tensor in self._tensors().items():
+            if isinstance(tensor, Tensor) and mesh_of(tensor) is not None:
+                raise TypeError(
+                    f"{self!r} has its {name} spread over ranks, and a file takes whole ones: on all ranks gather it "
+                    f"by attrs.evolve(result, {name}=whole(result.{name})), and save that on one"
+                )
         write_archive(Path(path), self._tensors(), json.dumps(self.report.to_dict()))
 
     @classmethod
@@ -149,16 +158,16 @@ class EigenDecomposition(_Decomposition):
         """V, (n, k), formed when first asked for; see the class."""
         return self._eigenvectors.formed() if isinstance(self._eigenvectors, TallMatrix) else self._eigenvectors
 
-    def rows(self, indices: Tensor) -> Tensor:
+    def rows(self, indices: Tensor | Sequence[int]) -> Tensor:
         """The rows of V of those numbers, (len(indices), k), without forming it: what a mask needs.
 
         Raises:
-            TypeError: no tensor of integers.
-            ValueError: no vector, or numbers outside 0 … n - 1.
+            TypeError: numbers that are no integers.
+            ValueError: numbers outside 0 … n - 1.
 
         Cost: as many rows of the basis.
         """
-        vectors = self._eigenvectors
+        vectors, indices = self._eigenvectors, torch.as_tensor(indices)
         require_row_numbers(indices, vectors.shape[0])
         return vectors.rows(indices) if isinstance(vectors, TallMatrix) else vectors[indices]
 

@@ -49,13 +49,18 @@ class Storage:
         ValueError: another kind or dtype; a directory for another kind than disk and auto.
     """
 
-    kind: str = attrs.field(default="device", validator=attrs.validators.in_(_KINDS))
+    kind: str = attrs.field(default="device")
     directory: str | None = attrs.field(default=None, converter=attrs.converters.optional(os.fspath))
-    dtype: str | None = attrs.field(
-        default=None, converter=_name, validator=attrs.validators.optional(attrs.validators.in_(_DTYPES))
-    )
+    dtype: str | None = attrs.field(default=None, converter=_name)
 
     def __attrs_post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(
+                f"the kind of a storage is one of {', '.join(_KINDS)}, got {self.kind!r}; for files in a folder of "
+                "your own give Storage('disk', directory=...)"
+            )
+        if self.dtype is not None and self.dtype not in _DTYPES:
+            raise ValueError(f"numbers are stored in one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         if self.directory is not None and self.kind not in ("disk", "auto"):
             raise ValueError(f"directory={self.directory!r} is one for kind='disk', got kind={self.kind!r}")
 

@@ -213,8 +213,11 @@ class Solver(abc.ABC):
 
     def _log(self, A: LinearOperator, folder: str | os.PathLike[str], start: Tensor | None) -> Log:
         """The products of this solve in a folder."""
+        solve = solver_to_dict(self)
+        if solve.get("storage") is not None:  # where numbers live makes no difference to them, but for their dtype
+            solve["storage"] = solve["storage"]["dtype"]
         identity = {
-            "solve": solver_to_dict(self),
+            "solve": solve,
             "start": None if start is None else digest(whole(start)),
             "shape": A.shape,
             "dtype": str(A.dtype),

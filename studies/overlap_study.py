@@ -37,6 +37,28 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
+def described(directory: Path | str) -> tuple[Problem, StudyOptions]:
+    """What the study of a folder is of.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        ValueError: its description is damaged, or of a study or version that is not known here.
+    """
+    path = Path(directory) / "study.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{directory} holds no study, as there is no {path.name}: a study is resumed from its own folder; a "
+            "solve with a checkpoint, or workers on a sketch, go on when the same call or command is run again"
+        )
+    entries = read_json(path, "run the study again by its name and options, in another folder")
+    try:
+        problem = find_problem(entries["study"])
+        options = StudyOptions(**{field.name: entries[field.name] for field in attrs.fields(StudyOptions)})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} describes no study that is known here ({error!r})") from error
+    return problem, options
+
+
 class OverlapStudy:
     """Trains a network, and at steps along the way compares its largest weights with its top Hessian eigenspace.
 
@@ -97,18 +119,7 @@ class OverlapStudy:
 
         Cost: to load the data.
         """
-        path = Path(directory) / "study.json"
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{directory} holds no study, as there is no {path.name}: a study is resumed from its own folder; a "
-                "solve with a checkpoint, or workers on a sketch, go on when the same call or command is run again"
-            )
-        entries = read_json(path, "run the study again by its name and options, in another folder")
-        try:
-            problem = find_problem(entries["study"])
-            options = StudyOptions(**{field.name: entries[field.name] for field in attrs.fields(StudyOptions)})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} describes no study that is known here ({error!r})") from error
+        problem, options = described(directory)
         return cls(problem, options, directory)
 
     def run(

@@ -23,19 +23,24 @@ _MOST = 2 / 3  # of the time of a record: a part that takes more is where it is 
 
 @attrs.frozen(kw_only=True)
 class StudyPlan:
-    """What the solves of a study are expected to take. Training and the comparison with masks are not among it.
+    """What the solves of a study's Hessians are expected to take.
+
+    Training, the comparison with masks, and the solves of GGNs, of other data and of layers by ``--compare``, some
+    three times the products, are not among it.
 
     Attributes:
         study: its name.
         records: how many there are.
         solve: the plan of the solve of a record, at step 0.
         exact: that of the dense diagonalisation of a record, where one is asked for.
+        compare: whether a record has comparisons, whose solves come beside these.
     """
 
     study: str
     records: int
     solve: SolvePlan
     exact: SolvePlan | None
+    compare: bool
 
     @property
     def seconds_per_record(self) -> float:
@@ -80,15 +85,19 @@ class StudyPlan:
             **{name: getattr(self, name) for name in derived},
             "solve": self.solve.to_dict(),
             "exact": None if self.exact is None else self.exact.to_dict(),
+            "compare": self.compare,
         }
 
     def __str__(self) -> str:
         """The plan as tables of a few lines."""
+        beside = (
+            ", and comparisons, some three times the products (--no-compare leaves them out)" if self.compare else ""
+        )
         return "\n".join(
             [
                 *(f"{plan}\n" for plan in self._plans),
                 f"{self.study}: {self.records} records of {self.seconds_per_record:.3g} s, {self.seconds:.3g} s in "
-                f"all, beside training and masks; {size_text(self.memory)} of memory",
+                f"all, beside training and masks{beside}; {size_text(self.memory)} of memory",
                 self.bottleneck,
             ]
         )
@@ -104,13 +113,19 @@ def plan_study(problem: Problem, options: StudyOptions) -> StudyPlan:
     Cost: that of `Solver.plan`.
     """
     H, solver = first_hessian(problem, options), options.eigensolver()
-    steps = {*range(0, options.steps, problem.record_every), options.steps}
     return StudyPlan(
         study=problem.name,
-        records=len(steps) * len(SPLITS[options.split]),
+        records=record_count(problem, options),
         solve=solver.plan(H),
         exact=DenseEigh(k=options.k).plan(H) if options.exact else None,
+        compare=options.compare,
     )
+
+
+def record_count(problem: Problem, options: StudyOptions) -> int:
+    """How many records a study has."""
+    steps = {*range(0, options.steps, problem.record_every), options.steps}
+    return len(steps) * len(SPLITS[options.split])
 
 
 def first_hessian(problem: Problem, options: StudyOptions) -> Hessian | DataParallel:

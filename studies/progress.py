@@ -7,15 +7,19 @@ from pathlib import Path
 
 from ..solvers import BlockStore
 from ..solvers.product_log import IMAGES, kept_state
+from .overlap_study import described
+from .planning import record_count
 
 
 def progress_line(folder: Path) -> str:
-    """How far the sketch or the solve in a folder has come, in a line.
+    """How far the sketch, the solve or the study in a folder has come: a line, and one for each solve of a study.
 
     Raises:
         FileNotFoundError: the folder holds none.
-        ValueError: its manifest is damaged.
+        ValueError: its manifest or description is damaged.
     """
+    if (folder / "study.json").exists():
+        return _progress_of_study(folder)
     store = BlockStore.open(folder)
     if IMAGES in store.matrices:
         return _progress_of_solve(store)
@@ -45,3 +49,11 @@ def _progress_of_solve(store: BlockStore) -> str:
             line += f", expected to take {'' if known else 'at most '}{seconds}"
     note = f"; {state['note']}" if "note" in state else ""
     return f"{line}{note}; {'at work' if progress.at_work else 'nobody at work'}."
+
+
+def _progress_of_study(folder: Path) -> str:
+    """How many records a study has, and how far the solves of the one that it is at have come."""
+    done, total = len(list((folder / "records").glob("*.json"))), record_count(*described(folder))
+    solves = sorted(path.parent for path in (folder / "unfinished").rglob("manifest.json"))
+    lines = [f"{solve.relative_to(folder)}: {progress_line(solve)}" for solve in solves]
+    return "\n".join([f"{done} of {total} records done, {total - done} left.", *lines])

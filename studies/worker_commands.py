@@ -44,9 +44,9 @@ def measure(
 
 
 def status(
-    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks, or checkpoint.")]
+    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks, checkpoint, or study.")]
 ) -> None:
-    """Say how much is done and left of a sketch or a solve in a folder, and how long it may take."""
+    """Say how much is done and left of a sketch, a solve or a study in a folder, and how long a solve may take."""
     with plain_errors(1, context.find_root().params["traceback"]):
         typer.echo(progress_line(folder))
 
@@ -59,6 +59,7 @@ def decompose(
 ) -> None:
     """Make eigenpairs or singular triplets of the columns that workers have measured."""
     with plain_errors(1, context.find_root().params["traceback"]):
+        out.parent.mkdir(parents=True, exist_ok=True)  # before the work, which a missing folder would lose
         found = decompose_folder(folder, device=device)
         found.save(out)
     typer.echo(f"{found!r}\nSaved: {out}")

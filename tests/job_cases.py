@@ -3,7 +3,6 @@
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import socket
 import sys
 import warnings
 from unittest import mock
@@ -13,15 +12,15 @@ import torch
 from eigenspan.linops.distributed import job
 
 
-def ranks(case, count, folder, timeout=120, **axes):
+def ranks(case, count, folder, timeout=120, jobs=1, **axes):
     """The exit codes and outputs of a job's processes, which are ended after ten minutes.
 
-    Each calls ``case``, a function of the mesh, and writes to ``folder`` what that returns.
+    Each calls ``case``, a function of the mesh, in so many jobs one after the other, and writes to ``folder`` what that
+    returns. The store by which ranks find one another outlives the jobs, as that of torchrun does.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK_TIMEOUT": timeout}
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port, "RANK_TIMEOUT": timeout}
+    shared["TORCHELASTIC_USE_AGENT_STORE"] = True
     context = multiprocessing.get_context("forkserver")  # imports once for all ranks
     context.set_forkserver_preload(["distributed_cases", "shared_log_cases", "torch.distributed.tensor"])
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # else it skips what it does not find
@@ -29,7 +28,7 @@ def ranks(case, count, folder, timeout=120, **axes):
     processes = []
     for rank in range(count):
         own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        processes.append(context.Process(target=main, args=(case, folder, own, axes)))
+        processes.append(context.Process(target=main, args=(case, folder, own, jobs, axes)))
         processes[-1].start()
     for process in processes:
         process.join(600)
@@ -44,7 +43,7 @@ def found(case, count, folder, **axes):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def main(case, folder, environment, axes):
+def main(case, folder, environment, jobs, axes):
     """One rank, whose output and errors go to a file."""
     os.environ |= environment
     with open(folder / f"{os.environ['RANK']}.log", "w") as log:
@@ -52,5 +51,6 @@ def main(case, folder, environment, axes):
         os.dup2(log.fileno(), 2)
     warnings.simplefilter("error")
     torch.set_num_threads(1)
-    with job(timeout=float(os.environ["RANK_TIMEOUT"]), **axes) as mesh:
-        torch.save(case(mesh), folder / f"{torch.distributed.get_rank()}.pt")
+    for _ in range(jobs):
+        with job(timeout=float(os.environ["RANK_TIMEOUT"]), **axes) as mesh:
+            torch.save(case(mesh), folder / f"{torch.distributed.get_rank()}.pt")

@@ -1,5 +1,6 @@
 """Jobs of two and four processes on this machine, in float64, beside one process."""
 
+import attrs
 import distributed_cases as cases
 import pytest
 import torch
@@ -142,6 +143,10 @@ def test_a_mesh_shares_out_data_and_rows(tmp_path, expected):
         require_same(rank, expected)
 
 
+def test_a_process_may_have_one_job_after_another(tmp_path):
+    assert [float(rank["total"]) for rank in found(cases.total, 2, tmp_path, timeout=30, jobs=3)] == [3.0, 3.0]
+
+
 def test_a_job_of_one_rank_needs_no_launcher(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with job() as mesh:
@@ -156,6 +161,18 @@ def test_tasks_of_slurm_alone_are_no_job(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(RuntimeError, match=r"srun started 4 tasks.*let srun start torchrun"), job():
         pass
+
+
+def test_a_file_takes_whole_vectors(monkeypatch, tmp_path):
+    monkeypatch.delenv("RANK", raising=False)
+    with job() as mesh:
+        numbers = torch.arange(1.0, 41.0, dtype=torch.float64)
+        spread = eigenspan.BlockLanczos(k=2).solve(cases.RowSharded(eigenspan.Diagonal(numbers), mesh))
+        with pytest.raises(TypeError, match="has its eigenvectors spread over ranks"):
+            spread.save(tmp_path / "pairs.npz")
+        attrs.evolve(spread, eigenvectors=cases.whole(spread.eigenvectors)).save(tmp_path / "pairs.npz")
+        loaded = eigenspan.EigenDecomposition.load(tmp_path / "pairs.npz")
+        assert torch.equal(loaded.eigenvectors, cases.whole(spread.eigenvectors))
 
 
 def test_a_mesh_of_other_sizes_than_the_job_is_refused(monkeypatch):

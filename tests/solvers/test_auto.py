@@ -79,7 +79,9 @@ class TestChoice:
         assert choose(A, 20, memory_budget=519 * vectors) == BlockLanczos(k=20, max_basis=499)
         assert choose(A, 20, memory_budget=120 * vectors, max_products=100) == BlockLanczos(k=20, max_products=100)
         assert choose(A, 20, memory_budget=60 * vectors) == BlockLanczos(k=20, max_basis=40)
-        with pytest.raises(ValueError, match=r"hold 39 vectors .* needs 40: allow 480000, or ask for fewer pairs"):
+        with pytest.raises(
+            ValueError, match=r"hold 39 vectors .* needs 40: allow 480000, ask for fewer pairs, or .*storage='disk'"
+        ):
             choose(A, 20, memory_budget=59 * vectors)
         assert choose(A, 500, memory_budget=10 * 1000 * vectors) == DenseEigh(k=500)
         assert choose(A, 400, memory_budget=3999 * vectors) == BlockLanczos(k=400)

@@ -212,6 +212,20 @@ class TestPlan:
         assert "more than the memory budget, by" in str(plan)
         assert "storage='disk' keeps the basis out" in str(plan)
         assert BlockLanczos(k=20).plan(A, memory_budget=10**9).notes == ()
+        (note,) = BlockLanczos(k=20, storage="disk").plan(A, memory_budget=10_000).notes
+        assert "smaller blocks take less" in note
+        assert "storage" not in note
+
+    def test_what_is_on_disk_is_not_listed_as_memory(self):
+        lines = str(BlockLanczos(k=20, storage="disk").plan(Diagonal(torch.rand(1000, dtype=torch.float64)))).split(
+            "\n"
+        )
+        assert lines[0].startswith("solver    BlockLanczos(k=20, storage=Storage(kind='disk'")
+        memory, disk = (next(line for line in lines if line.startswith(name)) for name in ("memory", "disk"))
+        assert "blocks" in memory
+        assert not any(part in memory for part in ("basis", "result"))
+        assert "basis on disk" in disk
+        assert "result" in disk
 
     def test_it_refuses_what_a_solve_refuses(self):
         with pytest.raises(ValueError, match="nothing says that"):

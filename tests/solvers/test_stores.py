@@ -141,9 +141,9 @@ def test_auto_takes_the_first_that_has_room(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"kind": "tape"}, ValueError, "kind"),
+        ({"kind": "tape"}, ValueError, r"one of auto, device, host, disk, got 'tape'; .* directory=\.\.\.\)$"),
         ({"kind": "host", "directory": "."}, ValueError, "directory='.' is one for kind='disk', got kind='host'"),
-        ({"dtype": "float16"}, ValueError, "dtype"),
+        ({"dtype": "float16"}, ValueError, "one of bfloat16, float32, float64, got 'float16'$"),
     ],
 )
 def test_what_is_no_storage_is_refused(options, error, match):

@@ -191,16 +191,16 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("sketch", "A", "difference"),
         [
-            (solver(seed=1), dense(), r"solver is .*'seed': 0.* there and .*'seed': 1.* here"),
-            (solver(test_matrix="gaussian"), dense(), "solver is"),
-            (solver(block_size=8), dense(), "solver is"),
+            (solver(seed=1), dense(), "mix: solver.seed is 0 there and 1 here; choose"),
+            (solver(test_matrix="gaussian"), dense(), "solver.test_matrix is"),
+            (solver(block_size=8), dense(), "solver.block_size is"),
             (solver(), dense(seed=1), r"operator is \w{32} there and \w{32} here"),
             (solver(), Dense(dense().matrix.float(), dense().structure), "dtype is torch.float64 there"),
         ],
     )
     def test_another_solver_or_operator(self, sketch, A, difference, tmp_path):
         measure_columns(solver(), dense(), tmp_path, range(0, 4))
-        with pytest.raises(ValueError, match=f"blocks of something else, and blocks do not mix: .*{difference}"):
+        with pytest.raises(ValueError, match=f"blocks of something else, and blocks do not .*{difference}"):
             measure_columns(sketch, A, tmp_path)
         assert len(blocks(tmp_path)) == 1
 

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 
+import attrs
 import checkpoint_cases
 import pytest
 import torch
@@ -14,8 +15,10 @@ import worker_cases
 from study_cases import SMALL
 from typer.testing import CliRunner
 
+from eigenspan.linops.files import write_json
 from eigenspan.solvers import BlockLanczos, BlockStore, EigenDecomposition, StoredMatrix
 from eigenspan.studies import cli, problems, report
+from eigenspan.studies.options import StudyOptions
 from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.tables import HEADINGS
 
@@ -271,6 +274,12 @@ class TestWorkers:
         assert result.exit_code == 2
         assert "START:STOP, such as 0:128" in result.output
 
+    def test_a_result_may_go_into_a_new_folder(self):
+        invoke("measure", "worker_cases:problem", "--folder", "blocks")
+        result = invoke("decompose", "blocks", "--out", "new/folder/pairs.npz")
+        assert result.exit_code == 0, result.output
+        assert len(EigenDecomposition.load("new/folder/pairs.npz").eigenvalues) == worker_cases.solver().k
+
     def test_a_folder_of_nothing_or_of_something_else(self):
         for command in (("status", "blocks"), ("decompose", "blocks", "--out", "pairs.npz")):
             result = invoke(*command)
@@ -322,6 +331,18 @@ class TestCheckpoints:
         line = invoke("status", tmp_path).stdout
         assert line.startswith("24 products done, at most 38 left, expected to take at most 0:00:0")
         assert re.search(r"; \d of 5 pairs converged; nobody at work\.$", line)
+
+    def test_status_of_a_study(self, tmp_path):
+        options = attrs.evolve(StudyOptions(k=6, steps=2), split="both")
+        write_json({"study": "small", **attrs.asdict(options)}, tmp_path / "study.json")
+        (tmp_path / "records").mkdir()
+        (tmp_path / "records" / "00000000-train.json").touch()
+        total = 2 * len({*range(0, 2, SMALL.record_every), 2})
+        first = f"1 of {total} records done, {total - 1} left.\n"
+        assert invoke("status", tmp_path).stdout == first
+        self.interrupted(tmp_path / "unfinished" / "00000000-test" / "hessian", worker_cases.solver(), 4)
+        lines = invoke("status", tmp_path).stdout.removeprefix(first)
+        assert lines.startswith("unfinished/00000000-test/hessian: 14 products done, 34 left")
 
     def test_resume_is_for_studies(self, tmp_path):
         self.interrupted(tmp_path, checkpoint_cases.lanczos())

@@ -48,6 +48,8 @@ def test_products_are_those_of_the_records(tmp_path):
 
 def test_an_exact_study_takes_two_solves():
     plan = plan_study(SMALL, options(exact=True))
+    assert "and comparisons, some three times the products" in str(plan)
+    assert "comparisons" not in str(plan_study(SMALL, options(compare=False)))
     assert plan.exact.solver == DenseEigh(k=6)
     assert plan.exact.products == 27 + 2
     assert plan.seconds_per_record == plan.solve.seconds + plan.exact.seconds
