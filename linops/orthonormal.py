@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .basic import Dense
 from .operator import LinearOperator
+from .sharding import require_whole, rows_of
 from .structure import Structure
 from .subspace import Subspace
 from .tall_matrix import TallMatrix, row_slices
@@ -104,20 +105,26 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         return self._basis.formed() if isinstance(self._basis, TallMatrix) else self._basis.matrix
 
     def rows(self, indices: Tensor) -> Tensor:
-        """The rows of the vectors of those numbers, (len(indices), k).
+        """The rows of the vectors of those numbers, (len(indices), k), whole on every rank.
 
         Cost: as many rows; of a `TallMatrix` no more is formed.
         """
-        return self._basis.rows(indices) if isinstance(self._basis, TallMatrix) else self._basis.matrix[indices]
+        if isinstance(self._basis, TallMatrix):
+            return self._basis.rows(indices)
+        return rows_of(self._basis.matrix, indices)
 
     def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """The vectors some rows at a time, (b, k), each block with its place among them.
+
+        Raises:
+            TypeError: rows that are spread over ranks.
 
         Cost: none, or all rows of a `TallMatrix` once.
         """
         if isinstance(self._basis, TallMatrix):
             yield from self._basis.row_blocks()
         else:
+            require_whole(self._basis.matrix, str(self))
             for rows in row_slices(self.ambient_dim, self.dim):
                 yield rows, self._basis.matrix[rows]
 
@@ -155,6 +162,8 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
 
     def _gram(self, other: OrthonormalSubspace) -> Tensor:
         """Bᵀ C of two bases, (k, l), without forming either."""
+        for basis in (self, other):
+            require_whole(basis._basis if isinstance(basis._basis, TallMatrix) else basis.vectors, str(basis))
         if isinstance(other._basis, TallMatrix):
             return _tall_gram(other._basis, self).mT
         return (

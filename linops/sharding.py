@@ -67,6 +67,46 @@ def whole(X: Tensor) -> Tensor:
     return X if mesh_of(X) is None else X.full_tensor()  # type: ignore[attr-defined]
 
 
+def taken_rows(own: Callable[[Tensor], Tensor], indices: Tensor, n: int, mesh: DeviceMesh | None) -> Tensor:
+    """Rows of an (n, k) block by their numbers, (len(indices), k), whole on every rank; all ranks must call it.
+
+    Args:
+        own: gives those of this rank, by their numbers among these.
+        indices: the numbers.
+        n: rows in all.
+        mesh: the ranks that they are spread over, if any.
+
+    Cost: as many rows go to every rank.
+    """
+    if mesh is None:
+        return own(indices)
+    ends = share(n, mesh.size(), mesh.get_local_rank())
+    here = (indices >= ends.start) & (indices < ends.stop)
+    found = own(indices[here] - ends.start)
+    total = found.new_zeros(len(indices), found.shape[1])
+    total[here.to(total.device)] = found
+    return summed(total, mesh)
+
+
+def rows_of(X: Tensor, indices: Tensor) -> Tensor:
+    """Rows of X, (n, k), by their numbers, as `taken_rows`."""
+    mesh = mesh_of(X)
+    return taken_rows(lambda own: own_rows(X, mesh)[own], indices, len(X), mesh)
+
+
+def require_whole(X: object, what: str) -> None:
+    """Refuse rows that are spread, where there is no sum over ranks.
+
+    Raises:
+        TypeError: they are.
+    """
+    if (isinstance(X, Tensor) and mesh_of(X) is not None) or getattr(X, "row_mesh", None) is not None:
+        raise TypeError(
+            f"{what} has its rows spread over ranks: gather them on all ranks by eigenspan.linops.distributed.whole, "
+            "and make the subspace of what that gives"
+        )
+
+
 # -- small matrices ---------------------------------------------------------------------------------------------------
 
 

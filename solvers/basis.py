@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..linops.sharding import agreed, mesh_of, own_rows, placed, spread, summed
+from ..linops.sharding import agreed, mesh_of, own_rows, placed, spread, summed, taken_rows
 from .sketches import Gaussian
 from .stores import DEVICE, Storage
 from .streams import stream
@@ -40,6 +40,9 @@ class Basis:
         storage: where it is kept.
         mesh: the ranks that rows are spread over, if any; of which this one keeps its own.
         most: how many columns there will be at most, if that is known: room for more is made only if they come.
+
+    Attributes:
+        height: how many rows are kept here.
     """
 
     def __init__(
@@ -52,12 +55,12 @@ class Basis:
         most: int = 0,
     ) -> None:
         self.n, self.dtype, self.device, self.storage, self.mesh = n, dtype, device, storage, mesh
-        self._rows = len(own_rows(torch.empty(n, 0), mesh))
+        self.height = len(own_rows(torch.empty(n, 0), mesh))
         self.size, self._most = 0, most
         self._stores: list[Tensor] = []  # (width, rows) of each chunk, one after the other
         self._widths: list[int] = []
         self._stored = storage.dtype_for(dtype)
-        self._chunk = self._rows if storage.kind == "device" and self._stored == dtype else CHUNK
+        self._chunk = self.height if storage.kind == "device" and self._stored == dtype else CHUNK
 
     @property
     def rounding(self) -> float:
@@ -73,7 +76,7 @@ class Basis:
         while capacity < stop:
             spare = max(_NARROWEST, capacity // 4, _SMALL // self.n)
             width = min(_WIDEST, self._most - capacity if capacity < self._most else spare)
-            self._stores.append(self.storage.numbers(width * self._rows, self._stored, self.device))
+            self._stores.append(self.storage.numbers(width * self.height, self._stored, self.device))
             self._widths.append(width)
             capacity += width
         self.put(self.size, block)
@@ -118,7 +121,7 @@ class Basis:
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns ``start`` … ``stop``-1, an (n, b) block of their own."""
-        block = torch.empty(stop - start, self._rows, dtype=self.dtype, device=self.device)
+        block = torch.empty(stop - start, self.height, dtype=self.dtype, device=self.device)
         for chunk in self._chunks():
             for part, columns in self._kept(chunk, start, stop):
                 block[part, chunk].copy_(columns.mT)
@@ -134,7 +137,7 @@ class Basis:
         """
         C = agreed(C, self.mesh)
         if out is None:
-            out = torch.empty(C.shape[1], self._rows, dtype=self.dtype, device=self.device).mT
+            out = torch.empty(C.shape[1], self.height, dtype=self.dtype, device=self.device).mT
         for chunk in self._chunks():
             self._combine_rows(chunk, C, first, out.mT[:, chunk])
         return spread(out, self.mesh, self.n)
@@ -152,14 +155,17 @@ class Basis:
         return total.mT
 
     def rows(self, indices: Tensor, j: int) -> Tensor:
-        """The first j numbers of the rows of those numbers, (len(indices), j).
+        """The first j numbers of the rows of those numbers, (len(indices), j), whole on every rank.
 
-        Cost: as many numbers, each read by itself.
+        Cost: as many numbers, each read by itself; of rows that are spread, a sum of them over the ranks.
         """
+        return taken_rows(lambda own: self._own_rows(own, j), indices, self.n, self.mesh)
+
+    def _own_rows(self, indices: Tensor, j: int) -> Tensor:
         indices = indices.to(self._stores[0].device if self._stores else self.device)
         taken = torch.empty(j, len(indices), dtype=self.dtype, device=self.device)
         chunks = indices.div(max(1, self._chunk), rounding_mode="floor") * self._chunk
-        lengths = (self._rows - chunks).clamp(max=self._chunk)
+        lengths = (self.height - chunks).clamp(max=self._chunk)
         first = 0
         for store, width in zip(self._stores, self._widths, strict=True):
             for column in range(min(width, j - first)):
@@ -223,7 +229,7 @@ class Basis:
 
     def _chunks(self) -> Iterator[slice]:
         """Ranges of rows that are kept together, and that a product takes at a time."""
-        for start, stop in blocks(0, self._rows, max(1, self._chunk)):
+        for start, stop in blocks(0, self.height, max(1, self._chunk)):
             yield slice(start, stop)
 
     def _kept(self, rows: slice, start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
@@ -232,7 +238,7 @@ class Basis:
         They are views of what is kept.
         """
         begin = rows.start - rows.start % max(1, self._chunk)
-        length = min(self._chunk, self._rows - begin)
+        length = min(self._chunk, self.height - begin)
         first = 0
         for store, width in zip(self._stores, self._widths, strict=True):
             low, high = max(start, first), min(stop, first + width)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Structure
+from ..linops.sharding import require_whole
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .basis import Basis
 
@@ -26,6 +27,7 @@ class Combination(TallMatrix):
     def __init__(self, basis: Basis, coefficients: Tensor, block_size: int | None = None) -> None:
         super().__init__((basis.n, coefficients.shape[1]), basis.dtype, basis.device, Structure.ISOMETRY)
         self.basis, self.coefficients, self.block_size = basis, coefficients, block_size
+        self.row_mesh = basis.mesh
         self._formed: Tensor | None = None
 
     def combine(self, C: Tensor) -> Tensor:
@@ -53,6 +55,7 @@ class Combination(TallMatrix):
 
     def row_block(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` … ``stop``-1, (stop - start, k)."""
+        require_whole(self, str(self))
         return self.basis.combined_rows(start, stop, self.coefficients)
 
     def selected(self, columns: Tensor) -> Combination:
@@ -74,7 +77,7 @@ class Combination(TallMatrix):
         Cost: 2 n j k flops when first asked for, and n k numbers beside the basis.
         """
         if self._formed is None:
-            n, k = self.shape
-            out = self.basis.storage.numbers(n * k, self.dtype, self.device).view(k, n).mT
+            height, k = self.basis.height, self.shape[1]
+            out = self.basis.storage.numbers(height * k, self.dtype, self.device).view(k, height).mT
             self._formed = self.basis.combine(self.coefficients, out=out)
         return self._formed

@@ -58,6 +58,8 @@ class GramEigh(EigenSolver):
     memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
     measure_residuals: bool = True
 
+    takes_spread_rows = False
+
     @property
     def _measures_residuals(self) -> bool:
         return self.measure_residuals

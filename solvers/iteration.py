@@ -102,7 +102,7 @@ class SubspaceIteration(EigenSolver):
         return EigenPairs(values, self._vectors(block.Q), status, norms)
 
     def _vectors(self, Q: Basis) -> Tensor | Combination:
-        if self.storage is None or Q.mesh is not None:
+        if self.storage is None:
             return Q.columns(0, self.k)
         return Combination(Q, torch.eye(Q.size, self.k, dtype=torch.float64), _STORED_BLOCK)
 
@@ -115,7 +115,7 @@ class SubspaceIteration(EigenSolver):
         storage = self.storage or DEVICE
         if storage.is_rounding(A.dtype):
             raise ValueError(f"Q and A Q are not rounded: leave out the dtype of {storage} for {A}")
-        return storage.prepared(A.shape[0], 2 * self._width(A), A.dtype, A.device)
+        return storage.prepared(A, A.shape[0], 2 * self._width(A))
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)

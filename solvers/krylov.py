@@ -103,7 +103,7 @@ class BlockKrylov(Solver):
             raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {storage}")
         if storage.is_rounding(A.dtype):  # which ends with k products that are kept as well
             columns += self.k * A.dtype.itemsize // storage.dtype_for(A.dtype).itemsize
-        return storage.prepared(rows, columns, A.dtype, A.device)
+        return storage.prepared(A, rows, columns)
 
     @property
     def _widest(self) -> int:

@@ -116,7 +116,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if space.dim == A.shape[0]:
             status = Status.COMPLETE
-        if self.storage is not None and A.row_mesh is None:
+        if self.storage is not None:
             return self._stored_pairs(A, space, pairs, status)
         vectors = space.basis.combine(pairs.coefficients)
         if len(space.steps) > 1:

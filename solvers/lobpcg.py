@@ -72,6 +72,8 @@ class Lobpcg(EigenSolver):
     tol: float | None = attrs.field(default=None, validator=tolerance)
     maxiter: int = attrs.field(default=500, validator=positive_integer)
 
+    takes_spread_rows = False
+
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         n, tol = A.shape[0], tolerance_for(A, self.tol)
         rows = _LEAST_ROWS[self.library]

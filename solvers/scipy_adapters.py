@@ -56,7 +56,7 @@ class Arpack(EigenSolver):
     ncv: int | None = attrs.field(default=None, validator=positive_integer)
     maxiter: int | None = attrs.field(default=None, validator=positive_integer)
 
-    uses_start = True
+    uses_start, takes_spread_rows = True, False
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         n = A.shape[0]

@@ -41,7 +41,7 @@ class _SciPySVD(SVDSolver):
     tol: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
     maxiter: int | None = attrs.field(default=None, validator=positive_integer)
 
-    uses_start = True
+    uses_start, takes_spread_rows = True, False
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         if self.k == min(A.shape):

@@ -187,13 +187,11 @@ class SketchedEigh(CoreSketching, EigenSolver):
         G, _ = orthonormalise_in_place(basis, outer, self.seed, "completion")
         values, vectors = ritz_pairs(A, basis, G, self.block_size)
         order = self.which.order(values)[: self.k]
-        leading = vectors.selected(order)
-        formed = leading if A.row_mesh is None else basis.combine(leading.coefficients)
-        return EigenPairs(values[order], formed, Status.SKETCHED)
+        return EigenPairs(values[order], vectors.selected(order), Status.SKETCHED)
 
     def _stored(self, A: LinearOperator) -> Storage:
         """Where W is kept, once that is known to have room for it."""
-        return (self.storage or DEVICE).prepared(A.shape[0], self._sizes(A.shape)[0], A.dtype, A.device)
+        return (self.storage or DEVICE).prepared(A, A.shape[0], self._sizes(A.shape)[0])
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)

@@ -63,7 +63,7 @@ class Sketching(Solver):
 
         Cost: as many products as columns, and as many vectors.
         """
-        operator = operator_for(A, type(self).__name__)
+        operator = operator_for(A, type(self).__name__, self.takes_spread_rows)
         chosen = self._checked_columns(operator, columns)
         with tqdm(disable=not progress, desc=type(self).__name__, unit=" products", total=len(chosen)) as bar:
             return self._measured(Watched(operator, bar), chosen)

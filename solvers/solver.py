@@ -128,7 +128,7 @@ class EigenSolver(Solver):
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> EigenDecomposition:
         """See `solve`; it warns of nothing, so that whoever solves for others can say of whom."""
-        operator = operator_for(A, type(self).__name__)
+        operator = operator_for(A, type(self).__name__, self.takes_spread_rows)
         self._require_suitable(operator)
         guess = self._checked_start(start, operator)
 

@@ -12,6 +12,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..linops import LinearOperator
+from ..linops.distributed import least, meshes_of
 from ..linops.memory import allowance
 from ..linops.storage import dtype_name, dtype_named
 
@@ -79,20 +81,32 @@ class Storage:
         """Whether numbers in ``dtype`` lose digits."""
         return self.dtype_for(dtype) != dtype
 
-    def prepared(self, n: int, columns: int, dtype: torch.dtype, device: torch.device) -> Storage:
-        """This storage, or what ``"auto"`` picks, once it is known to have room for (n, columns) numbers.
+    def prepared(self, A: LinearOperator, rows: int, columns: int) -> Storage:
+        """This storage, or what ``"auto"`` picks, once it is known to have room for (rows, columns) numbers for A.
 
-        Memory is not asked whether it has, as it may be lent to others until it is needed.
+        Memory is not asked whether it has, as it may be lent to others until it is needed. In a job all ranks must call
+        it, and end alike; those of a machine share its memory and its disk.
 
         Raises:
-            OSError: a directory that cannot be written, or whose disk has too little room.
+            OSError: a directory that cannot be written, or whose disk has too little room, on any rank.
             ValueError: a dtype finer than that of the operator.
 
         Cost: none.
         """
-        need = n * columns * self.dtype_for(dtype).itemsize
-        chosen = self.chosen(need, device)
-        chosen.require_room(need)
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if meshes_of(A) else 1
+        own = rows if A.row_mesh is None else -(-rows // A.row_mesh.size())
+        need = ranks * own * columns * self.dtype_for(A.dtype).itemsize
+        kinds = _KINDS[1:]
+        chosen, failure = self.chosen(need, A.device), None
+        if self.kind == "auto":
+            kind = kinds[-int(least(-kinds.index(chosen.kind), A))]
+            chosen = attrs.evolve(self, kind=kind, directory=self.directory if kind == "disk" else None)
+        try:
+            chosen.require_room(need)
+        except OSError as error:
+            failure = error
+        if least(float(failure is None), A) == 0:
+            raise failure or OSError(f"a basis needs {need:,} bytes on the disk of each rank, and one has no such room")
         return chosen
 
     def chosen(self, need: int, device: torch.device, memory_budget: int | None = None) -> Storage:

@@ -97,7 +97,7 @@ class SVDSolver(Solver):
         Cost: that of the solver, two products to test the adjoint and, unless the solver knows the residuals, 2 k
         products to measure them.
         """
-        operator = operator_for(A, type(self).__name__)
+        operator = operator_for(A, type(self).__name__, self.takes_spread_rows)
         self._require_suitable(operator)
         guess = self._checked_start(start, operator)
 

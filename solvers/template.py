@@ -77,17 +77,27 @@ def seed_number(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} is a non-negative integer, got {value!r}")
 
 
-def operator_for(A: Any, name: str) -> LinearOperator:
+def operator_for(A: Any, name: str, spread_rows: bool = False) -> LinearOperator:
     """The operator that A stands for, in a dtype that the solver or estimator of that name works in.
 
+    Args:
+        A: the operator.
+        name: of the solver or estimator.
+        spread_rows: whether it takes blocks whose rows are spread over ranks.
+
     Raises:
-        TypeError: no operator, or another dtype than float32 and float64.
+        TypeError: no operator, another dtype than float32 and float64, or rows that are spread.
     """
     if isinstance(A, torch.nn.Module):
         raise TypeError(f"a {type(A).__name__} is a model, not an operator: build eigenspan.Hessian(model, loss, data)")
     operator = as_operator(A)
     if operator.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name} works in float32 or float64, got {operator}; wrap its products to convert")
+    if operator.row_mesh is not None and not spread_rows:
+        raise TypeError(
+            f"{name} takes whole blocks, and those of {operator} have their rows spread over ranks: share out its "
+            "products by ColumnParallel or DataParallel in the place of RowSharded"
+        )
     return operator
 
 
@@ -133,6 +143,7 @@ class Solver(abc.ABC):
     seed: int = attrs.field(default=0, validator=seed_number)
 
     uses_start: ClassVar[bool] = False
+    takes_spread_rows: ClassVar[bool] = True  # blocks of `RowSharded`
     _sides: ClassVar[int] = 1  # 2 where half of the products are with the transpose
 
     @torch.no_grad()
@@ -156,7 +167,7 @@ class Solver(abc.ABC):
 
         Cost: two or three products with a block, up to as many with its transpose, and some tenths of a second.
         """
-        operator = operator_for(A, type(self).__name__)
+        operator = operator_for(A, type(self).__name__, self.takes_spread_rows)
         self._require_suitable(operator)
         solver, reason = self._taken(operator, memory_budget)
         return plan_solve(solver, operator, reason, memory_budget, self._sides)

@@ -65,7 +65,7 @@ def measure_columns(
     """
     if not isinstance(solver, Sketching):
         raise TypeError(f"columns are known in advance of a sketch, as SketchedEigh(k=…); got {solver!r}")
-    operator = operator_for(A, type(solver).__name__)
+    operator = operator_for(A, type(solver).__name__, solver.takes_spread_rows)
     chosen = solver._checked_columns(operator, columns)
     parts = solver._parts(operator.shape)
     store = BlockStore(

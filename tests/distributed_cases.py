@@ -106,9 +106,37 @@ def comparison(mesh):
         "vector": whole(rows @ X[:, 0]),
         "started": started.eigenvalues,
         "singular": [solver.solve(RowSharded(es.Dense(rectangle()), mesh)).singular_values for solver in SVD_SOLVERS],
+        "rows of pairs": [spread_pairs(RowSharded(A, mesh), storage) for storage in (None, "disk")],
         "refused": refusals(mesh),
         "fingerprints": fingerprints(mesh),
     }
+
+
+INDICES = torch.tensor([126, 0, 63, 64, 0])
+
+
+def spread_pairs(A, storage):
+    """What a mask asks of eigenvectors whose rows are spread, and what is refused of them."""
+    solver = es.BlockLanczos(k=3, block_size=3, tol=1e-10, storage=storage)
+    eig = solver.solve(A)
+    scores = torch.arange(127.0).sin()
+    mask = es.MaskSubspace.top_k(scores, 20).to(dtype=torch.float64)
+    subspace = eig.subspace
+    found = {
+        "rows": eig.rows(INDICES),
+        "overlap": es.overlap(mask, subspace),
+        "curve": es.overlap_curve(scores, subspace),
+        "formed": getattr(eig._eigenvectors, "_formed", "at once") is not None,
+        "vectors": whole(eig.eigenvectors),
+    }
+    refused = [
+        lambda: es.chance(mask, subspace),
+        lambda: es.overlap(subspace, subspace),
+        lambda: eig.save("no/such/folder/x.npz"),
+        lambda: es.Arpack(k=2).solve(A),
+        lambda: es.trace(A),
+    ]
+    return found | {"refused": [message_of(call) for call in refused]}
 
 
 def curvatures(data):
@@ -157,7 +185,7 @@ def message_of(attempt):
     """What it raises; empty if nothing."""
     try:
         attempt()
-    except (OSError, RuntimeError, RuntimeWarning, ValueError) as error:
+    except (OSError, RuntimeError, RuntimeWarning, TypeError, ValueError) as error:
         return str(error)
     return ""
 

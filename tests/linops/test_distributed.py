@@ -91,6 +91,34 @@ def test_singular_values_of_spread_rows(two):
         torch.testing.assert_close(torch.stack(rank["singular"]), torch.stack(alone), rtol=REQUIRED, atol=0)
 
 
+@pytest.mark.parametrize("place", [0, 1], ids=["in memory", "on disk"])
+def test_masks_ask_for_rows_of_spread_eigenvectors(two, hessian, place):
+    """Of vectors on disk no more is formed; both are those of the whole, to rounding."""
+    scores = torch.arange(127.0).sin()
+    mask = eigenspan.MaskSubspace.top_k(scores, 20).to(dtype=torch.float64)
+    for rank in two:
+        found = rank["rows of pairs"][place]
+        whole = eigenspan.OrthonormalSubspace(found["vectors"])
+        eigen = eigenspan.EigenSubspace(found["vectors"], torch.arange(3.0, 0.0, -1.0))
+        torch.testing.assert_close(found["rows"], found["vectors"][cases.INDICES], rtol=0, atol=1e-15)
+        assert float(found["overlap"]) == pytest.approx(float(eigenspan.overlap(mask, whole)), rel=1e-12)
+        torch.testing.assert_close(found["curve"], eigenspan.overlap_curve(scores, eigen), rtol=1e-12, atol=0)
+        assert found["formed"] == (place == 0)
+        assert torch.equal(found["vectors"], two[0]["rows of pairs"][place]["vectors"])
+
+
+def test_what_takes_whole_vectors_says_so(two):
+    for rank in two:
+        for pairs in rank["rows of pairs"]:
+            chance, overlap, save, arpack, trace = pairs["refused"]
+            for message in (chance, overlap):
+                assert "has its rows spread over ranks: gather them" in message
+            assert "spread over ranks, and a file takes whole ones" in save
+            for message in (arpack, trace):
+                assert "takes whole blocks" in message
+                assert "ColumnParallel" in message
+
+
 def test_ranks_that_do_not_go_together_are_refused(two):
     for number, rank in enumerate(two):
         shapes, points, reductions, batches, coefficients, numbers = rank["refused"]

@@ -130,12 +130,12 @@ def test_a_disk_that_fills_meanwhile_is_named(monkeypatch, tmp_path):
 
 
 def test_auto_takes_the_first_that_has_room(monkeypatch):
-    cpu = torch.device("cpu")
-    prepared = Storage("auto").prepared(1000, 10, torch.float32, cpu)
+    A = Dense(torch.eye(10))
+    prepared = Storage("auto").prepared(A, 1000, 10)
     assert prepared.kind == "device"
     monkeypatch.setattr("eigenspan.linops.memory.free_memory", lambda _: 4 * 40_000 - 1)
-    assert Storage("auto").prepared(1000, 10, torch.float32, cpu).kind == "disk"
-    assert Storage("auto", dtype="bfloat16").prepared(1000, 10, torch.float32, cpu).kind == "device"
+    assert Storage("auto").prepared(A, 1000, 10).kind == "disk"
+    assert Storage("auto", dtype="bfloat16").prepared(A, 1000, 10).kind == "device"
 
 
 @pytest.mark.parametrize(
