@@ -86,6 +86,7 @@ class ProductLog:
         if A.row_mesh is not None or (self._store.folder / _VECTORS).exists():
             multiplied = {IMAGES: StoredMatrix(n, dtype), ADJOINT_IMAGES: StoredMatrix(m, dtype)}
             self._vectors = BlockStore(self._store.folder / _VECTORS, self._store.identity, multiplied, lapse=LAPSE)
+        self._was_limited = False  # to another number of products
         self._device = A.device
         self._environment = {
             "device": str(A.device),
@@ -143,7 +144,7 @@ class ProductLog:
         before = self._before[name].get(columns.start)
         within = any(columns.start < start < columns.stop for start in self._before[name])
         if before != columns and (before is not None or within):
-            self._unlike(name, columns)
+            self._unlike(name, columns, self._vectors is not None)
             return None
         if before is None:
             return None
@@ -152,7 +153,8 @@ class ProductLog:
             notes, vectors = self._store.notes(name, columns), None
             if notes[_INPUT] != digest(X):
                 if self._vectors is None or columns not in self._vectors.blocks(name):
-                    raise self._other_vectors(columns)
+                    self._unlike(name, columns)
+                    return None
                 vectors = laid_out(self._vectors.read(name, columns), (1, len(X)), self._device)
         except (FileNotFoundError, ValueError):  # damaged: it has been set aside
             return None
@@ -183,14 +185,14 @@ class ProductLog:
             self._store.write(name, start, image, seconds, notes)
         return laid_out(image, strides, self._device)
 
-    def _unlike(self, name: str, columns: range) -> None:
-        """What to do about a block of other columns: it is measured again, where that is to be expected.
+    def _unlike(self, name: str, columns: range, is_expected: bool = False) -> None:
+        """What to do about a block of another X: it is measured again where one is to be expected.
 
         Raises:
             OSError: it cannot be removed.
             RuntimeError: where it is not.
         """
-        if self._vectors is None:
+        if not (is_expected or self._was_limited):
             raise self._other_vectors(columns)
         self._forget_from(name, columns.start)
 
@@ -236,11 +238,14 @@ class ProductLog:
     def begin(self, total: int | None, most: int | None) -> None:
         """Note how many products there will be, if that is known, and how many at most.
 
+        If these are others than before, blocks where an earlier run came to its end may be of no use.
+
         Raises:
             OSError: the folder cannot be written.
         """
-        if "total" not in self._state:
-            self._state |= {"total": total, "most": most}
+        self._was_limited = self._state.get("most", most) != most
+        if "total" not in self._state or self._was_limited:
+            self._state = {**self._state, "total": total, "most": most, "finished": False}
             self._store.write_state(self._state)
 
     def decided(self, what: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

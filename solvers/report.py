@@ -28,7 +28,9 @@ class Status(enum.Enum):
         "converged but for the dtype of the storage: the space holds every wanted pair to the tolerance, and vectors "
         "are rounded; judge by residual_norms, and for smaller ones raise the dtype of the storage to the operator's"
     )
-    OUT_OF_PRODUCTS = "not converged when max_products were spent: raise max_products or tol, and solve anew"
+    OUT_OF_PRODUCTS = (
+        "not converged when max_products were spent: raise max_products, with which a checkpoint goes on, or tol"
+    )
     OUT_OF_ITERATIONS = "not converged when maxiter was reached: raise maxiter or tol, or use BlockLanczos"
 
     @property

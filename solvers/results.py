@@ -17,7 +17,7 @@ from torch import Tensor
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
 from ..linops.sharding import mesh_of, rows_of
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
-from .archive import write_archive
+from .archive import mapped_tensor, write_archive
 from .report import SolveReport
 
 _Self = TypeVar("_Self", bound="_Decomposition")
@@ -98,16 +98,32 @@ class _Decomposition(abc.ABC):
         write_archive(Path(path), self._tensors(), json.dumps(self.report.to_dict()))
 
     @classmethod
-    def load(cls: type[_Self], path: str | os.PathLike[str], device: torch.device | str = "cpu") -> _Self:  # noqa: PYI019
+    def load(  # noqa: PYI019
+        cls: type[_Self], path: str | os.PathLike[str], device: torch.device | str = "cpu", *, mmap: bool = False
+    ) -> _Self:
         """The result that `save` wrote to ``path``, on ``device``. Loading runs no code from the file.
+
+        Args:
+            path: of the file.
+            device: of the tensors.
+            mmap: whether numbers stay in the file until they are asked for, as those of vectors that do not fit into
+                memory: what takes them some rows at a time, masks among it, then does so from disk. They are not
+                verified by the checksum of the file.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is not a file of `save`, or of another kind of result.
+            ValueError: it is not a file of `save`, or of another kind of result; mmap on another device than the CPU.
+
+        Cost: the numbers are read, unless they are mapped.
         """
+        if mmap and torch.device(device).type != "cpu":
+            raise ValueError(f"mmap=True keeps numbers in the file, not on {device}: leave out one of them")
         try:
             with open(path, "rb") as file, numpy.load(file, allow_pickle=False) as archive:
-                tensors = {name: torch.from_numpy(archive[name]).to(device) for name in cls._tensor_names()}
+                tensors = {
+                    name: mapped_tensor(Path(path), name) if mmap else torch.from_numpy(archive[name]).to(device)
+                    for name in cls._tensor_names()
+                }
                 report = SolveReport.from_dict(json.loads(str(archive["report"])))
         except OSError:
             raise

@@ -227,6 +227,7 @@ class Solver(abc.ABC):
         solve = solver_to_dict(self)
         if solve.get("storage") is not None:  # where numbers live makes no difference to them, but for their dtype
             solve["storage"] = solve["storage"]["dtype"]
+        solve.pop("max_products", None)  # with more a solve goes on from where it stopped
         identity = {
             "solve": solve,
             "start": None if start is None else digest(whole(start)),

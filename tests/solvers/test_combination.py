@@ -172,6 +172,7 @@ def test_a_file_is_written_by_rows_and_read_as_any(kind, dtype, tmp_path):
     torch.testing.assert_close(loaded.eigenvectors, expected.eigenvectors, rtol=0, atol=50 * torch.finfo(dtype).eps)
     assert torch.equal(loaded.eigenvalues, expected.eigenvalues)
     assert loaded.report == found.report
+    assert torch.equal(es.EigenDecomposition.load(tmp_path / "result.npz", mmap=True).eigenvectors, loaded.eigenvectors)
     with numpy.load(tmp_path / "result.npz", allow_pickle=False) as archive:
         assert archive["eigenvectors"].shape == (N, K)
 

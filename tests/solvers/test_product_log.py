@@ -27,6 +27,7 @@ from eigenspan.solvers.product_log import ProductLog
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and permissions are those of POSIX")
 
+ROUNDED = es.Storage("host", dtype="bfloat16")
 EIGENSOLVERS = [
     es.BlockLanczos(k=6),
     es.BlockLanczos(k=3, block_size=2, max_basis=14),
@@ -335,6 +336,30 @@ def test_a_solve_goes_on_with_its_basis_elsewhere(solver, tmp_path):
     assert counted.products < found.report.products == expected.report.products
     with pytest.raises(ValueError, match=r"solve\.storage is None there and bfloat16 here"):
         solver(k=5, storage=es.Storage("disk", dtype="bfloat16")).solve(A, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("solver", "few", "lost"),
+    [
+        (es.BlockLanczos(k=5, block_size=4), 23, 3),  # blocks of 4, the last of 3, which is measured again, wider
+        (es.BlockLanczos(k=5, block_size=4, storage=ROUNDED), 23, 3 + 5),  # and k products for Ritz pairs
+        (es.SubspaceIteration(k=5, block_size=15, tol=1e-4), 33, 0),
+        (es.BlockGolubKahan(k=5, block_size=4), 28, 2 + 2),
+    ],
+    ids=["lanczos", "rounded", "iteration", "golub-kahan"],
+)
+def test_a_solve_that_ran_out_of_products_goes_on_with_more(solver, few, lost, tmp_path):
+    A = Dense(torch.randn(200, 200, generator=torch.Generator().manual_seed(0)).double(), Structure.NONE)
+    A = A.T @ A
+    short = quietly(attrs.evolve(solver, max_products=few), A, checkpoint=tmp_path)
+    assert short.report.status.is_failure or short.report.status is es.Status.ROUNDED
+    counted = Counted(A)
+    more = attrs.evolve(solver, max_products=1000)
+    found, expected = more.solve(counted, checkpoint=tmp_path), more.solve(A)
+    for name, tensor in tensors(expected).items():
+        assert torch.equal(getattr(found, name), tensor), name
+    assert counted.products == expected.report.products - short.report.products + lost
+    assert (lost == 0) == ("of no use" not in " ".join(found.report.notes))
 
 
 class TestRefused:

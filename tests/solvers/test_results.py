@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import attrs
 import numpy
@@ -104,7 +105,8 @@ class TestEigenDecomposition:
         assert repr(none).startswith("<EigenDecomposition 0 of 20")
         assert none.converged(1.0).shape == (0,)
         none.save(tmp_path / "none.npz")
-        assert EigenDecomposition.load(tmp_path / "none.npz").eigenvectors.shape == (20, 0)
+        for mmap in (False, True):
+            assert EigenDecomposition.load(tmp_path / "none.npz", mmap=mmap).eigenvectors.shape == (20, 0)
 
 
 class TestStatus:
@@ -127,6 +129,30 @@ class TestFiles:
             torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
         assert loaded.report == result.report
         assert loaded.report.solver == solver
+
+    @pytest.mark.parametrize("by_columns", [False, True])
+    def test_numbers_may_stay_in_the_file(self, result, tmp_path, by_columns):
+        vectors = result.eigenvectors.contiguous()
+        path, expected = tmp_path / "eig.npz", vectors.mT.contiguous().mT if by_columns else vectors
+        attrs.evolve(result, eigenvectors=expected).save(path)
+        before = path.read_bytes()
+        mapped = EigenDecomposition.load(path, mmap=True)
+        assert torch.equal(mapped.eigenvectors, expected)
+        assert mapped.eigenvectors.stride() == expected.stride()
+        assert torch.equal(mapped.rows([3, 0]), expected[[3, 0]])
+        mapped.eigenvectors.zero_()
+        assert path.read_bytes() == before
+        assert zipfile.ZipFile(path).testzip() is None
+        with pytest.raises(ValueError, match=r"mmap=True keeps numbers in the file, not on cuda"):
+            EigenDecomposition.load(path, "cuda", mmap=True)
+
+    def test_files_that_cannot_be_mapped_are_refused(self, result, tmp_path):
+        found = {"eigenvalues": numpy.ones(3), "eigenvectors": numpy.eye(3), "residual_norms": numpy.ones(3)}
+        for save, name in ((numpy.savez, "moved.npz"), (numpy.savez_compressed, "compressed.npz")):
+            save(tmp_path / name, report=json.dumps(result.report.to_dict()), **found)
+            assert torch.equal(EigenDecomposition.load(tmp_path / name).eigenvectors, torch.eye(3).double())
+            with pytest.raises(ValueError, match="load it without mmap"):
+                EigenDecomposition.load(tmp_path / name, mmap=True)
 
     def test_replaces_an_older_file_and_leaves_nothing_else(self, result, tmp_path):
         path = tmp_path / "eig.npz"
