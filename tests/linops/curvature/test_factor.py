@@ -99,7 +99,7 @@ def test_its_square_is_the_ggn(name):
     loss = LOSSES[name]
     X, target = data_for(loss)
     expected = cases.reference_ggn(cases.mlp(), getattr(loss, "function", loss), (X, target))
-    for sizes, micro_batch_size in (([SAMPLES], None), ([3, 8], None), ([1, 4, 6], 2)):
+    for sizes, micro_batch_size in (([SAMPLES], None), ([1, 4, 6], 2)):
         data = list(zip(X.split(sizes), target.split(sizes), strict=True))
         G = es.GGN(cases.mlp(), loss, data, micro_batch_size=micro_batch_size, **UNTIMED)
         B = G.factor()

@@ -74,7 +74,7 @@ def test_layers_that_need_care(name, engine):
     """Attention, recurrence, tied and unused parameters: sequences give (symbols, positions) entries a sample."""
     model, batch = cases.tiny_zoo()[name]
     expected = cases.dense_jacobian(model, batch[0])
-    J = es.Jacobian(model, batch, engine=engine, micro_batch_size=2)
+    J = es.Jacobian(model, batch, engine=engine, micro_batch_size=2, chunk_size=3)
     X = torch.randn(J.shape[1], 3, generator=cases.generator(3), dtype=torch.float64)
     Y = torch.randn(J.shape[0], 3, generator=cases.generator(4), dtype=torch.float64)
     assert_close(J @ X, expected @ X)
