@@ -103,9 +103,9 @@ class TestCutting:
 
     def test_shuffled_loader(self, name, operator):
         loss, X, y, expected = twin(name, operator)
-        loader = DataLoader(TensorDataset(X, y), batch_size=4, shuffle=True)
+        model, loader = cases.mlp(), DataLoader(TensorDataset(X, y), batch_size=4, shuffle=True)
         state = torch.get_rng_state()
-        A = operator(cases.mlp(), loss, loader, engine="retained", chunk_size=7)
+        A = operator(model, loss, loader, engine="retained", chunk_size=7)
         assert_close(A @ COLUMNS, expected @ COLUMNS)
         assert torch.equal(torch.get_rng_state(), state), "a pass over the loader moved the user's random stream"
 
