@@ -6,7 +6,6 @@ import abc
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import numpy
@@ -72,17 +71,19 @@ class BetaLaw(Law):
         center = numpy.where(varies, (self._mean - low) / width, 0.5)
         spread = numpy.where(varies, self._std / width, 0.5 / 3**0.5)
         strength = center * (1 - center) / spread**2 - 1
-        self._beta: Any = scipy.stats.beta(center * strength, (1 - center) * strength, loc=low, scale=width)
+        # Not a frozen distribution, which takes longer to make than all that is asked of most laws.
+        self._shape = {"a": center * strength, "b": (1 - center) * strength, "loc": low, "scale": width}
 
     def tail(self, x: ArrayLike, upper: bool = True) -> Array:
         """See `Law`."""
         slack = self._rounding * numpy.abs(numpy.asarray(x, dtype=float))
-        share = self._beta.sf(x - slack) if upper else self._beta.cdf(x + slack)
+        beta, shape = scipy.stats.beta, self._shape
+        share = beta.sf(x - slack, **shape) if upper else beta.cdf(x + slack, **shape)
         return numpy.where(self._std > 0, share, 1.0).clip(min=_LEAST)
 
     def quantile(self, probability: float) -> Array:
         """See `Law`."""
-        return numpy.where(self._std > 0, self._beta.ppf(probability), self._mean)
+        return numpy.where(self._std > 0, scipy.stats.beta.ppf(probability, **self._shape), self._mean)
 
 
 class LatticeLaw(Law):

@@ -48,6 +48,16 @@ def dense_hessian(model, loss, batch):
     return torch.autograd.functional.hessian(function, point)
 
 
+def products_of_hessian(model, loss, batch, V):
+    """H V by double reverse-mode autograd through unfused kernels, column by column."""
+    parameters = list(model.parameters())
+    with sdpa_kernel(SDPBackend.MATH):
+        parts = torch.autograd.grad(loss(model(batch[0]), batch[1]), parameters, create_graph=True)
+        gradient = torch.cat([part.flatten() for part in parts])
+        columns = [torch.autograd.grad(gradient @ v, parameters, retain_graph=True) for v in V.mT]
+    return torch.stack([torch.cat([part.flatten() for part in column]) for column in columns], dim=1)
+
+
 def dense_ggn(model, loss, batch):
     """Jᵀ H J with the Jacobian and the loss Hessian formed by reverse-mode autograd."""
     point, output = risk_of_vector(model, lambda output, target: output, batch)

@@ -19,8 +19,8 @@ from eigenspan.linops import Dense, Function, Structure
 from eigenspan.solvers import ConvergenceWarning
 
 N = 40
-# How often margins hold is told by a few hundred trials; few of them find gross faults.
-TRIALS = pytest.mark.parametrize("trials", [12, pytest.param(250, marks=pytest.mark.slow)])
+# How often margins hold is told by some hundred trials; few of them find gross faults.
+TRIALS = pytest.mark.parametrize("trials", [12, pytest.param(160, marks=pytest.mark.slow)])
 
 
 def quietly(estimator: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -19,6 +19,7 @@ from eigenspan.metrics.laws import BetaLaw, DrawnLaw, LatticeLaw
 from eigenspan.metrics.sampling import Strata, ordered_samples
 
 DRAWN = 2000  # masks of the null, each with a p-value
+FEW = 79  # draws of a law: 5 % of 80 are two at either end, so that intervals of few hold 95 % as well as of many
 CRITICAL = 1e-3  # of Kolmogorov-Smirnov tests, whose seeds are fixed
 
 
@@ -50,7 +51,7 @@ class TestUnderTheNull:
             pytest.param([300], [290], id="nearly all"),
             pytest.param([20, 180, 1, 99], [2, 1, 0, 0], id="few strata"),
             pytest.param([20, 180, 1, 99], [17, 60, 1, 40], id="full strata"),
-            pytest.param([5000, 400], [2500, 4], id="a stratum by its moments"),
+            pytest.param([3000, 400], [1500, 4], id="a stratum by its moments"),
         ],
     )
     def test_masks(self, sizes, counts, device):
@@ -60,7 +61,7 @@ class TestUnderTheNull:
         p_values, covered = [], []
         for seed in range(DRAWN):
             mask = MaskSubspace.from_indices(strata.mask(generator), n, torch.float64)
-            level = chance(mask, subspace, labels if len(sizes) > 1 else None, draws=199, seed=seed)
+            level = chance(mask, subspace, labels if len(sizes) > 1 else None, draws=FEW, seed=seed)
             low, high = level.interval()
             p_values.append(level.p_value())
             covered.append(low <= level.observed <= high)
@@ -105,13 +106,13 @@ class TestUnderTheNull:
         for seed, order in enumerate(strata.orders(first, DRAWN, generator)):
             scores = torch.zeros(200, device=device)
             scores[torch.from_numpy(order).to(device)] = torch.arange(len(order), 0, -1.0, device=device)
-            curve = chance_curve(scores, subspace, labels, draws=199, seed=seed)
+            curve = chance_curve(scores, subspace, labels, draws=FEW, seed=seed)
             low, high = curve.interval()
             p_values.append(curve.p_value().cpu().numpy())
             covered.append(((low <= curve.observed) & (curve.observed <= high)).cpu().numpy())
         for k in range(9):
             assert scipy.stats.kstest(numpy.array(p_values)[:, k], "uniform").pvalue > CRITICAL
-        # Of 199 draws the interval itself is off by 1.5 %, in each curve differently: on average it holds 95 %.
+        # Of 79 draws the interval itself is off by 2.4 %, in each curve differently: on average it holds 95 %.
         assert 0.93 <= numpy.mean(covered) <= 0.97
 
     def test_bands_hold_whole_curves(self, device):
@@ -189,12 +190,13 @@ class TestMoments:
         """Three standard errors of mean, deviation and skewness, beside those of samples."""
         values = torch.logspace(0, -2, 4001, dtype=torch.float64, device=device)
         strata = Strata(torch.zeros(4001, dtype=torch.long, device=device), torch.tensor([1500]))
-        drawn = strata.sums(values, 100_000, 1)
+        drawn = strata.sums(values, 20_000, 1)
         keys = numpy.random.default_rng(2)
         sampled = values.cpu().numpy()[ordered_samples(4001, 1500, 5_000, keys)].sum(axis=1)
         for moment, power in ((numpy.mean, 1), (numpy.std, 2), (scipy.stats.skew, 3)):
-            error = {1: sampled.std(), 2: sampled.std() / 2**0.5, 3: 6**0.5}[power] / math.sqrt(len(sampled))
-            assert abs(moment(drawn) - moment(sampled)) < 3.5 * error
+            single = {1: sampled.std(), 2: sampled.std() / 2**0.5, 3: 6**0.5}[power]
+            error = single * math.sqrt(1 / len(sampled) + 1 / len(drawn))
+            assert abs(moment(drawn) - moment(sampled)) < 3 * error
 
 
 class TestLaws:
@@ -330,11 +332,11 @@ class TestPermutationTest:
         subspace, labels = uneven(100, 5, 2, device), labels_of(30, 70, device=device)
         mask = MaskSubspace.random(100, 10, seed=1, dtype=torch.float64, device=device)
         level = chance(mask, subspace, labels)
-        drawn = permutation_test(lambda each: overlap(each, subspace), mask, labels, draws=4000)
+        drawn = permutation_test(lambda each: overlap(each, subspace), mask, labels, draws=2000)
         assert (drawn.null, drawn.strata, drawn.observed) == ("stratified", 2, pytest.approx(level.observed))
-        assert drawn.mean == pytest.approx(level.mean, abs=4 * level.std / math.sqrt(4000))
+        assert drawn.mean == pytest.approx(level.mean, abs=4 * level.std / math.sqrt(2000))
         p = level.p_value()
-        assert drawn.p_value() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 4000))
+        assert drawn.p_value() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 2000))
 
     def test_of_a_distance(self, device):
         subspace = uneven(60, 4, 2, device)

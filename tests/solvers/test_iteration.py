@@ -159,8 +159,7 @@ class TestBudget:
 
 class TestStart:
     @pytest.mark.parametrize("which", ["LM", "LA", "SA"])
-    @pytest.mark.parametrize("noise", [0.0, 1e-6])
-    @pytest.mark.parametrize("oversampling", [2, 10])
+    @pytest.mark.parametrize(("noise", "oversampling"), [(0.0, 2), (1e-6, 10)])
     def test_interior_eigenvectors_are_not_the_answer(self, which, noise, oversampling, device):
         """They meet the tolerance at once, or nearly so; random columns show what leads."""
         alternating = torch.logspace(0, -3, N, dtype=torch.float64) * torch.tensor([1.0, -1.0]).repeat(N // 2)

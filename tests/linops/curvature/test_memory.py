@@ -68,7 +68,7 @@ def test_a_budget_holds_back_what_would_be_taken():
     """Tensors of 4 MB, a dozen of them in the graph of a Hessian."""
     free = {"engine": "linearised", "micro_batch_size": SAMPLES, "chunk_size": 1}
     (most, _), (least, plan) = peaks_of(
-        ("Hessian", 8, SAMPLES, free), ("Hessian", 8, SAMPLES, {"memory_budget": BUDGET})
+        ("Hessian", 1, SAMPLES, free), ("Hessian", 4, SAMPLES, {"memory_budget": BUDGET})
     )
     assert most > 2 * BUDGET
     assert least <= BUDGET, plan
