@@ -58,6 +58,9 @@ def _common(
     ] = False,
 ) -> None:
     """Options before any command."""
+    here = os.getcwd()
+    if here not in sys.path:  # for problems in modules of one's own, as `python -m` finds them
+        sys.path.insert(0, here)
 
 
 @app.command()
@@ -100,7 +103,7 @@ def study(
                 if mesh is not None:
                     torch.distributed.barrier()
             chosen = options.options_of(context, problem)
-            directory = Path("runs") / name if out is None else out
+            directory = Path("runs") / name.replace(":", "-") if out is None else out
             run = OverlapStudy(problem, chosen, directory, mesh)
         _run(run, traceback)
 

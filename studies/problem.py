@@ -83,12 +83,12 @@ class HessianPlan:
     """How Hessian products are computed: given, not found by a timed trial, so that numbers are the same to the bit.
 
     Attributes:
-        engine: see `CurvatureOperator`.
+        engine: see `CurvatureOperator`; None leaves it, and what else is not given, to a trial.
         micro_batch_size: the most samples to process at once, in losses too; None for all.
         chunk_size: columns to multiply at once.
     """
 
-    engine: str = "linearised"
+    engine: str | None = "linearised"
     micro_batch_size: int | None = None
     chunk_size: int = 32
 
@@ -141,18 +141,16 @@ class Problem:
     weights: str = ""
 
     def operator(self, kind: type[Operator], model: nn.Module, batch: Batch, dtype: torch.dtype) -> Operator:
-        """The Hessian or GGN of a network's loss on one batch, by the problem's own plan.
-
-        No trial is timed, so that a study that is run again has the same numbers to the bit.
-        """
+        """The Hessian or GGN of a network's loss on one batch, by the problem's own plan."""
         inputs, targets = batch
+        fixed = self.plan.engine is not None
         return kind(
             model,
             self.loss,
             (inputs.to(dtype) if inputs.is_floating_point() else inputs, targets),
             engine=self.plan.engine,
-            chunk_size=self.plan.chunk_size,
-            micro_batch_size=self.plan.micro_batch_size or len(targets),
+            chunk_size=self.plan.chunk_size if fixed else None,
+            micro_batch_size=self.plan.micro_batch_size or (len(targets) if fixed else None),
         )
 
     def resolved(self, request: DataRequest) -> DataRequest:

@@ -1,0 +1,120 @@
+"""A problem of one's own: any network, loss and data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..linops.curvature.guards import untouched_random_state
+from .images import Samples
+from .problem import DataRequest, HessianPlan, Problem, ProblemData
+
+_BY_TRIAL = HessianPlan(engine=None)
+_TABLE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def own_problem(
+    model: Callable[[], nn.Module],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    hessian: Mapping[str, tuple[Samples, Tensor]],
+    *,
+    train: tuple[Samples, Tensor] | None = None,
+    name: str = "own",
+    title: str = "",
+    data: str = "data of one's own",
+    optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = lambda p: torch.optim.SGD(p, lr=0.1),
+    batch_size: int = 128,
+    steps: int = 1000,
+    record_every: int = 500,
+    k: int = 20,
+    plan: HessianPlan = _BY_TRIAL,
+) -> Problem:
+    """A problem for `OverlapStudy`, and for ``eigenspan study my_module:problem``.
+
+    Args:
+        model: makes the network, randomly initialised from PyTorch's global random state; what it makes is copied. For
+            one that is trained already, ``lambda: network``, and a study of 0 steps.
+        loss: of (output, targets), a mean over samples.
+        hessian: the batch whose loss is decomposed, (inputs, targets), as ``{"train": batch}``, ``{"test": batch}`` or
+            both, which comparisons take.
+        train: inputs and targets to train on, one row a sample, on the CPU; needed for steps. Inputs that are no tensor
+            give those of an index tensor, ``inputs[indices]``.
+        name: what to call it by.
+        title: for reports; by default the name.
+        data: what they are, in words.
+        optimiser: of parameters.
+        batch_size: of training.
+        steps: of training, and ``record_every`` so many a record, unless a study says otherwise.
+        record_every: see ``steps``.
+        k: eigenpairs, likewise.
+        plan: how products are computed; by default as a trial chooses, so that another run may round otherwise.
+
+    Raises:
+        TypeError: a factory that makes no network, or batches that are no pairs.
+        ValueError: no Hessian batch, or one of another name; inputs and targets of different lengths; a loss that is
+            not one number.
+
+    Cost: the loss of one sample.
+    """
+    if not hessian or not hessian.keys() <= {"train", "test"}:
+        raise ValueError(f"hessian has the batches 'train', 'test' or both, got {sorted(hessian)}")
+    for what, batch in {"train": train, **{f"hessian[{split!r}]": batch for split, batch in hessian.items()}}.items():
+        if batch is not None:
+            _require_batch(what, batch)
+    _require_loss(model, loss, next(iter(hessian.values())))
+    inputs, targets = next(iter(hessian.values())) if train is None else train
+    none = torch.empty(0, dtype=torch.int64)
+
+    def own(request: DataRequest) -> ProblemData:
+        lacking = [split for split in request.splits if split not in hessian]
+        if lacking:
+            raise ValueError(
+                f"{name} has no {lacking[0]} batch to decompose, which comparisons take as well: give "
+                f"hessian={{{lacking[0]!r}: (inputs, targets), …}}, or leave out comparisons by compare=False"
+            )
+        if request.training and train is None:
+            raise ValueError(f"{name} has nothing to train on: give train=(inputs, targets), or take 0 steps")
+        batches = {split: hessian[split] for split in request.splits}
+        return ProblemData((inputs, targets) if request.training else (none, none), batches, data)
+
+    return Problem(
+        name=name,
+        title=title or name,
+        model=lambda: copy.deepcopy(model()),
+        loss=loss,
+        sources={"own": own},
+        optimiser=optimiser,
+        batch_size=batch_size,
+        steps=steps if train is not None else 0,
+        record_every=record_every,
+        k=k,
+        table_k=(*(j for j in _TABLE if j < k), k),
+        split=next(iter(hessian)),
+        plan=plan,
+        compare=len(hessian) == 2,
+    )
+
+
+def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
+    if not isinstance(batch, tuple) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+        raise TypeError(f"{what} is a pair of inputs and targets, a tensor with one row a sample; got {type(batch)}")
+    if len(batch[0]) != len(batch[1]) or len(batch[1]) == 0:
+        raise ValueError(f"{what} has {len(batch[0])} inputs and {len(batch[1])} targets: one or more of each, paired")
+
+
+def _require_loss(
+    model: Callable[[], nn.Module], loss: Callable[[Tensor, Tensor], Tensor], batch: tuple[Samples, Tensor]
+) -> None:
+    with untouched_random_state(torch.device("cpu")), torch.no_grad():
+        network = copy.deepcopy(model())
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
+        first = torch.tensor([0])
+        inputs, targets = batch[0][first].cpu(), batch[1][first].cpu()
+        dtype = next((p.dtype for p in network.parameters()), inputs.dtype) if inputs.is_floating_point() else None
+        found = loss(network.to("cpu").eval()(inputs.to(dtype)), targets)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise ValueError(f"the loss of a sample is one number, got {found}: reduce it by a mean")

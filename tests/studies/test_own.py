@@ -1,0 +1,146 @@
+"""Problems of one's own: in Python, and by the name of a module on the command line."""
+
+import json
+import sys
+
+import pytest
+import torch
+from study_cases import small_data, small_model
+from torch import nn
+from typer.testing import CliRunner
+
+from eigenspan.studies import OverlapStudy, Problem, StudyOptions, cli, own_problem, report
+from eigenspan.studies.problems import find_problem
+
+DATA = small_data()
+LOSS = nn.CrossEntropyLoss()
+MODULE = """
+import torch
+from torch import nn
+from eigenspan.studies import own_problem
+
+generator = torch.Generator().manual_seed(0)
+inputs, targets = torch.randn(40, 4, generator=generator), torch.randint(0, 3, (40,), generator=generator)
+network = lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
+problem = own_problem(network, nn.CrossEntropyLoss(), {"train": (inputs, targets)}, k=4)
+make = lambda: problem
+other = 3
+"""
+
+
+def own(**changes):
+    arguments = {"hessian": DATA.hessian, "train": DATA.train, "batch_size": 10, "steps": 2, "record_every": 2, "k": 4}
+    return own_problem(small_model, LOSS, **{**arguments, **changes})
+
+
+def test_a_study_of_it(tmp_path):
+    problem = own(title="Points")
+    results = OverlapStudy(problem, StudyOptions(k=4, steps=2, dtype="float64"), tmp_path / "study").run()
+    assert [record["step"] for record in results["records"]] == [0, 2]
+    assert results["title"] == "Points"
+    assert results["table_k"] == [1, 2, 4]
+    assert "comparison" in results["records"][0]
+    again = OverlapStudy(problem, StudyOptions(k=4, steps=2, dtype="float64"), tmp_path / "study").run()
+    assert again["records"] == results["records"]
+
+
+def test_eigenvalues_are_those_of_the_dense_hessian(tmp_path):
+    """Of a network that is trained already, in float64: to the tolerance of the solver, 1e-9 of the largest."""
+    torch.manual_seed(5)
+    network = small_model().double()
+    problem = own_problem(lambda: network, LOSS, {"test": DATA.hessian["test"]}, k=5)
+    options = StudyOptions(k=5, steps=0, dtype="float64", split="test", compare=False)
+    (record,) = OverlapStudy(problem, options, tmp_path / "study").run()["records"]
+    inputs, targets = DATA.hessian["test"]
+    names = [name for name, _ in network.named_parameters()]
+    shapes = [parameter.shape for parameter in network.parameters()]
+
+    def loss(vector):
+        parts = [
+            part.view(shape) for part, shape in zip(vector.split([s.numel() for s in shapes]), shapes, strict=True)
+        ]
+        return LOSS(torch.func.functional_call(network, dict(zip(names, parts, strict=True)), inputs.double()), targets)
+
+    point = nn.utils.parameters_to_vector(network.parameters()).detach()
+    values = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point))
+    expected = values[values.abs().argsort(descending=True)][:5]
+    torch.testing.assert_close(torch.tensor(record["eigenvalues"], dtype=torch.float64), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"hessian": {}}, ValueError, r"hessian has the batches 'train', 'test' or both, got \[\]"),
+        ({"hessian": {"validation": DATA.train}}, ValueError, r"got \['validation'\]"),
+        ({"hessian": {"train": DATA.train[0]}}, TypeError, r"hessian\['train'\] is a pair of inputs and targets"),
+        ({"train": (DATA.train[0][:3], DATA.train[1])}, ValueError, "train has 3 inputs and 40 targets"),
+    ],
+)
+def test_data_that_are_none_are_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        own(**changes)
+
+
+def test_factories_and_losses_that_are_none_are_refused():
+    with pytest.raises(TypeError, match=r"makes a torch.nn.Module, and made <class 'int'>"):
+        own_problem(lambda: 3, LOSS, DATA.hessian)
+    with pytest.raises(ValueError, match="the loss of a sample is one number"):
+        own_problem(small_model, lambda output, target: output, DATA.hessian)
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "message"),
+    [
+        (own(train=None), {"steps": 2}, "nothing to train on: give train="),
+        (own(hessian={"train": DATA.hessian["train"]}), {"steps": 0}, "no test batch to decompose.*compare=False"),
+    ],
+)
+def test_studies_that_it_has_no_data_for_are_refused(problem, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        OverlapStudy(problem, StudyOptions(k=2, **options), tmp_path / "study")
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The folder of a module, that the command is run in."""
+    (tmp_path / "points.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
+    yield tmp_path
+    sys.modules.pop("points", None)
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", ["points:problem", "points:make"])
+def test_the_command_takes_a_module_of_this_folder(module, name):
+    result = run("study", name)
+    assert result.exit_code == 0, result.output
+    folder = module / "runs" / name.replace(":", "-")
+    found = json.loads((folder / "results.json").read_text())
+    assert found["study"] == name
+    assert len(found["records"][0]["eigenvalues"]) == 4
+    assert run("resume", folder).exit_code == 0
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing:problem", "Python finds no module 'missing'"),
+        ("points:missing", "has no 'missing'"),
+        ("points:other", "expected a Problem, as eigenspan.studies.own_problem makes"),
+    ],
+)
+def test_what_is_no_problem_is_an_error_of_one_line(name, message):
+    result = run("study", name)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_its_name_is_how_it_is_found(module):
+    assert isinstance(find_problem("points:problem"), Problem)
+    assert find_problem("points:problem").name == "points:problem"
