@@ -86,7 +86,7 @@ class ProductLog:
         if A.row_mesh is not None or (self._store.folder / _VECTORS).exists():
             multiplied = {IMAGES: StoredMatrix(n, dtype), ADJOINT_IMAGES: StoredMatrix(m, dtype)}
             self._vectors = BlockStore(self._store.folder / _VECTORS, self._store.identity, multiplied, lapse=LAPSE)
-        self._was_limited = False  # to another number of products
+        self._was_limited = False  # to another number of products than now
         self._device = A.device
         self._environment = {
             "device": str(A.device),
@@ -192,7 +192,8 @@ class ProductLog:
             OSError: it cannot be removed.
             RuntimeError: where it is not.
         """
-        if not (is_expected or self._was_limited):
+        is_end = self._was_limited and self._state["environment"] == self._environment
+        if not (is_expected or is_end):
             raise self._other_vectors(columns)
         self._forget_from(name, columns.start)
 

@@ -58,9 +58,6 @@ def _common(
     ] = False,
 ) -> None:
     """Options before any command."""
-    here = os.getcwd()
-    if here not in sys.path:  # for problems in modules of one's own, as `python -m` finds them
-        sys.path.insert(0, here)
 
 
 @app.command()

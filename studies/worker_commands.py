@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from ..solvers import decompose_folder, measure_columns
 from .exits import plain_errors
 from .progress import progress_line
+from .references import named
 
 
 def measure(
@@ -66,16 +66,8 @@ def decompose(
 
 
 def _called(problem: str) -> tuple[Any, Any]:
-    """The solver and the operator that a function MODULE:PROBLEM returns; modules of this folder come first."""
-    module, _, name = problem.partition(":")
-    sys.path.insert(0, "")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"MODULE:PROBLEM names a function of a module, and {problem!r} does not: {error}") from error
-    finally:
-        sys.path.remove("")
-    found = function()
+    """The solver and the operator that a function returns."""
+    found = named(problem)
     if not isinstance(found, tuple) or len(found) != 2:
         raise TypeError(f"{problem} is to return (solver, operator), got {type(found).__name__}")
     return found

@@ -16,12 +16,12 @@ from eigenspan.linops import Counted, Dense
 from eigenspan.linops.distributed import ColumnParallel, DataParallel, RowSharded, share_of, whole
 from eigenspan.solvers import BlockStore
 
-LANCZOS = es.BlockLanczos(k=4, block_size=3, tol=1e-10)
+LANCZOS = es.BlockLanczos(k=4, block_size=3, tol=1e-7)
 SOLVERS = {
     "columns": LANCZOS,
     "rows": LANCZOS,
-    "restarts": es.BlockLanczos(k=3, block_size=3, tol=1e-10, max_basis=16),
-    "iteration": es.SubspaceIteration(k=4, tol=1e-3, block_size=4),
+    "restarts": es.BlockLanczos(k=3, block_size=3, tol=1e-7, max_basis=16),
+    "iteration": es.SubspaceIteration(k=4, tol=1e-2, block_size=4),
     "both sides": es.BlockGolubKahan(k=3, block_size=2),
     "two passes": es.SketchedEigh(k=4, outer=15, block_size=4, two_pass=True),
     "sketch": es.SketchedEigh(k=4, outer=15, block_size=4),

@@ -256,9 +256,9 @@ class TestWorkers:
     @pytest.mark.parametrize(
         ("reference", "message"),
         [
-            ("worker_cases", "MODULE:PROBLEM names a function"),
-            ("worker_cases:nothing", "MODULE:PROBLEM names a function"),
-            ("no_such_module:problem", "MODULE:PROBLEM names a function"),
+            ("worker_cases", "MODULE:NAME names what a module has"),
+            ("worker_cases:nothing", "MODULE:NAME names what a module has"),
+            ("no_such_module:problem", "MODULE:NAME names what a module has"),
             ("worker_cases:solver", "worker_cases:solver is to return (solver, operator), got SketchedEigh"),
         ],
     )

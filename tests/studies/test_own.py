@@ -129,8 +129,8 @@ def test_the_command_takes_a_module_of_this_folder(module, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing:problem", "Python finds no module 'missing'"),
-        ("points:missing", "has no 'missing'"),
+        ("missing:problem", "No module named 'missing'"),
+        ("points:missing", "has no attribute 'missing'"),
         ("points:other", "expected a Problem, as eigenspan.studies.own_problem makes"),
     ],
 )

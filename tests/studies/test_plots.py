@@ -91,6 +91,7 @@ def test_each_figure_is_a_png_and_an_svg(drawn, folder):
         assert not root.findall(".//{http://purl.org/dc/elements/1.1/}date")
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_files_whatever_the_users_settings(single, tmp_path):
     save_figures(single, tmp_path / "one")
     with matplotlib.rc_context({"font.size": 31.0, "axes.facecolor": "black", "savefig.dpi": 20}):

@@ -64,6 +64,7 @@ def peaks_of(*cases):
 SAMPLES, BUDGET = 8_000, 16 * MEBIBYTE
 
 
+@pytest.mark.slow
 def test_a_budget_holds_back_what_would_be_taken():
     """Tensors of 4 MB, a dozen of them in the graph of a Hessian."""
     free = {"engine": "linearised", "micro_batch_size": SAMPLES, "chunk_size": 1}
