@@ -198,13 +198,17 @@ class Auto(EigenSolver):
 
     uses_start = True
 
+    def _most(self, A: LinearOperator) -> int | None:
+        return None if self.max_products is None else self.max_products + 2 * self.check_symmetry
+
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         # Free memory, on which the choice may depend, is another when a solve goes on.
         budget = _budget(A.A, self.memory_budget)
         choice = functools.partial(self._choice, A.A, start is not None, self.memory_budget, budget)
         chosen = A.decided("solver", lambda: solver_to_dict(choice()[0]))
-        elsewhere = {"storage": self.storage} if "storage" in chosen else {}  # a solve may go on with another one
-        solver = solver_from_dict({**chosen, **elsewhere})
+        # A solve may go on with another storage, and with more products.
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("storage", "max_products") if name in chosen}
+        solver = solver_from_dict({**chosen, **own})
         assert isinstance(solver, EigenSolver)
         solver._require_suitable(A.A)
         pairs = solver._solve(A, start)

@@ -230,15 +230,15 @@ class BlockStore:
             first = max(first, stop)
         return spans
 
-    def discard(self, name: str, start: int = 0) -> None:
-        """Remove the blocks of a matrix from column ``start`` on.
+    def discard(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Remove the blocks of a matrix that begin from column ``start`` on, and before ``stop``.
 
         Raises:
             OSError: one cannot be removed.
         """
         with _writing(self.folder):
             for columns in self.blocks(name):
-                if columns.start >= start:
+                if start <= columns.start and (stop is None or columns.start < stop):
                     self._path(name, columns).unlink(missing_ok=True)
 
     # -- who does what ------------------------------------------------------------------------------------------------
@@ -275,9 +275,13 @@ class BlockStore:
         with _writing(self.folder):
             if not lock.acquire():
                 return None
-            for partial in self.folder.glob("*.partial"):  # of a process that died
-                partial.unlink(missing_ok=True)
+            self.remove_partial()
         return lock
+
+    def remove_partial(self) -> None:
+        """Remove what processes that died have left, where no other writes."""
+        for partial in self.folder.glob("*.partial"):
+            partial.unlink(missing_ok=True)
 
     def progress(self) -> Progress:
         """How much is done and left, and how long it may take."""

@@ -233,11 +233,13 @@ class _Compression(LinearOperator):
 
     def __init__(self, exchange: _Exchange, name: str, A: LinearOperator, subspace: Subspace) -> None:
         self._exchange, self._name = exchange, name
-        self._restricted = A.restricted(subspace)
-        super().__init__(self._restricted.shape, A.dtype, A.device, self._restricted.structure)
+        restricted = A.restricted(subspace)
+        # Not kept as an operator: ranks meet in products of all blocks alone, as threads take turns in any order.
+        self._factor = restricted.factor
+        super().__init__(restricted.shape, A.dtype, A.device, restricted.structure)
 
     def factor(self) -> LinearOperator:
-        return self._restricted.factor()
+        return self._factor()
 
     def __repr__(self) -> str:
         return f"<block {self._name!r} {self.shape[0]}x{self.shape[0]} of {self._exchange.A.A}>"

@@ -21,7 +21,8 @@ from .watched import Takes, Watched
 from .workload import Workload
 
 DOUBT = 0.01  # the probability that random vectors have not shown what leads
-_ROUNDINGS = 100.0  # that what follows from vectors of two runs may differ by: a step makes some ten
+_ROUNDINGS = 10.0  # that A Q = Q H may change by as vectors of another run are taken: the least tol of a solve
+_ORTHONORMAL = 100.0  # roundings that they may lack of being orthonormal to the others
 CLUSTER = 1e-4  # relative distance of neighbours that a Krylov space of usual length does not tell apart
 _NARROWEST = 5
 _WANTED_PER_COLUMN = 4  # and digit of the tolerance: digits ask for passes, and wide blocks for products
@@ -205,7 +206,7 @@ class MultipliedBasis:
         self.basis.put(start, vectors)
         defect = self.basis.coefficients(vectors)
         defect[start:stop] -= torch.eye(width, dtype=torch.float64)
-        is_orthonormal = float(column_norms(defect).max()) <= rounding
+        is_orthonormal = float(column_norms(defect).max()) <= _ORTHONORMAL * torch.finfo(self.basis.dtype).eps
         if not is_orthonormal:
             self.basis.put(start, own)
         return is_orthonormal

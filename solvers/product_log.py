@@ -115,6 +115,7 @@ class ProductLog:
             )
         with lock:
             self._look()
+            self._drop_vectors_alone()
             yield self
 
     def _look(self) -> None:
@@ -152,10 +153,12 @@ class ProductLog:
             block = self._store.read(name, columns)
             notes, vectors = self._store.notes(name, columns), None
             if notes[_INPUT] != digest(X):
-                if self._vectors is None or columns not in self._vectors.blocks(name):
+                if self._vectors is None or not self._vectors.blocks(name):
                     self._unlike(name, columns)
                     return None
                 vectors = laid_out(self._vectors.read(name, columns), (1, len(X)), self._device)
+                if digest(vectors) != notes[_INPUT]:  # of another run, which ended before it wrote their product
+                    return None
         except (FileNotFoundError, ValueError):  # damaged: it has been set aside
             return None
         rows, along = (int(stride) for stride in notes[_STRIDES].split())
@@ -184,6 +187,16 @@ class ProductLog:
                 self._vectors.write(name, start, X)
             self._store.write(name, start, image, seconds, notes)
         return laid_out(image, strides, self._device)
+
+    def _drop_vectors_alone(self) -> None:
+        """Remove vectors of whose product nothing has been written, or is left."""
+        if self._vectors is None:
+            return
+        self._vectors.remove_partial()
+        for name in self._vectors.matrices:
+            for columns in self._vectors.blocks(name):
+                if self._before[name].get(columns.start) != columns:
+                    self._vectors.discard(name, columns.start, columns.stop)
 
     def _unlike(self, name: str, columns: range, is_expected: bool = False) -> None:
         """What to do about a block of another X: it is measured again where one is to be expected.
@@ -239,14 +252,22 @@ class ProductLog:
     def begin(self, total: int | None, most: int | None) -> None:
         """Note how many products there will be, if that is known, and how many at most.
 
-        If these are others than before, blocks where an earlier run came to its end may be of no use.
+        If these are more than before, blocks where an earlier run came to its end may be of no use.
 
         Raises:
             OSError: the folder cannot be written.
+            ValueError: fewer than there are.
         """
-        self._was_limited = self._state.get("most", most) != most
-        if "total" not in self._state or self._was_limited:
-            self._state = {**self._state, "total": total, "most": most, "finished": False}
+        changed = self._state.get("most", most) != most
+        if changed and most is not None and most < self.done:
+            raise ValueError(
+                f"the checkpoint {self._store.folder} has {self.done} products, and {most} are asked for at most: "
+                "raise max_products"
+            )
+        self._was_limited = changed or bool(self._state.get("was limited"))
+        if "total" not in self._state or changed:
+            kept = {"total": total, "most": most, "finished": False, "was limited": self._was_limited}
+            self._state = {**self._state, **kept}
             self._store.write_state(self._state)
 
     def decided(self, what: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -266,7 +287,7 @@ class ProductLog:
 
     def finish(self, products: int) -> None:
         """Note that the solve is done, and by how many products."""
-        self._state |= {"total": products, "finished": True}
+        self._state |= {"total": products, "finished": True, "was limited": False}
         self._save()
 
     def notes(self) -> tuple[str, ...]:

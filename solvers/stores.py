@@ -94,10 +94,10 @@ class Storage:
         Cost: none.
         """
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if meshes_of(A) else 1
-        own = rows if A.row_mesh is None else -(-rows // A.row_mesh.size())
-        need = ranks * own * columns * self.dtype_for(A.dtype).itemsize
-        kinds = _KINDS[1:]
-        chosen, failure = self.chosen(need, A.device), None
+        height = rows if A.row_mesh is None else -(-rows // A.row_mesh.size())
+        own = height * columns * self.dtype_for(A.dtype).itemsize
+        need, kinds = ranks * own, _KINDS[1:]
+        chosen, failure = self.chosen(own, A.device, ranks=ranks), None
         if self.kind == "auto":
             kind = kinds[-int(least(-kinds.index(chosen.kind), A))]
             chosen = attrs.evolve(self, kind=kind, directory=self.directory if kind == "disk" else None)
@@ -109,10 +109,11 @@ class Storage:
             raise failure or OSError(f"a basis needs {need:,} bytes on the disk of each rank, and one has no such room")
         return chosen
 
-    def chosen(self, need: int, device: torch.device, memory_budget: int | None = None) -> Storage:
-        """This storage, or what ``"auto"`` picks for ``need`` bytes.
+    def chosen(self, need: int, device: torch.device, memory_budget: int | None = None, ranks: int = 1) -> Storage:
+        """This storage, or what ``"auto"`` picks for ``need`` bytes of each of the ``ranks`` of a machine.
 
-        A budget of memory, in bytes, counts for the device; by default it is a quarter of what is free there.
+        A budget of memory, in bytes, counts for the device; by default it is a quarter of what is free there. Of GPUs
+        each rank has its own.
 
         Cost: none.
         """
@@ -120,7 +121,8 @@ class Storage:
             return self
         for kind, where in (("device", device), ("host", torch.device("cpu"))):
             # On a CPU both are the same memory.
-            if need <= allowance(memory_budget if where == device else None, where):
+            together = need if where.type == "cuda" else ranks * need
+            if together <= allowance(memory_budget if where == device else None, where):
                 return attrs.evolve(self, kind=kind, directory=None)
         return attrs.evolve(self, kind="disk")
 

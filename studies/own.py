@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..linops.curvature.guards import untouched_random_state
+from ..linops.fingerprint import feed
 from .images import Samples
-from .problem import DataRequest, HessianPlan, Problem, ProblemData
+from .problem import DataRequest, HessianPlan, Problem, ProblemData, converted
 
 _BY_TRIAL = HessianPlan(engine=None)
 _TABLE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -65,6 +67,7 @@ def own_problem(
         if batch is not None:
             _require_batch(what, batch)
     _require_loss(model, loss, next(iter(hessian.values())))
+    data = f"{data} (SHA-256 {_digest(model, hessian, train, loss)})"
     inputs, targets = next(iter(hessian.values())) if train is None else train
     none = torch.empty(0, dtype=torch.int64)
 
@@ -98,6 +101,15 @@ def own_problem(
     )
 
 
+def _digest(model: Callable[[], nn.Module], *parts: object) -> str:
+    """What tells network, data and loss from others, so that a folder does not go on with those."""
+    total = hashlib.sha256()
+    with untouched_random_state(torch.device("cpu")):
+        torch.default_generator.manual_seed(0)
+        feed(total, [dict(model().state_dict()), *parts])
+    return total.hexdigest()[:16]
+
+
 def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
     if not isinstance(batch, tuple) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         raise TypeError(f"{what} is a pair of inputs and targets, a tensor with one row a sample; got {type(batch)}")
@@ -113,8 +125,8 @@ def _require_loss(
         if not isinstance(network, nn.Module):
             raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
         first = torch.tensor([0])
-        inputs, targets = batch[0][first].cpu(), batch[1][first].cpu()
-        dtype = next((p.dtype for p in network.parameters()), inputs.dtype) if inputs.is_floating_point() else None
-        found = loss(network.to("cpu").eval()(inputs.to(dtype)), targets)
+        dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
+        inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)
+        found = loss(network.to("cpu").eval()(inputs), targets)
     if not isinstance(found, Tensor) or found.numel() != 1:
         raise ValueError(f"the loss of a sample is one number, got {found}: reduce it by a mean")

@@ -147,7 +147,7 @@ class Problem:
         return kind(
             model,
             self.loss,
-            (inputs.to(dtype) if inputs.is_floating_point() else inputs, targets),
+            (converted(inputs, dtype), converted(targets, dtype)),
             engine=self.plan.engine,
             chunk_size=self.plan.chunk_size if fixed else None,
             micro_batch_size=self.plan.micro_batch_size or (len(targets) if fixed else None),
@@ -225,6 +225,11 @@ class Problem:
                 raise ValueError(f"{path} is of another network ({error}): {expected}") from error
         weights = f"weights of {path.name}, SHA-256 {digest}"
         return attrs.evolve(self, model=model, title=f"{self.title}, pre-trained", weights=weights)
+
+
+def converted(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floating-point numbers in a dtype; classes, tokens and the like as they are."""
+    return numbers.to(dtype) if numbers.is_floating_point() else numbers
 
 
 def balanced(targets: Tensor, count: int) -> Tensor:

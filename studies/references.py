@@ -8,17 +8,16 @@ from typing import Any
 
 
 def named(reference: str) -> Any:
-    """What a module has by a name, called if it is a function; modules of this folder come first.
+    """What a module has by a name, called if it is a function; modules of this folder come first, from now on.
 
     Raises:
         ValueError: no module, or nothing in it, of that name.
     """
     module, _, name = reference.partition(":")
-    sys.path.insert(0, "")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"MODULE:NAME names what a module has, and {reference!r} does not: {error}") from error
-    finally:
-        sys.path.remove("")
     return found() if callable(found) else found

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import written_whole
 from ..solvers.streams import stream
-from .problem import Batch, Problem, ProblemData
+from .problem import Batch, Problem, ProblemData, converted
 
 _FORMAT = "eigenspan checkpoint 1"
 
@@ -266,7 +266,7 @@ def _losses(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str, 
 
 def _moved(batch: Batch, dtype: torch.dtype, device: torch.device) -> Batch:
     inputs, targets = batch
-    return inputs.to(device, dtype if inputs.is_floating_point() else None), targets.to(device)
+    return converted(inputs, dtype).to(device), converted(targets, dtype).to(device)
 
 
 @functools.lru_cache(maxsize=1)

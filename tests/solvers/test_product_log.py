@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import time
+from unittest import mock
 
 import attrs
 import pytest
@@ -345,21 +346,31 @@ def test_a_solve_goes_on_with_its_basis_elsewhere(solver, tmp_path):
         (es.BlockLanczos(k=5, block_size=4, storage=ROUNDED), 23, 3 + 5),  # and k products for Ritz pairs
         (es.SubspaceIteration(k=5, block_size=15, tol=1e-4), 33, 0),
         (es.BlockGolubKahan(k=5, block_size=4), 28, 2 + 2),
+        (es.Auto(k=5), 23, 3),
     ],
-    ids=["lanczos", "rounded", "iteration", "golub-kahan"],
+    ids=["lanczos", "rounded", "iteration", "golub-kahan", "auto"],
 )
 def test_a_solve_that_ran_out_of_products_goes_on_with_more(solver, few, lost, tmp_path):
-    A = Dense(torch.randn(200, 200, generator=torch.Generator().manual_seed(0)).double(), Structure.NONE)
+    A = Dense(torch.randn(400, 400, generator=torch.Generator().manual_seed(0)).double(), Structure.NONE)
     A = A.T @ A
     short = quietly(attrs.evolve(solver, max_products=few), A, checkpoint=tmp_path)
     assert short.report.status.is_failure or short.report.status is es.Status.ROUNDED
-    counted = Counted(A)
     more = attrs.evolve(solver, max_products=1000)
+    with mock.patch.object(ProductLog, "read", side_effect=InterruptedSolveError), pytest.raises(InterruptedSolveError):
+        more.solve(A, checkpoint=tmp_path)  # before it has come so far
+    counted = Counted(A)
     found, expected = more.solve(counted, checkpoint=tmp_path), more.solve(A)
     for name, tensor in tensors(expected).items():
         assert torch.equal(getattr(found, name), tensor), name
     assert counted.products == expected.report.products - short.report.products + lost
     assert (lost == 0) == ("of no use" not in " ".join(found.report.notes))
+
+
+def test_fewer_products_than_there_are_are_refused(tmp_path):
+    A = Dense(torch.diag(torch.arange(1.0, 201.0, dtype=torch.float64)), Structure.SYMMETRIC)
+    quietly(lanczos(max_products=50), A, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="has 52 products, and 12 are asked for at most: raise max_products"):
+        lanczos(max_products=10).solve(A, checkpoint=tmp_path)
 
 
 class TestRefused:

@@ -117,6 +117,17 @@ def test_a_block_whose_vectors_are_damaged_is_measured_again(begun, alone, tmp_p
     require_resumed(cases.solve("rows", checkpoint=tmp_path / "rows"), alone["rows"], kept(begun)["rows"] - width(path))
 
 
+def test_vectors_that_are_cut_or_of_another_run_are_not_made_use_of(begun, alone, tmp_path):
+    copied(begun / "rows", tmp_path / "rows")
+    cut, other = sorted((tmp_path / "rows" / "vectors").glob("*.safetensors"))[2:4]
+    cut.write_bytes(cut.read_bytes()[:-100])
+    store = BlockStore.open(tmp_path / "rows" / "vectors")
+    columns = range(*(int(end) for end in other.name.split(".")[1].split("-")))
+    store.write("images", columns.start, -store.read("images", columns))
+    before = kept(begun)["rows"] - width(cut) - width(other)
+    require_resumed(cases.solve("rows", checkpoint=tmp_path / "rows"), alone["rows"], before)
+
+
 def block(folder):
     return sorted(folder.glob("*.safetensors"))[2]
 
