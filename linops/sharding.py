@@ -94,13 +94,18 @@ def rows_of(X: Tensor, indices: Tensor) -> Tensor:
     return taken_rows(lambda own: own_rows(X, mesh)[own], indices, len(X), mesh)
 
 
+def is_spread(X: object) -> bool:
+    """Whether a block, or an operator by its blocks, has its rows spread over ranks."""
+    return hasattr(X, "device_mesh") or getattr(X, "row_mesh", None) is not None
+
+
 def require_whole(X: object, what: str) -> None:
     """Refuse rows that are spread, where there is no sum over ranks.
 
     Raises:
         TypeError: they are.
     """
-    if (isinstance(X, Tensor) and mesh_of(X) is not None) or getattr(X, "row_mesh", None) is not None:
+    if is_spread(X):
         raise TypeError(
             f"{what} has its rows spread over ranks: gather them on all ranks by eigenspan.linops.distributed.whole, "
             "and make the subspace of what that gives"

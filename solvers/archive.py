@@ -56,10 +56,9 @@ def mapped_tensor(path: Path, name: str) -> Tensor:
         member = archive.getinfo(f"{name}.npy")
         with archive.open(member) as array:
             version = numpy.lib.format.read_magic(array)
-            read_header = {(1, 0): numpy.lib.format.read_array_header_1_0}.get(version)
-            if read_header is None or member.compress_type != zipfile.ZIP_STORED:
+            if version != (1, 0) or member.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{name} is compressed, or of version {version}: load it without mmap")
-            shape, by_columns, dtype = read_header(array)
+            shape, by_columns, dtype = numpy.lib.format.read_array_header_1_0(array)
             inner = array.tell()
         file.seek(member.header_offset + _LOCAL_HEADER - 4)
         start = member.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", file.read(4))) + inner

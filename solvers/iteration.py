@@ -201,15 +201,18 @@ class _Block:
         if self._drawn > 0:
             self.Q.append(random_directions(self.Q, 0, self._drawn, seed, "iteration"))
         self._gram = torch.eye(width, dtype=torch.float64)
+        self._has_taken = False  # vectors of another run in the last product
 
     def multiply(self) -> None:
         """One step, but for the first, and A times the new Q."""
         if self._multiplied:
             self._step()
         Q, images = self.Q, self._images
-        images.size = 0
+        images.size, self._has_taken = 0, False
         for place, X in Q.column_blocks(self.block_size):
             images.append(self.A.multiply(X, functools.partial(self._takes, place.start, X)))
+        if self._has_taken:
+            self._gram = Q.gram()
         H = projected(images.column_blocks(self.block_size), Q.coefficients, self.width)
         values, S = generalised_eigenpairs(H, self._gram)
         order = self.which.order(values)
@@ -230,7 +233,7 @@ class _Block:
         if float(column_norms(vectors - X).max()) > _CLOSE:
             return False
         self.Q.put(start, vectors)
-        self._gram = self.Q.gram()
+        self._has_taken = True
         return True
 
     def has_converged(self, tol: float) -> bool:

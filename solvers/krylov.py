@@ -197,16 +197,16 @@ class MultipliedBasis:
         """
         width, own = vectors.shape[1], self.waiting[:, : vectors.shape[1]]
         difference, start, stop = gram(vectors - own), self.dim, self.dim + width
-        rounding, squares = _ROUNDINGS * torch.finfo(self.basis.dtype).eps, 0.0
+        rounding, squares = torch.finfo(self.basis.dtype).eps, 0.0
         for C in other.coefficients:
             rows = C[start:stop]
             squares += float((difference[: len(rows), : len(rows)] @ rows * rows).sum())
-        if squares > (rounding * norm) ** 2:
+        if squares > (_ROUNDINGS * rounding * norm) ** 2:
             return False
         self.basis.put(start, vectors)
         defect = self.basis.coefficients(vectors)
         defect[start:stop] -= torch.eye(width, dtype=torch.float64)
-        is_orthonormal = float(column_norms(defect).max()) <= _ORTHONORMAL * torch.finfo(self.basis.dtype).eps
+        is_orthonormal = float(column_norms(defect).max()) <= _ORTHONORMAL * rounding
         if not is_orthonormal:
             self.basis.put(start, own)
         return is_orthonormal

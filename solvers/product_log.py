@@ -86,7 +86,6 @@ class ProductLog:
         if A.row_mesh is not None or (self._store.folder / _VECTORS).exists():
             multiplied = {IMAGES: StoredMatrix(n, dtype), ADJOINT_IMAGES: StoredMatrix(m, dtype)}
             self._vectors = BlockStore(self._store.folder / _VECTORS, self._store.identity, multiplied, lapse=LAPSE)
-        self._was_limited = False  # to another number of products than now
         self._device = A.device
         self._environment = {
             "device": str(A.device),
@@ -205,7 +204,7 @@ class ProductLog:
             OSError: it cannot be removed.
             RuntimeError: where it is not.
         """
-        is_end = self._was_limited and self._state["environment"] == self._environment
+        is_end = self._state.get("was limited", False) and self._state["environment"] == self._environment
         if not (is_expected or is_end):
             raise self._other_vectors(columns)
         self._forget_from(name, columns.start)
@@ -264,10 +263,9 @@ class ProductLog:
                 f"the checkpoint {self._store.folder} has {self.done} products, and {most} are asked for at most: "
                 "raise max_products"
             )
-        self._was_limited = changed or bool(self._state.get("was limited"))
         if "total" not in self._state or changed:
-            kept = {"total": total, "most": most, "finished": False, "was limited": self._was_limited}
-            self._state = {**self._state, **kept}
+            was_limited = changed or self._state.get("was limited", False)
+            self._state |= {"total": total, "most": most, "finished": False, "was limited": was_limited}
             self._store.write_state(self._state)
 
     def decided(self, what: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

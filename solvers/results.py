@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
-from ..linops.sharding import mesh_of, rows_of
+from ..linops.sharding import is_spread, rows_of
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .archive import mapped_tensor, write_archive
 from .report import SolveReport
@@ -90,7 +90,7 @@ class _Decomposition(abc.ABC):
         Cost: the numbers of all vectors on disk; unformed ones are written some rows at a time.
         """
         for name, tensor in self._tensors().items():
-            if (tensor.row_mesh if isinstance(tensor, TallMatrix) else mesh_of(tensor)) is not None:
+            if is_spread(tensor):
                 raise TypeError(
                     f"{self!r} has its {name} spread over ranks, and a file takes whole ones: on all ranks gather it "
                     f"by attrs.evolve(result, {name}=whole(result.{name})), and save that on one"
@@ -184,8 +184,10 @@ class EigenDecomposition(_Decomposition):
         Cost: as many rows of the basis.
         """
         vectors, indices = self._eigenvectors, torch.as_tensor(indices)
-        require_row_numbers(indices, vectors.shape[0])
-        return vectors.rows(indices) if isinstance(vectors, TallMatrix) else rows_of(vectors, indices)
+        if isinstance(vectors, TallMatrix):
+            return vectors.rows(indices)
+        require_row_numbers(indices, len(vectors))
+        return rows_of(vectors, indices)
 
     @property
     def subspace(self) -> EigenSubspace:

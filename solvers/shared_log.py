@@ -135,8 +135,10 @@ class SharedLog:
     def _shared(self, block: Tensor | None, form: _Form) -> Tensor:
         """A block of the first rank, on all of them."""
         (rows, columns), dtype, strides = form
-        empty = torch.empty(columns, rows, dtype=dtype, device=self._device)
-        numbers = empty if block is None else block.mT.contiguous()
+        if block is None:
+            numbers = torch.empty(columns, rows, dtype=dtype, device=self._device)
+        else:
+            numbers = block.mT.contiguous()
         for mesh in self._meshes:
             torch.distributed.broadcast(numbers, group=mesh.get_group(), group_src=0)
         return self._given(numbers.mT, strides)

@@ -99,8 +99,7 @@ class Storage:
         need, kinds = ranks * own, _KINDS[1:]
         chosen, failure = self.chosen(own, A.device, ranks=ranks), None
         if self.kind == "auto":
-            kind = kinds[-int(least(-kinds.index(chosen.kind), A))]
-            chosen = attrs.evolve(self, kind=kind, directory=self.directory if kind == "disk" else None)
+            chosen = self._picked(kinds[-int(least(-kinds.index(chosen.kind), A))])
         try:
             chosen.require_room(need)
         except OSError as error:
@@ -123,8 +122,11 @@ class Storage:
             # On a CPU both are the same memory.
             together = need if where.type == "cuda" else ranks * need
             if together <= allowance(memory_budget if where == device else None, where):
-                return attrs.evolve(self, kind=kind, directory=None)
-        return attrs.evolve(self, kind="disk")
+                return self._picked(kind)
+        return self._picked("disk")
+
+    def _picked(self, kind: str) -> Storage:
+        return attrs.evolve(self, kind=kind, directory=self.directory if kind == "disk" else None)
 
     def require_room(self, need: int) -> None:
         """That so many bytes fit on the disk, if it is one, and that its directory can be written.

@@ -8,6 +8,7 @@ records, which CIFAR-100 takes over here. The networks are those of the benchmar
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -166,44 +167,52 @@ def _initialised(network: nn.Module) -> nn.Module:
     return network
 
 
-def _layout(data: _Set) -> str:
-    return f"the folder that holds {data.folder}/ with {data.files}, as torchvision.datasets.{data.reader} makes it,"
+def _problem(
+    data: _Set,
+    name: str,
+    title: str,
+    model: Callable[[], nn.Module],
+    learning_rate: float,
+    batch_size: int,
+    samples: int,
+) -> Problem:
+    """What is published of a problem, beside what both have in common."""
+    return Problem(
+        name=name,
+        title=f"{title} on {data.name}",
+        model=model,
+        loss=nn.CrossEntropyLoss(),
+        sources={"folder": functools.partial(_folder, data), "fake": functools.partial(_fake, data)},
+        layout=f"the folder that holds {data.folder}/ with {data.files}, as torchvision.datasets.{data.reader} "
+        "makes it,",
+        fetch=functools.partial(_fetch, data),
+        optimiser=functools.partial(torch.optim.SGD, lr=learning_rate),
+        batch_size=batch_size,
+        steps=8000,  # states 0 to 8,000: 8,001
+        record_every=2000,
+        k=1000,
+        table_k=(10, 100, 500, 1000),
+        hessian_samples=samples,
+        plan=HessianPlan(engine="linearised", micro_batch_size=100, chunk_size=1),  # wider gains nothing on a CPU
+        compare=False,
+    )
 
 
-CIFAR10_3C3D = Problem(
+CIFAR10_3C3D = _problem(
+    _CIFAR10,
     name="cifar10-3c3d",
-    title="Three convolutional and three dense layers on CIFAR-10",
+    title="Three convolutional and three dense layers",
     model=_three_convolutions_three_dense,
-    loss=nn.CrossEntropyLoss(),
-    sources={"folder": functools.partial(_folder, _CIFAR10), "fake": functools.partial(_fake, _CIFAR10)},
-    layout=_layout(_CIFAR10),
-    fetch=functools.partial(_fetch, _CIFAR10),
-    optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.0226),
+    learning_rate=0.0226,
     batch_size=128,
-    steps=8000,  # states 0 to 8,000: 8,001
-    record_every=2000,
-    k=1000,
-    table_k=(10, 100, 500, 1000),
-    hessian_samples=500,
-    plan=HessianPlan(engine="linearised", micro_batch_size=100, chunk_size=1),  # wider blocks gain nothing on a CPU
-    compare=False,
+    samples=500,
 )
-
-CIFAR100_ALLCNNC = Problem(
+CIFAR100_ALLCNNC = _problem(
+    _CIFAR100,
     name="cifar100-allcnnc",
-    title="All-CNN-C on CIFAR-100",
+    title="All-CNN-C",
     model=_all_convolutional,
-    loss=nn.CrossEntropyLoss(),
-    sources={"folder": functools.partial(_folder, _CIFAR100), "fake": functools.partial(_fake, _CIFAR100)},
-    layout=_layout(_CIFAR100),
-    fetch=functools.partial(_fetch, _CIFAR100),
-    optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.1658),
+    learning_rate=0.1658,
     batch_size=256,
-    steps=8000,
-    record_every=2000,
-    k=1000,
-    table_k=(10, 100, 500, 1000),
-    hessian_samples=1000,
-    plan=HessianPlan(engine="linearised", micro_batch_size=100, chunk_size=1),  # wider blocks gain nothing on a CPU
-    compare=False,
+    samples=1000,
 )

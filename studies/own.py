@@ -68,8 +68,7 @@ def own_problem(
             _require_batch(what, batch)
     _require_loss(model, loss, next(iter(hessian.values())))
     data = f"{data} (SHA-256 {_digest(model, hessian, train, loss)})"
-    inputs, targets = next(iter(hessian.values())) if train is None else train
-    none = torch.empty(0, dtype=torch.int64)
+    nothing = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
     def own(request: DataRequest) -> ProblemData:
         lacking = [split for split in request.splits if split not in hessian]
@@ -81,7 +80,7 @@ def own_problem(
         if request.training and train is None:
             raise ValueError(f"{name} has nothing to train on: give train=(inputs, targets), or take 0 steps")
         batches = {split: hessian[split] for split in request.splits}
-        return ProblemData((inputs, targets) if request.training else (none, none), batches, data)
+        return ProblemData(nothing if train is None else train, batches, data)
 
     return Problem(
         name=name,
