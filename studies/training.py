@@ -54,8 +54,15 @@ class Checkpoint:
         dtype: torch.dtype = getattr(torch, state["of"]["dtype"])
         with untouched_random_state(torch.device("cpu")):  # the initial values are drawn, and overwritten
             model = problem.model().to(device, dtype)
-        _load_model(model, state, self.path)
-        self.require_losses(_losses(problem, data, model), dtype)
+        lacking = _load_model(model, state, self.path)
+        found = _losses(problem, data, model)
+        if lacking:
+            raise ValueError(
+                f"{self.path} lacks the buffers {', '.join(lacking)}: the network has the losses {found} with those of "
+                f"a new one, but had {self.losses} when it was written; write all of model.state_dict() into the file, "
+                "or remove it and train again"
+            )
+        self.require_losses(found, dtype)
         return model
 
     def require_losses(self, found: Mapping[str, float], dtype: torch.dtype) -> None:
@@ -205,7 +212,8 @@ class _Run:
         changed = [f"{name} {found.get(name)} -> {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
         if changed:
             raise ValueError(f"{path} is of another training ({', '.join(changed)}): use another directory")
-        _load_model(self.model, state, path)
+        if lacking := _load_model(self.model, state, path):
+            raise ValueError(f"{path} lacks the buffers {', '.join(lacking)}: remove it, and it is made anew")
         self.optimiser.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], self.device)
         self.step = step
@@ -242,11 +250,15 @@ def _require_checksums(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _load_model(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+def _load_model(model: nn.Module, state: dict[str, Any], path: Path) -> list[str]:
+    """Sets all but the buffers that the file lacks, which are returned by name."""
+    own, parameters = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    lacking = sorted(own.keys() - state["model"].keys() - parameters.keys())
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict({name: own[name] for name in lacking} | state["model"])
     except RuntimeError as error:
         raise ValueError(f"{path} is of another network: {error}") from error
+    return lacking
 
 
 @torch.no_grad()

@@ -85,9 +85,16 @@ def test_buffers_of_the_real_network_are_in_the_checkpoint_and_checked(tmp_path)
     state = torch.load(checkpoint.path, weights_only=True)
     state["model"]["bn1.running_var"] *= 1.1
     torch.save(state, checkpoint.path)
-    losses = rf"the losses \{{'train': [\d.]+, 'test': [\d.]+\}}, but had \{{'train': {checkpoint.losses['train']}"
+    losses = rf"the losses \{{'train': [\d.]+, 'test': [\d.]+\}}.*, but had \{{'train': {checkpoint.losses['train']}"
     with pytest.raises(ValueError, match=losses):
         checkpoint.restore(problem, data, device="cpu")
+    buffers = {name for name, _ in problem.model().named_buffers()}
+    state["model"] = {name: values for name, values in state["model"].items() if name not in buffers}
+    torch.save(state, checkpoint.path)
+    with pytest.raises(ValueError, match=rf"lacks the buffers bn1.num_batches_tracked, bn1.running_mean.*{losses}"):
+        checkpoint.restore(problem, data, device="cpu")
+    with pytest.raises(ValueError, match="lacks the buffers bn1"):
+        train(problem, data, tmp_path, **settings)
 
 
 def test_fake_data_are_seeded_and_say_what_they_are():
