@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
+import scipy
 import torch
-from scipy.sparse import issparse
-from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
-from scipy.sparse.linalg import aslinearoperator
 from torch import Tensor
 
 from .basic import Declared, Dense, Function
 from .operator import LinearOperator
 from .structure import Structure
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
 
 
 def as_operator(
@@ -66,11 +67,11 @@ def as_operator(
     if isinstance(A, numpy.ndarray):
         matrix = _copied(A)
         return Dense(matrix, structure | _symmetry(matrix))
-    if issparse(A):
+    if scipy.sparse.issparse(A):
         is_symmetric = A.shape[0] == A.shape[1] and (A != A.T).nnz == 0
         structure |= Structure.SYMMETRIC if is_symmetric else Structure.NONE
-    if isinstance(A, ScipyLinearOperator) or issparse(A):
-        return _from_scipy(aslinearoperator(A), structure)
+    if isinstance(A, scipy.sparse.linalg.LinearOperator) or scipy.sparse.issparse(A):
+        return _from_scipy(scipy.sparse.linalg.aslinearoperator(A), structure)
     if all(hasattr(A, name) for name in ("shape", "dtype", "device", "__matmul__")):
         return _from_duck(A, structure)
     if callable(A):
@@ -107,7 +108,7 @@ def to_scipy(A: LinearOperator) -> ScipyLinearOperator:
 
     forward = functools.partial(through, A._matmat)
     backward = functools.partial(through, A._rmatmat)
-    return ScipyLinearOperator(
+    return scipy.sparse.linalg.LinearOperator(
         A.shape, matvec=forward, matmat=forward, rmatvec=backward, rmatmat=backward, dtype=numpy_dtype
     )
 

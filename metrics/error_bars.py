@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-import scipy.stats
+import scipy
 import torch
 from torch import Tensor
 from tqdm import tqdm

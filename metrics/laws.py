@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import attrs
 import numpy
-import scipy.stats
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[numpy.float64]

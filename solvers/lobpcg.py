@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 import numpy
+import scipy
 import torch
-from scipy.sparse.linalg import lobpcg
 from torch import Tensor
 
 from ..linops import LinearOperator, Structure
@@ -160,7 +160,9 @@ def _by_scipy(A: LinearOperator, X: Tensor, tol: float, largest: bool, maxiter: 
         for module in (re.escape(__name__), r"scipy\.sparse\.linalg\._eigen\.lobpcg"):
             warnings.filterwarnings("ignore", module=module)
         try:
-            vectors = lobpcg(A.to_scipy(), X.cpu().numpy(), tol=tol, maxiter=maxiter, largest=largest)[1]
+            vectors = scipy.sparse.linalg.lobpcg(
+                A.to_scipy(), X.cpu().numpy(), tol=tol, maxiter=maxiter, largest=largest
+            )[1]
         except ValueError as error:
             if isinstance(error.__cause__, numpy.linalg.LinAlgError):
                 raise error.__cause__ from error

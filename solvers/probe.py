@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 
 import attrs
 import numpy
+import scipy
 import torch
-from scipy.optimize import brentq
-from scipy.special import gammainc, gammaincinv, ndtri
 from torch import Tensor
 
 from ..linops import as_operator
@@ -81,7 +80,7 @@ class Probe:
         norms = self.outside.diagonal().clamp(min=0).sqrt()
         longest = norms + self.roundings
         doubt = (1 - confidence) / (1 if s == 1 else 2)
-        first = float(longest.max()) / float(ndtri((1 + doubt ** (1 / s)) / 2))
+        first = float(longest.max()) / float(scipy.special.ndtri((1 + doubt ** (1 / s)) / 2))
         if s == 1:
             return first
         half = s // 2
@@ -128,9 +127,9 @@ def _product_quantile(i: int, j: int, probability: float) -> float:
     """The q that a product of independent χᵢ and χⱼ is below with this probability, or a little less."""
     # The probability is an integral over that of χᵢ of a falling function; this is an upper sum.
     grid = numpy.geomspace(probability / 100, 1, _CELLS + 1)
-    squares = 2 * gammaincinv(i / 2, grid[:-1])
+    squares = 2 * scipy.special.gammaincinv(i / 2, grid[:-1])
 
     def excess(q: float) -> float:
-        return float(grid[0] + numpy.diff(grid) @ gammainc(j / 2, q**2 / squares / 2)) - probability
+        return float(grid[0] + numpy.diff(grid) @ scipy.special.gammainc(j / 2, q**2 / squares / 2)) - probability
 
-    return float(brentq(excess, 0.0, 4.0 * (i * j) ** 0.5))
+    return float(scipy.optimize.brentq(excess, 0.0, 4.0 * (i * j) ** 0.5))

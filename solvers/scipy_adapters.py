@@ -6,8 +6,8 @@ import math
 
 import attrs
 import numpy
+import scipy
 import torch
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from ..linops import LinearOperator
@@ -73,7 +73,7 @@ class Arpack(EigenSolver):
             first = start.cpu().double().numpy() @ stream(self.seed, "mixing").standard_normal(start.shape[1])
         status = Status.CONVERGED
         try:
-            values, vectors = eigsh(
+            values, vectors = scipy.sparse.linalg.eigsh(
                 (A / scale).to_scipy(),
                 k=self.k,
                 which=self.which.value,
@@ -82,10 +82,10 @@ class Arpack(EigenSolver):
                 maxiter=self.maxiter,
                 tol=self.tol,
             )
-        except ArpackNoConvergence as stopped:
+        except scipy.sparse.linalg.ArpackNoConvergence as stopped:
             values, vectors = stopped.eigenvalues, stopped.eigenvectors
             status = Status.OUT_OF_ITERATIONS
-        except ArpackError as error:
+        except scipy.sparse.linalg.ArpackError as error:
             raise RuntimeError(f"ARPACK failed on {A.A}: {error}; raise ncv, or use BlockLanczos") from error
         vectors = torch.from_numpy(numpy.ascontiguousarray(vectors)).to(A.device)
         return EigenPairs(torch.from_numpy(values) * scale, vectors, status)

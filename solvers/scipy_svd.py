@@ -7,13 +7,12 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy
+import scipy
 import torch
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, svds
-from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
 from torch import Tensor
 
 from ..linops import LinearOperator
@@ -29,8 +28,9 @@ from .template import positive_integer
 from .watched import Watched
 from .workload import Workload
 
-# Renamed in SciPy 1.15.
-_GENERATOR = "rng" if "rng" in inspect.signature(svds).parameters else "random_state"
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
+
 _VECTORS = 500  # of each side, at least, that PROPACK may keep
 
 
@@ -61,14 +61,14 @@ class _SciPySVD(SVDSolver):
     ) -> SingularTriplets:
         operator, failures = _guarded((A / scale).to_scipy())
         try:
-            left, values, right = svds(
+            left, values, right = scipy.sparse.linalg.svds(
                 operator,
                 k=self.k,
                 tol=self.tol**0.5,  # svds squares it
                 maxiter=maxiter,
                 solver=method,
                 v0=first[:, 0].cpu().numpy(),
-                **{_GENERATOR: stream(self.seed, method)},
+                **{_generator_name(): stream(self.seed, method)},
                 **options,
             )
         finally:
@@ -211,9 +211,9 @@ class ArpackSVD(_SciPySVD):
         first = self._first(A, start, side=1 if m >= n else 0)
         try:
             return self._svds(A, scale, "arpack", first, self.maxiter, ncv=self.ncv)
-        except ArpackNoConvergence as stopped:
+        except scipy.sparse.linalg.ArpackNoConvergence as stopped:
             vectors = torch.from_numpy(numpy.array(stopped.eigenvectors, order="C")).to(A.device, A.dtype)
-        except ArpackError as error:
+        except scipy.sparse.linalg.ArpackError as error:
             raise RuntimeError(f"ARPACK failed on {A.A}: {error}; raise ncv, or use BlockGolubKahan") from error
         # As svds does with all of them: the triplets of A on their span.
         basis = orthonormalise(vectors).Q
@@ -225,6 +225,12 @@ class ArpackSVD(_SciPySVD):
     def _steps(self, A: LinearOperator) -> tuple[int, int, int]:
         kept, steps = arnoldi_steps(min(A.shape), self.k, self.ncv, max(self.tol, torch.finfo(A.dtype).eps))
         return kept, steps, 2 * steps + self.k
+
+
+@functools.cache
+def _generator_name() -> str:
+    """Of the argument that takes a generator, renamed in SciPy 1.15."""
+    return "rng" if "rng" in inspect.signature(scipy.sparse.linalg.svds).parameters else "random_state"
 
 
 def _guarded(A: ScipyLinearOperator) -> tuple[ScipyLinearOperator, list[Exception]]:
@@ -242,6 +248,6 @@ def _guarded(A: ScipyLinearOperator) -> tuple[ScipyLinearOperator, list[Exceptio
     forward, backward = (
         functools.partial(guarded, side.dot, size) for side, size in zip((A, A.H), A.shape, strict=True)
     )
-    return ScipyLinearOperator(
+    return scipy.sparse.linalg.LinearOperator(
         A.shape, matvec=forward, matmat=forward, rmatvec=backward, rmatmat=backward, dtype=A.dtype
     ), failures

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import scipy
 import torch
-from scipy.special import gammaincinv
 from torch import Tensor
 
 from .probe import Factors, Probe, Result, probe
@@ -99,8 +99,8 @@ def scree_of(factors: Factors, seen: Probe, confidence: float) -> Scree:
     s = len(seen.errors)
     error, unit = (float(norms.norm()) / s**0.5 for norms in (seen.errors, seen.roundings))
     # Quantiles of χ²_s / s, each missed with half of the doubt, where rank one is the worst case.
-    least = 2 * gammaincinv(s / 2, (1 - confidence) / 2) / s
-    most = max(2 * gammaincinv(s / 2, (1 + confidence) / 2), s + 2) / s
+    least = 2 * scipy.special.gammaincinv(s / 2, (1 - confidence) / 2) / s
+    most = max(2 * scipy.special.gammaincinv(s / 2, (1 + confidence) / 2), s + 2) / s
     low, high = max(0.0, error / most**0.5 - unit), error / least**0.5 + unit
     sizes = factors.values.abs()
     best, own = _tails(sizes.sort(descending=True).values), _tails(sizes)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy
+import scipy
 import torch
-from scipy import special
 from torch import Tensor, nn
 
 from ..parameters import Selection
@@ -225,7 +225,7 @@ def _drawn_class(p: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _normal(p: Tensor, uniform: Tensor) -> Tensor:
-    return torch.from_numpy(special.ndtri(uniform.cpu().numpy())).to(p)
+    return torch.from_numpy(scipy.special.ndtri(uniform.cpu().numpy())).to(p)
 
 
 def _drawn_bit(p: Tensor, uniform: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import math
 import warnings
 
 import attrs
+import scipy
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from ..report import ConvergenceWarning
@@ -166,7 +166,7 @@ class Sample:
     ) -> Estimate:
         """The estimate whose margin fails with probability ``doubt``, of numbers with ``eps`` as rounding unit."""
         error = torch.hypot(self.standard_error, _ROUNDINGS * eps * self.size)
-        quantile = float(stdtrit(self.freedom, 1 - doubt / 2))
+        quantile = float(scipy.special.stdtrit(self.freedom, 1 - doubt / 2))
         return Estimate(
             value=self.value,
             standard_error=error,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import scipy
 import torch
-from scipy.special import betaincinv
 
 from ..sketches import Rademacher
 from ..tall import blocks, column_norms, gram
@@ -177,7 +177,7 @@ def spectral_norm(
     operator = operand(A, "spectral_norm", transpose=True)
     sampling.require_attainable(operator)
     n = operator.shape[1]
-    least = math.sqrt(betaincinv(0.5, (n - 1) / 2, 1 - confidence)) if n > 1 else 1.0
+    least = math.sqrt(scipy.special.betaincinv(0.5, (n - 1) / 2, 1 - confidence)) if n > 1 else 1.0
     growth = math.acosh(1 / least)
     needed = max_products if tol is None else max(1, math.ceil(growth / math.acosh(1 + tol)))
     start = Spherical(n, 1, seed=seed, purpose="spectral norm", dtype=operator.dtype, device=operator.device)

@@ -175,6 +175,6 @@ def test_propack_says_when_its_vectors_are_not_orthonormal(monkeypatch, device):
     """As it returns them for some multiple singular values."""
     A = zoo("spread", "square", torch.float64, device).operator
     triplets = numpy.ones((N, 2)), numpy.ones(2), numpy.ones((2, N))
-    monkeypatch.setattr("eigenspan.solvers.scipy_svd.svds", lambda *_, **__: triplets)
+    monkeypatch.setattr("scipy.sparse.linalg.svds", lambda *_, **__: triplets)
     with pytest.raises(RuntimeError, match=r"PROPACK failed on <Dense 40x40 .* not orthonormal; use BlockGolubKahan"):
         Propack(k=2).solve(A)
