@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_TIMED = 32  # columns in a block that is timed: wider ones take as long for each
 _ENOUGH = 0.1  # seconds: a block that took less is timed once more
+_SLOW, _PATIENCE = 1.0, 10.0  # seconds: where a column takes the former, a block that is timed takes the latter
 _ROWS, _VECTORS, _CORE = 1 << 15, 256, 512  # of the algebra that is timed, at most
 _CORE_COPIES = 6  # of a small matrix in float64: itself, its eigenvectors, what LAPACK works with, and the ones before
 
@@ -238,9 +239,18 @@ def _own_plan(A: LinearOperator, columns: int) -> Any:
 def _seconds(product: Callable[[Tensor], Tensor], n: int, columns: int, A: LinearOperator) -> float:
     """Seconds a column of a product with an (n, columns) block, once all that is kept has been built."""
     X = Gaussian(n, columns, seed=0, purpose="planning", dtype=A.dtype, device=A.device).columns(0, columns)
-    _timed(product, X, A.device)
-    first = least(_timed(product, X, A.device), A)  # all ranks multiply as often
-    return (first if first >= _ENOUGH else min(first, _timed(product, X, A.device))) / columns
+
+    def seconds(width: int) -> float:
+        return least(_timed(product, X[:, :width], A.device), A)  # all ranks multiply as often
+
+    if columns > 1 and seconds(1) >= _SLOW:
+        one = seconds(1)
+        columns = min(columns, int(_PATIENCE / one))
+        if columns <= 1:
+            return one
+    seconds(columns)
+    first = seconds(columns)
+    return (first if first >= _ENOUGH else min(first, seconds(columns))) / columns
 
 
 def _timed(function: Callable[[Tensor], Any], X: Tensor, device: torch.device) -> float:
