@@ -36,10 +36,10 @@ class Storage:
     - ``"auto"``: the first of these that holds all vectors that may come to be kept in a quarter of what is free.
 
     Numbers are stored in ``dtype`` and computed with in the dtype of the operator. What is kept in the dtype of the
-    operator gives, wherever it lives, the same numbers as in its memory, to the last bit on a CPU. A narrower dtype
-    rounds the basis, not the products: each number by up to u of its size, 2⁻⁸ for ``bfloat16`` and 2⁻²⁴ for
-    ``float32``. Of orthonormal vectors, those of `BlockLanczos`, this is an error of u of their length at most; for
-    `SketchedEigh`, which stores products, see there.
+    operator gives, wherever it lives, the same eigenvalues as in its memory, to the last bit on a CPU, and the same
+    vectors but for the roundings of forming them. A narrower dtype rounds the basis, not the products: each number by
+    up to u of its size, 2⁻⁸ for ``bfloat16`` and 2⁻²⁴ for ``float32``. Of orthonormal vectors, those of `BlockLanczos`,
+    this is an error of u of their length at most; for `SketchedEigh`, which stores products, see there.
 
     Args:
         kind: one of these.

@@ -291,7 +291,9 @@ class TestRestarts:
         truth = problem(values, device=device)
         result = quietly(BlockLanczos(k=15, block_size=2, max_basis=30, max_products=steps), truth.operator)
         measured = (truth.operator @ result.eigenvectors - result.eigenvectors * result.eigenvalues).norm(dim=0)
-        torch.testing.assert_close(result.residual_norms, measured, rtol=1e-6, atol=1e-13)
+        # What is left of a closed space is noise, which the next directions are made of: its error stays below a
+        # hundredth of the tolerance, 1e-9 of ‖A‖ = 1.
+        torch.testing.assert_close(result.residual_norms, measured, rtol=1e-6, atol=1e-11)
 
     def test_take_few_products_more_with_a_basis_of_twice_k(self, device):
         A = Diagonal(torch.logspace(0, -6, 1000, dtype=torch.float64, device=device))
