@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from .records import DRAWS, LEVEL
-from .tables import RecordedLevel, TableRow, number, residual, table_rows, text
+from .tables import RecordedLevel, TableRow, number, table_rows, text
 
 SPLIT_NAMES = {"train": "training", "test": "test"}
 """Splits in words."""
 
 
 def findings(results: dict[str, Any]) -> dict[str, list[str]]:
-    """Sentences by heading: one a split for the overlap, then for layers of weights and eigenvectors, for accuracy.
+    """Sentences by heading: one a split for the overlap, then for layers of weights and eigenvectors.
 
     Args:
         results: those of `OverlapStudy.run`, with at least one record.
@@ -28,7 +28,6 @@ def findings(results: dict[str, Any]) -> dict[str, list[str]]:
         "Where the large weights are": _tensors(results, results["records"][-1]),
         "Where the eigenvectors live": _localisation(results, results["records"][-1]),
         **_beside_others(results),
-        "Accuracy": [*_accuracy(results["records"]), *_error(results)],
     }
 
 
@@ -130,7 +129,7 @@ def _multiples(row: TableRow) -> str:
     return f"{uniform} times uniform and {stratified} times stratified chance"
 
 
-# -- the mask and the solves ------------------------------------------------------------------------------------------
+# -- the mask and the eigenvectors -------------------------------------------------------------------------------------
 
 
 def _tensors(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
@@ -192,59 +191,3 @@ def _beside_others(results: dict[str, Any]) -> dict[str, list[str]]:
                 f"{record['step']:,} overlap by {' and '.join(parts)}."
             )
     return {"Beside other operators": sentences} if sentences else {}
-
-
-def _error(results: dict[str, Any]) -> list[str]:
-    """What the error of the eigenspace may change in the overlap, at the largest k of interest where that is shown."""
-    rows = [row for row in table_rows(results["records"][-1], results["table_k"]) if math.isfinite(row.error[0])]
-    return [*_last_error(rows[-1:]), *_errors([table_rows(one, results["table_k"])[-1] for one in results["records"]])]
-
-
-def _last_error(rows: Sequence[TableRow]) -> list[str]:
-    return [
-        f"At step {row.step:,} and k = {row.k:,} the overlap with the true eigenspace is between {row.error[0]:.4f} "
-        f"and {row.error[1]:.4f}, if no eigenvalue larger than the last one found was missed."
-        for row in rows
-    ]
-
-
-def _errors(rows: Sequence[TableRow]) -> list[str]:
-    """How far apart those ends are at worst, and where there are none, of one row a record."""
-    if len(rows) < 2:
-        return []
-    known = [row for row in rows if math.isfinite(row.error[0])]
-    sentences = []
-    if known:
-        widest = max(known, key=lambda row: row.error[1] - row.error[0])
-        low, high = widest.error
-        sentences.append(
-            f"Of all records at k = {widest.k:,} the widest such interval is that of step {widest.step:,}, "
-            f"{low:.4f} to {high:.4f}."
-        )
-    if len(known) < len(rows):
-        sentences.append(
-            f"{len(rows) - len(known)} of {len(rows)} records have none there: no gap behind eigenvalue k is known."
-        )
-    return sentences
-
-
-def _accuracy(records: Sequence[dict[str, Any]]) -> list[str]:
-    """How the solves ended, their residuals and, where there is one, the agreement with the dense result."""
-    endings: dict[str, int] = {}
-    for record in records:
-        ending = record["report"]["status_text"]
-        endings[ending] = endings.get(ending, 0) + 1
-    sentences = [f"{count} of {len(records)} solves {ending}." for ending, count in endings.items()]
-    known = [value for value in map(residual, records) if not math.isnan(value)]
-    if known:
-        sentences.append(f"No residual norm ‖Hv - λv‖ is larger than {max(known):.1e} of the largest |λ|.")
-    elif any(not math.isnan(number(norm)) for record in records for norm in record["residual_norms"]):
-        sentences.append("All eigenvalues that were found are 0, so that residual norms have no scale.")
-    else:
-        sentences.append("Residual norms were not measured.")
-    exact = [number(value) for record in records if "exact" in record for value in record["exact"]["subspace_overlap"]]
-    if exact:
-        sentences.append(
-            f"The computed eigenspaces overlap with those of the dense Hessian by at least {min(exact):.6f} at every k."
-        )
-    return sentences
