@@ -27,6 +27,8 @@ from .overlap_study import OverlapStudy
 from .planning import plan_study
 from .problems import find_problem
 from .report import write_report
+from .run_comparison import write_comparison
+from .study_results import read_results
 from .tables import HEADINGS, cells, residual, table_rows, text
 
 if TYPE_CHECKING:
@@ -147,6 +149,25 @@ def resume(context: typer.Context, folder: Annotated[Path, typer.Argument(help="
     with plain_errors(2, traceback):
         run = OverlapStudy.open(folder)
     _run(run, traceback)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of finished studies.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page that compares several.", show_default="comparison.html")
+    ] = None,
+) -> None:
+    """Write the report of a study again, or compare several runs of one study on one page."""
+    with plain_errors(2, context.find_root().params["traceback"]):
+        if len(folders) > 1:
+            path = write_comparison(folders, Path("comparison.html") if out is None else out)
+        elif out is None:
+            path = write_report(read_results(folders[0]), folders[0])
+        else:
+            raise ValueError(f"--out is of comparisons: the report of {folders[0]} goes there, or name another folder")
+    typer.echo(f"Report: {path}")
 
 
 def _run(run: OverlapStudy, traceback: bool) -> None:

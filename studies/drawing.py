@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -94,18 +95,26 @@ def figure_of_panels(
     return figure, list(grid.flat[:count])
 
 
-def write_figure(figure: Figure, stem: Path) -> None:
-    """Writes ``stem.svg`` and ``stem.png``, without dates, each whole or not at all.
-
-    `Figure.savefig` would arrange and draw everything four times over.
-    """
+def svg_of(figure: Figure) -> bytes:
+    """The figure arranged and drawn, without date."""
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     vector: Any = FigureCanvasSVG(figure)  # Any, since its methods have no types
+    drawn = io.BytesIO()
+    vector.print_svg(drawn, metadata={"Date": None})
+    return drawn.getvalue()
+
+
+def write_figure(figure: Figure, stem: Path) -> None:
+    """Writes ``stem.svg`` and ``stem.png``, without dates, each whole or not at all.
+
+    `Figure.savefig` would arrange and draw everything four times over.
+    """
+    drawing = svg_of(figure)
     with written_whole(Path(f"{stem}.svg")) as partial:
-        vector.print_svg(partial, metadata={"Date": None})
+        partial.write_bytes(drawing)
     raster: Any = FigureCanvasAgg(figure)
     with written_whole(Path(f"{stem}.png")) as partial:
         raster.print_png(partial, metadata={"Software": None})
@@ -166,6 +175,29 @@ def draw_level(axes: Axes, null: str, x: Array, mean: Array, low: Array, high: A
     color, dashes = NULLS[null]
     axes.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
     axes.plot(x, mean, color=color, ls=dashes, label=label)
+
+
+def ratio(values: Array, scale: Array) -> Array:
+    """Quotients, NaN where the scale is 0."""
+    return np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0)
+
+
+def draw_ratio_level(axes: Axes, null: str, ratios: Array, low: Array, high: Array) -> None:
+    """Chance in a panel of multiples of it, which is 1, with its band; the scale is that of the larger k.
+
+    Args:
+        axes: the panel.
+        null: of the level.
+        ratios: the curves of the panel, a row each.
+        low: lower end of the band.
+        high: upper end of it.
+    """
+    color, dashes = NULLS[null]
+    axes.fill_between(ranks(low), low, high, color=color, alpha=0.2, lw=0)
+    axes.axhline(1, color=color, ls=dashes)
+    settled = ratios[:, len(low) // 10 :]
+    highest = settled[np.isfinite(settled)].max(initial=1.5)
+    axes.set(title=f"overlap / {null} chance", xlabel="k", ylim=(0, 1.2 * highest))
 
 
 def step_key(figure: Figure, records: Sequence[Record], panels: Sequence[Axes]) -> None:

@@ -102,4 +102,4 @@ def definitions(entries: Mapping[str, str]) -> str:
 
 def command_box(command: str) -> str:
     """A line for a shell, selected as a whole."""
-    return f'<pre tabindex="0" role="region" aria-label="Command"><code>{escape(command)}</code></pre>\n'
+    return f"<pre><code>{escape(command)}</code></pre>\n"

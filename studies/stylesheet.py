@@ -53,7 +53,7 @@ caption::before { counter-increment: table; content: "Table " counter(table) ". 
 body { counter-reset: figure table; }
 .wide { overflow-x: auto; }
 .wide:has(table) { margin: 1.25rem 0 2.25rem; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+table { min-width: min(100%, 32rem); border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .24rem .65rem; text-align: right; white-space: nowrap; }
 tbody th, thead th:first-child { text-align: left; padding-left: 0; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); vertical-align: bottom; }
@@ -64,8 +64,9 @@ dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 pre {
-  margin: .75rem 0 1.25rem; padding: .8rem 1rem; overflow-x: auto; background: var(--tint); border-radius: .4rem;
+  margin: .75rem 0 1.25rem; padding: .8rem 1rem; background: var(--tint); border-radius: .4rem;
   font: .9rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; user-select: all;
+  white-space: pre-wrap; overflow-wrap: anywhere;
 }
 code { font: inherit; }
 @media (max-width: 48rem) {
@@ -96,8 +97,7 @@ code { font: inherit; }
     filter: none; mix-blend-mode: normal; width: 100%; max-height: 210mm; object-fit: contain; object-position: left;
   }
   .key li, pre { border: 1px solid var(--line); }
-  .wide, pre { overflow: visible; }
-  pre { white-space: pre-wrap; }
+  .wide { overflow: visible; }
   table { font-size: 7.5pt; }
   th, td { padding: .1rem .35rem; }
   tbody th { position: static; }
