@@ -8,7 +8,7 @@ from typing import Any
 
 from .page import cell_row, table
 from .records import DRAWS
-from .tables import TableRow, number, reached_k, residual, table_rows, text
+from .tables import TableRow, number, reached_k, residual, share, table_rows, text
 
 
 def certainty(results: dict[str, Any]) -> dict[str, list[str]]:
@@ -75,10 +75,11 @@ def _premise(records: Sequence[dict[str, Any]]) -> list[str]:
         return [basis, f"Even so no gap sets the first of the {k:,} eigenvectors apart: no eigenspace is bounded."]
     sine, overlap = (number(certificate[name][leading - 1]) for name in ("sines", "overlaps"))
     angle = f"the sine of its largest angle to that is at most {sine:.1e}" if sine < 1 else "no angle is bounded"
+    missed = f"at most {text(1 - overlap, '.1e')} is missing to an overlap of 1"
     return [
         basis,
         f"By it the span of the first {leading:,} of {k:,} eigenvectors is the leading eigenspace but for an error: "
-        f"{angle}, and they overlap by at least {overlap:.6f} (Davis and Kahan).",
+        f"{angle}, and {missed} (Davis and Kahan).",
     ]
 
 
@@ -98,12 +99,12 @@ def certificate_table(results: dict[str, Any], records: Sequence[dict[str, Any]]
                 *(str(k), text(number(record["eigenvalues"][k - 1]), ".4g")),
                 *(text(at["radii"], ".1e"), text(at["sharp_radii"], ".1e"), "yes" if leads else "not shown"),
                 text(at["sines"] if leads and at["sines"] < 1 else math.nan, ".1e"),
-                text(at["overlaps"] if leads else math.nan, ".4f"),
-                *(text(number(record["overlap_error"][end][k - 1]), ".4f") for end in ("low", "high")),
+                text(1 - at["overlaps"] if leads else math.nan, ".1e"),
+                *(share(number(record["overlap_error"][end][k - 1])) for end in ("low", "high")),
             ]
             rows.append(cell_row("" if row else str(record["step"]), entries, len(dimensions)))
         groups.append(rows)
-    headings = ("step", "k", "λₖ", "radius", "sharp", "leads", "sine ≤", "eigenspace ≥", "overlap from", "to")
+    headings = ("step", "k", "λₖ", "radius", "sharp", "leads", "sine ≤", "missed ≤", "overlap from", "to")
     return table(caption, headings, groups)
 
 
@@ -115,8 +116,8 @@ def _error(results: dict[str, Any]) -> list[str]:
 
 def _last_error(rows: Sequence[TableRow]) -> list[str]:
     return [
-        f"At step {row.step:,} and k = {row.k:,} the overlap with the true eigenspace is between {row.error[0]:.4f} "
-        f"and {row.error[1]:.4f}, if no eigenvalue larger than the last one found was missed."
+        f"At step {row.step:,} and k = {row.k:,} the overlap with the true eigenspace is between {share(row.error[0])} "
+        f"and {share(row.error[1])}, if no eigenvalue larger than the last one found was missed."
         for row in rows
     ]
 
@@ -132,7 +133,7 @@ def _errors(rows: Sequence[TableRow]) -> list[str]:
         low, high = widest.error
         sentences.append(
             f"Of all records at k = {widest.k:,} the widest such interval is that of step {widest.step:,}, "
-            f"{low:.4f} to {high:.4f}."
+            f"{share(low)} to {share(high)}."
         )
     if len(known) < len(rows):
         sentences.append(

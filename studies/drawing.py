@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ NULLS = {"uniform": ("#6e6e6e", "--"), "stratified": ("#d55e00", "-."), "haar": 
 SEQUENTIAL = matplotlib.colormaps["viridis"]
 """The colours of numbers: of even steps in lightness, for the colour-blind and in grey too."""
 
+_PATH, _DIGITS = re.compile(rb'(?<= d=")[^"]*'), re.compile(rb"(\.\d\d)\d+")
 _FEW = 30  # points of a line, which are marked
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -47,6 +49,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
+    "path.simplify_threshold": 0.3,  # points of paper: less than a line is wide
     "svg.hashsalt": "eigenspan",
 }
 # The yellow end of the map is too faint on white, and inverted on black.
@@ -96,7 +99,7 @@ def figure_of_panels(
 
 
 def svg_of(figure: Figure) -> bytes:
-    """The figure arranged and drawn, without date."""
+    """The figure arranged and drawn, without date, in coordinates of two decimals: a thousand pairs make long lines."""
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
@@ -104,7 +107,7 @@ def svg_of(figure: Figure) -> bytes:
     vector: Any = FigureCanvasSVG(figure)  # Any, since its methods have no types
     drawn = io.BytesIO()
     vector.print_svg(drawn, metadata={"Date": None})
-    return drawn.getvalue()
+    return _PATH.sub(lambda path: _DIGITS.sub(rb"\1", path[0]), drawn.getvalue())
 
 
 def write_figure(figure: Figure, stem: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .records import DRAWS, LEVEL
-from .tables import RecordedLevel, TableRow, number, table_rows, text
+from .tables import RecordedLevel, TableRow, number, percent, share, table_rows, text
 
 SPLIT_NAMES = {"train": "training", "test": "test"}
 """Splits in words."""
@@ -50,7 +50,7 @@ def _last_record(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
     size = sum(results["parameters"]["sizes"])
     return [
         f"At step {row.step:,} (loss {text(row.loss, '.3f')}) the {row.k:,} largest of {size:,} parameters and the "
-        f"{row.k:,} leading Hessian eigenvectors overlap by {text(row.overlap, '.4f')}, where 0 is orthogonal and 1 is "
+        f"{row.k:,} leading Hessian eigenvectors overlap by {share(row.overlap)}, where 0 is orthogonal and 1 is "
         "the same space.",
         f"A random mask of {row.k:,} parameters would overlap by {_spread(row.uniform)}. {_comparison(row.uniform)}",
         "A random mask with as many parameters in every tensor as the largest have would overlap by "
@@ -59,15 +59,12 @@ def _last_record(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
 
 
 def _spread(level: RecordedLevel) -> str:
-    return (
-        f"{text(level.mean, '.4f')} on average, and {LEVEL:.0%} of such masks by {text(level.low, '.4f')} to "
-        f"{text(level.high, '.4f')}"
-    )
+    return f"{share(level.mean)} on average, and {LEVEL:.0%} of such masks by {share(level.low)} to {share(level.high)}"
 
 
 def _comparison(level: RecordedLevel) -> str:
     if not math.isfinite(level.z):
-        return f"All such masks have the same overlap, {text(level.mean, '.4f')}: there is nothing to compare."
+        return f"All such masks have the same overlap, {share(level.mean)}: there is nothing to compare."
     smallest = 2 / (1 + DRAWS)
     least = f", the least that {DRAWS} random masks can tell" if level.p <= smallest * (1 + 1e-9) else ""
     verdict = {"inside": "it cannot be told apart from chance"}.get(level.verdict, f"{level.verdict} this chance level")
@@ -116,8 +113,8 @@ def _dependence(results: dict[str, Any], records: Sequence[dict[str, Any]]) -> l
             for levels in ([row.uniform for row in largest], [row.stratified for row in largest])
         ]
         sentences.append(
-            f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({text(top.overlap, '.4f')}) "
-            f"and lowest at step {bottom.step:,} ({text(bottom.overlap, '.4f')}). Of {len(records)} records, "
+            f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({share(top.overlap)}) "
+            f"and lowest at step {bottom.step:,} ({share(bottom.overlap)}). Of {len(records)} records, "
             f"{above[0]} are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that of "
             "stratified chance."
         )
@@ -138,7 +135,7 @@ def _tensors(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
     counts, k = record["mask_counts"], record["k_max"]
     most = sorted(range(len(names)), key=lambda index: -counts[index])[:3]
     parts = ", ".join(
-        f"{counts[index]:,} in {names[index]} ({counts[index] / sizes[index]:.0%} of its entries)"
+        f"{counts[index]:,} in {names[index]} ({percent(counts[index] / sizes[index])} of its entries)"
         for index in most
         if counts[index] > 0
     )

@@ -36,7 +36,7 @@ from .drawing import (
 from .findings import SPLIT_NAMES, records_of, splits
 from .layer_plots import composition_figure, energy_figure
 from .records import LEVEL
-from .tables import RecordedLevel, TableRow, table_rows, text
+from .tables import RecordedLevel, TableRow, share, table_rows
 from .tracking_plots import tracking_figure
 
 
@@ -144,8 +144,8 @@ def _level(axes: Axes, x: Array, levels: Sequence[RecordedLevel]) -> None:
 def _in_words(series: Sequence[TableRow]) -> str:
     ends = (series[0], series[-1])[: len(series)]
     return f"At k = {series[0].k}: " + "; ".join(
-        f"step {row.step}, overlap {text(row.overlap, '.4f')}, uniform chance {text(row.uniform.mean, '.4f')}, "
-        f"stratified chance {text(row.stratified.mean, '.4f')}"
+        f"step {row.step}, overlap {share(row.overlap)}, uniform chance {share(row.uniform.mean)}, "
+        f"stratified chance {share(row.stratified.mean)}"
         for row in ends
     )
 

@@ -13,7 +13,7 @@ from .findings import SPLIT_NAMES, findings, records_of, splits
 from .page import cell_row, command_box, definitions, figure, key_numbers, page, paragraphs, table, told
 from .plots import save_figures
 from .records import DRAWS, LEVEL
-from .tables import HEADINGS, cells, number, residual, table_rows, text
+from .tables import HEADINGS, cells, number, percent, residual, share, table_rows, text
 
 READING = (
     "The overlap of two k-dimensional subspaces A and B with orthonormal bases is ‖AᵀB‖²_F / k: the mean squared "
@@ -116,7 +116,7 @@ def _key_numbers(results: dict[str, Any]) -> str:
             (text(one.ratio, ".2f"), f"{one.null} chance, p = {text(one.p, '.3f')}")
             for one in (row.uniform, row.stratified)
         )
-        lists.append(key_numbers([(text(row.overlap, ".4f"), where), *((f"{ratio} ×", of) for ratio, of in levels)]))
+        lists.append(key_numbers([(share(row.overlap), where), *((f"{ratio} ×", of) for ratio, of in levels)]))
     return "".join(lists)
 
 
@@ -126,15 +126,16 @@ def _run(results: dict[str, Any]) -> list[str]:
     steps = sorted({record["step"] for record in records})
     when = f"at step {steps[0]:,}" if len(steps) == 1 else f"at {len(steps)} steps from {steps[0]:,} to {steps[-1]:,}"
     data = " and on ".join(f"{SPLIT_NAMES[split]} data" for split in splits(results))
+    products = sum(record["report"]["products"] for record in records)
+    count = "The record" if len(records) == 1 else f"All {len(records)} records"
     return [
         f"{results['title']}: a network of {sum(sizes):,} parameters in {len(sizes)} tensors, examined {when} of its "
         f"training. Data: {results['description']}.",
-        f"Each time the {last['k_max']:,} eigenvectors of the Hessian, on {data}, whose eigenvalues are largest in "
-        f"magnitude were computed by {last['report']['solver']['class']}, and the space that they span was compared "
-        "with that of the axes of as many parameters, those largest in magnitude, and with chance.",
-        f"All {len(records)} records took {_duration(sum(number(record['seconds']) for record in records))}, the "
-        f"training not counted, and {sum(record['report']['products'] for record in records):,} Hessian-vector "
-        "products, comparisons with other operators not counted.",
+        f"The {last['k_max']:,} eigenvectors of its Hessian, on {data}, whose eigenvalues are largest in magnitude "
+        f"were computed by {last['report']['solver']['class']}. The space that they span was compared with that of the "
+        "axes of as many parameters, those largest in magnitude, and with chance.",
+        f"{count} took {_duration(sum(number(record['seconds']) for record in records))}, the training not counted, "
+        f"and {products:,} Hessian-vector products, comparisons with other operators not counted.",
     ]
 
 
@@ -176,7 +177,7 @@ def _tensor_table(results: dict[str, Any]) -> str:
     for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
         expected = text(k * size / sum(sizes), ".1f")
         counts = [record["mask_counts"][index] for record in records]
-        density = text(counts[-1] / size, ".1%")
+        density = percent(counts[-1] / size)
         rows.append(cell_row(name, [f"{size:,}", expected, *map(str, counts), density]))
     headings = ("tensor", "size", "by chance", *(f"step {record['step']}" for record in records), "density")
     caption = (
@@ -198,8 +199,8 @@ def _certificates(results: dict[str, Any]) -> str:
             records_of(results, split),
             f"Certificates on {SPLIT_NAMES[split]} data. λₖ: the last of the k eigenvalues; radius: by how much it is "
             "off at most; sharp: the same by the premise; leads: whether the first k are shown to be the leading ones; "
-            "sine: of the largest angle between the computed and the true eigenspace, at most; eigenspace: their "
-            "overlap, at least; overlap from … to: of the mask with the true eigenspace.",
+            "sine: of the largest angle between the computed and the true eigenspace, at most; missed: what is missing "
+            "to 1 in their overlap, at most; overlap from … to: of the mask with the true eigenspace.",
         )
         for split in splits(results)
     ]

@@ -15,7 +15,7 @@ from .records import LEVEL
 from .report import READING, citation, data_note, plain, reproduction
 from .run_comparison_plots import run_figures
 from .runs import Runs
-from .tables import HEADINGS, TableRow, cells, number, residual, table_rows, text
+from .tables import HEADINGS, TableRow, cells, number, residual, share, table_rows, text
 
 
 def write_comparison(directories: Sequence[Path], path: Path) -> Path:
@@ -75,7 +75,7 @@ def _key_numbers(runs: Runs) -> str:
     for split in runs.splits:
         overlap, *ratios = map(_spread, _numbers(list(_last_rows(runs, split).values())))
         where = f"mean overlap at k = {runs.k}, last steps, {SPLIT_NAMES[split]} data, from"
-        entries = [(text(overlap[0], ".4f"), f"{where} {text(overlap[1], '.4f')} to {text(overlap[2], '.4f')}")]
+        entries = [(share(overlap[0]), f"{where} {share(overlap[1])} to {share(overlap[2])}")]
         for null, (mean, low, high) in zip(("uniform", "stratified"), ratios, strict=True):
             entries.append((f"{text(mean, '.2f')} ×", f"{null} chance, from {text(low, '.2f')} to {text(high, '.2f')}"))
         lists.append(key_numbers(entries))
@@ -132,8 +132,8 @@ def found(runs: Runs, split: str) -> list[str]:
         for levels in ([row.uniform for row in rows], [row.stratified for row in rows])
     ]
     return [
-        f"At k = {runs.k:,} and the last step of each of {count} runs the overlap is {text(overlap[0], '.4f')} on "
-        f"average, from {text(overlap[1], '.4f')} ({low}) to {text(overlap[2], '.4f')} ({high}).",
+        f"At k = {runs.k:,} and the last step of each of {count} runs the overlap is {share(overlap[0])} on "
+        f"average, from {share(overlap[1])} ({low}) to {share(overlap[2])} ({high}).",
         f"That is {_range(uniform)} times uniform chance and {_range(stratified)} times stratified chance.",
         f"{above[0]} of {count} runs are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that "
         "of stratified chance.",
@@ -219,7 +219,7 @@ def _certainty_table(runs: Runs) -> str:
                         *(split, str(records[-1]["step"]), records[-1]["report"]["status"].lower().replace("_", " ")),
                         text(residual(records[-1]), ".1e"),
                         "-" if certificate is None else f"{max(leading, default=0)} of {records[-1]['k_max']}",
-                        *(text(end, ".4f") for end in row.error),
+                        *(share(end) for end in row.error),
                     ],
                 )
             )

@@ -27,7 +27,7 @@ from .drawing import (
 )
 from .findings import SPLIT_NAMES
 from .records import LEVEL
-from .tables import table_rows, text
+from .tables import share, table_rows
 
 # Okabe & Ito's, but for those of the levels of chance.
 _COLORS = ("#0b4f8a", "#cc79a7", "#009e73", "#e69f00", "#56b4e9", "#000000")
@@ -96,7 +96,7 @@ def _by_k(last: Mapping[str, Record], k: int) -> StudyFigure:
         "Overlap of the k largest parameters with the k leading eigenvectors at the last step of each run: as it is, "
         f"and divided by each level of chance. Bands hold {LEVEL:.0%} of the random masks, the widest over the runs.",
         f"Overlap against k from 1 to {k}, one line a run. At k = {k}: "
-        + "; ".join(f"{label}, overlap {text(curve[-1], '.4f')}" for label, curve in zip(last, overlap, strict=True)),
+        + "; ".join(f"{label}, overlap {share(curve[-1])}" for label, curve in zip(last, overlap, strict=True)),
     )
 
 
@@ -113,7 +113,7 @@ def _by_step(runs: Mapping[str, Sequence[Record]], k: int) -> StudyFigure:
         panels[0].plot(steps, overlap, "o-", color=colors[label], label=label)
         panels[0].plot(steps, mean, color=colors[label], ls=_STRATIFIED[1], lw=1)
         panels[1].plot(steps, ratio(overlap, mean), "o-", color=colors[label])
-        ends.append(f"{label}, from {text(overlap[0], '.4f')} to {text(overlap[-1], '.4f')}")
+        ends.append(f"{label}, from {share(overlap[0])} to {share(overlap[-1])}")
     panels[0].axhline(rows[-1].uniform.mean, color=_UNIFORM[0], ls=_UNIFORM[1], label="uniform chance")
     panels[1].axhline(1, color=_STRATIFIED[0], ls=_STRATIFIED[1])
     for axes, title in zip(panels, (f"overlap at k = {k}", "overlap / stratified chance"), strict=True):

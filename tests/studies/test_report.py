@@ -16,7 +16,7 @@ from eigenspan.studies import plots, report
 from eigenspan.studies.certainty import certainty
 from eigenspan.studies.findings import findings
 from eigenspan.studies.report import write_report
-from eigenspan.studies.tables import cells, table_rows
+from eigenspan.studies.tables import cells, percent, share, table_rows
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +143,23 @@ def test_tables_hold_the_numbers_of_the_results(results, source):
         assert found[10] == record["report"]["status"].lower()
 
 
+@pytest.mark.parametrize(
+    ("value", "overlap", "of_all"),
+    [
+        *((0.0, "0.0000", "0%"), (1.0, "1.0000", "100%"), (0.0123, "0.0123", "1.2%"), (0.25, "0.2500", "25%")),
+        *((5.4e-6, "5.4e-06", "0.00054%"), (-2e-9, "-2.0e-09", "-2e-07%")),
+    ],
+)
+def test_small_numbers_keep_two_digits(value, overlap, of_all):
+    assert (share(value), percent(value)) == (overlap, of_all)
+
+
 def test_the_tensors_are_counted(results, source):
     rows = Page(source).rows
     records = [record for record in results["records"] if record["split"] == "train"]
     for index, (name, size) in enumerate(zip(*results["parameters"].values(), strict=True)):
         counts = [str(record["mask_counts"][index]) for record in records]
-        assert [name, str(size), f"{6 * size / 27:.1f}", *counts, f"{int(counts[-1]) / size:.1%}"] in rows
+        assert [name, str(size), f"{6 * size / 27:.1f}", *counts, percent(int(counts[-1]) / size)] in rows
 
 
 def test_rows_name_the_null_and_its_strata(results):
@@ -327,7 +338,8 @@ def test_what_is_certain_and_what_rests_on_a_premise():
         "That no larger eigenvalue was missed is assumed and not shown. At step 7 the premise is that there is no "
         "other eigenvalue of |λ| above 1.",
         "By it the span of the first 1 of 2 eigenvectors is the leading eigenspace but for an error: the sine of its "
-        "largest angle to that is at most 1.0e-02, and they overlap by at least 0.999900 (Davis and Kahan).",
+        "largest angle to that is at most 1.0e-02, and at most 1.0e-04 is missing to an overlap of 1 (Davis and "
+        "Kahan).",
     ]
 
 
