@@ -26,6 +26,7 @@ from .exits import plain_errors
 from .overlap_study import OverlapStudy
 from .planning import plan_study
 from .problems import find_problem
+from .progress_lines import legible_progress
 from .report import write_report
 from .run_comparison import write_comparison
 from .study_results import read_results
@@ -174,9 +175,8 @@ def _run(run: OverlapStudy, traceback: bool) -> None:
     """Do what is left of a study, and write its report."""
     directory, table_k = run.directory, run.problem.table_k
     kept = f"; what is done is kept in {directory}"
-    with plain_errors(1, traceback, kept), _warnings_between_bars():
-        progress = run.leads and sys.stderr.isatty()
-        results = run.run(progress=progress, on_record=lambda record: _print_record(record, table_k))
+    with plain_errors(1, traceback, kept), legible_progress(), _warnings_between_bars():
+        results = run.run(progress=run.leads, on_record=lambda record: _print_record(record, table_k))
         if run.leads:
             typer.echo(f"Report: {write_report(results, directory)}")
 
