@@ -74,7 +74,7 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
             _by_step(records, results["table_k"]),
             _by_k(records),
             energy_figure(results, records),
-            *([tracking_figure(results, split)] if len(records) > 1 else []),
+            *([tracking_figure(results, split)] if len(records) > 1 and "tracking" in results else []),
             *([comparison_figure(results, records)] if "comparison" in records[0] else []),
             _spectrum(records),
             _residuals(records),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -210,7 +211,8 @@ def _certainty_table(runs: Runs) -> str:
     rows = []
     for split in runs.splits:
         for label, records in runs.records(split).items():
-            certificate, row = records[-1]["certificate"], table_rows(records[-1], [runs.k])[-1]
+            certificate, at_k = records[-1]["certificate"], table_rows(records[-1], runs.table_k)
+            row = next((row for row in reversed(at_k) if math.isfinite(row.error[0])), at_k[-1])
             leading = [] if certificate is None else [j for j, leads in enumerate(certificate["leads"], 1) if leads]
             rows.append(
                 cell_row(
@@ -219,7 +221,7 @@ def _certainty_table(runs: Runs) -> str:
                         *(split, str(records[-1]["step"]), records[-1]["report"]["status"].lower().replace("_", " ")),
                         text(residual(records[-1]), ".1e"),
                         "-" if certificate is None else f"{max(leading, default=0)} of {records[-1]['k_max']}",
-                        *(share(end) for end in row.error),
+                        *(str(row.k), *map(share, row.error)),
                     ],
                 )
             )
@@ -230,10 +232,10 @@ def _certainty_table(runs: Runs) -> str:
     )
     caption = (
         "How the last solve of each run ended. Residual: the largest norm, relative to the largest |λ|; leading: how "
-        "many pairs are shown to be the leading ones; overlap from … to: of the mask with the true eigenspace, at "
-        f"k = {runs.k}, where a gap shows it."
+        "many pairs are shown to be the leading ones; overlap from … to: of the mask with the true eigenspace, at the "
+        "largest k of interest that a gap follows."
     )
-    headings = ("run", "split", "step", "status", "residual", "leading", "overlap from", "to")
+    headings = ("run", "split", "step", "status", "residual", "leading", "k", "overlap from", "to")
     return paragraphs([lead]) + table(caption, headings, [rows])
 
 

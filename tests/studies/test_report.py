@@ -377,6 +377,14 @@ def test_certificates_are_those_of_the_eigenpairs_in_the_folder(results, folder,
         assert any(row[-9] == "2" and row[-8:-5] == cells for row in rows if len(row) >= 9)
 
 
+def test_steps_that_were_not_set_beside_one_another_have_no_such_figure(results, tmp_path):
+    """As in results of another origin."""
+    others = {name: entry for name, entry in results.items() if name != "tracking"}
+    steps = [record for record in others["records"] if record["split"] == "train"][:2]
+    others["records"] = [{n: e for n, e in record.items() if n not in ("comparison", "exact")} for record in steps]
+    assert "through-training" not in {drawn.name for drawn in plots.save_figures(others, tmp_path)}
+
+
 def test_made_up_data_are_said_in_the_header(results, tmp_path, undrawn):
     assert "Mind the data" not in write(results, tmp_path).text
     made_up = results | {"warning": "generated images, not those"}

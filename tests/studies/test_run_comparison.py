@@ -53,6 +53,11 @@ def test_tables_hold_the_numbers_of_the_runs(runs, source):
             values = record["eigenvalues"]
             chosen = [f"{values[k - 1]:.4g}" for k in (1, 2, 6)]
             assert [folder.name, f"{record['loss']:.4f}", *chosen, str(sum(value < 0 for value in values))] in rows
+            certificate, sure = record["certificate"], max(k for k in (2, 6) if record["certificate"]["leads"][k - 1])
+            ends = [f"{record['overlap_error'][end][sure - 1]:.4f}" for end in ("low", "high")]
+            leading = max(j for j, leads in enumerate(certificate["leads"], 1) if leads)
+            assert [folder.name, split, "2", record["report"]["status"].lower()] in [row[:4] for row in rows]
+            assert [f"{leading} of 6", str(sure), *ends] in [row[5:] for row in rows if row[:2] == [folder.name, split]]
         records = json.loads((folder / "results.json").read_text())["records"]
         products = sum(record["report"]["products"] for record in records)
         assert [folder.name, "4", str(products)] in [row[:3] for row in rows]
