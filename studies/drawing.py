@@ -31,8 +31,8 @@ OVERLAP = "#0b4f8a"
 """The colour of a single line."""
 NULLS = {"uniform": ("#6e6e6e", "--"), "stratified": ("#d55e00", "-."), "haar": ("#009e73", ":")}
 """Colour and dashes of each level of chance: the colour-blind tell them apart (Okabe & Ito, 2008), and so do prints."""
-SEQUENTIAL = matplotlib.colormaps["viridis"]
-"""The colours of numbers: of even steps in lightness, for the colour-blind and in grey too."""
+SEQUENTIAL = matplotlib.colormaps["YlGnBu"]
+"""The colours of numbers: 0 is near the paper, white or black, and lightness tells the rest."""
 
 _PATH, _DIGITS = re.compile(rb'(?<= d=")[^"]*'), re.compile(rb"(\.\d\d)\d+")
 _FEW = 30  # points of a line, which are marked
@@ -52,8 +52,8 @@ _STYLE: dict[Any, Any] = {
     "path.simplify_threshold": 0.3,  # points of paper: less than a line is wide
     "svg.hashsalt": "eigenspan",
 }
-# The yellow end of the map is too faint on white, and inverted on black.
-_STEPS = LinearSegmentedColormap.from_list("steps", SEQUENTIAL(np.linspace(0, 0.8, 64)))
+# The yellow end of this map is too faint on white, and inverted on black.
+_STEPS = LinearSegmentedColormap.from_list("steps", matplotlib.colormaps["viridis"](np.linspace(0, 0.7, 64)))
 
 
 @attrs.frozen
