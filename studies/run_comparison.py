@@ -37,6 +37,8 @@ def write_comparison(directories: Sequence[Path], path: Path) -> Path:
 
     Cost: some seconds.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it, or choose another file for the comparison")
     content = _page(Runs.read(directories))
     with written_whole(path) as partial:
         partial.write_text(content, encoding="utf-8")

@@ -189,7 +189,7 @@ def test_reports_that_cannot_be_written_are_one_line(studied, tmp_path):
         ((tmp_path / "unfinished",), "finish its study by eigenspan resume"),
         ((tmp_path / "nowhere", folder), "has no results.json"),
         ((folder, "--out", tmp_path / "page.html"), "--out is of comparisons"),
-        ((folder, tmp_path / "fake", "--out", tmp_path / "no" / "page.html"), "made-up data"),
+        ((folder, folder, "--out", tmp_path / "no" / "page.html"), "no is no folder: make it"),
     ):
         result = invoke("report", *arguments)
         assert result.exit_code == 2
