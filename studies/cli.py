@@ -26,7 +26,10 @@ from .exits import plain_errors
 from .overlap_study import OverlapStudy
 from .planning import plan_study
 from .problems import find_problem
+from .progress_lines import legible_progress
 from .report import write_report
+from .run_comparison import write_comparison
+from .study_results import read_results
 from .tables import HEADINGS, cells, residual, table_rows, text
 
 if TYPE_CHECKING:
@@ -149,13 +152,31 @@ def resume(context: typer.Context, folder: Annotated[Path, typer.Argument(help="
     _run(run, traceback)
 
 
+@app.command()
+def report(
+    context: typer.Context,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of finished studies.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page that compares several.", show_default="comparison.html")
+    ] = None,
+) -> None:
+    """Write the report of a study again, or compare several runs of one study on one page."""
+    with plain_errors(2, context.find_root().params["traceback"]):
+        if len(folders) > 1:
+            path = write_comparison(folders, Path("comparison.html") if out is None else out)
+        elif out is None:
+            path = write_report(read_results(folders[0]), folders[0])
+        else:
+            raise ValueError(f"--out is of comparisons: the report of {folders[0]} goes there, or name another folder")
+    typer.echo(f"Report: {path}")
+
+
 def _run(run: OverlapStudy, traceback: bool) -> None:
     """Do what is left of a study, and write its report."""
     directory, table_k = run.directory, run.problem.table_k
     kept = f"; what is done is kept in {directory}"
-    with plain_errors(1, traceback, kept), _warnings_between_bars():
-        progress = run.leads and sys.stderr.isatty()
-        results = run.run(progress=progress, on_record=lambda record: _print_record(record, table_k))
+    with plain_errors(1, traceback, kept), legible_progress(), _warnings_between_bars():
+        results = run.run(progress=run.leads, on_record=lambda record: _print_record(record, table_k))
         if run.leads:
             typer.echo(f"Report: {write_report(results, directory)}")
 

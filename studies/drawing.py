@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,10 @@ OVERLAP = "#0b4f8a"
 """The colour of a single line."""
 NULLS = {"uniform": ("#6e6e6e", "--"), "stratified": ("#d55e00", "-."), "haar": ("#009e73", ":")}
 """Colour and dashes of each level of chance: the colour-blind tell them apart (Okabe & Ito, 2008), and so do prints."""
-SEQUENTIAL = matplotlib.colormaps["viridis"]
-"""The colours of numbers: of even steps in lightness, for the colour-blind and in grey too."""
+SEQUENTIAL = matplotlib.colormaps["YlGnBu"]
+"""The colours of numbers: 0 is near the paper, white or black, and lightness tells the rest."""
 
+_PATH, _DIGITS = re.compile(rb'(?<= d=")[^"]*'), re.compile(rb"(\.\d\d)\d+")
 _FEW = 30  # points of a line, which are marked
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -46,10 +49,11 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
+    "path.simplify_threshold": 0.3,  # points of paper: less than a line is wide
     "svg.hashsalt": "eigenspan",
 }
-# The yellow end of the map is too faint on white, and inverted on black.
-_STEPS = LinearSegmentedColormap.from_list("steps", SEQUENTIAL(np.linspace(0, 0.8, 64)))
+# The yellow end of this map is too faint on white, and inverted on black.
+_STEPS = LinearSegmentedColormap.from_list("steps", matplotlib.colormaps["viridis"](np.linspace(0, 0.7, 64)))
 
 
 @attrs.frozen
@@ -94,18 +98,26 @@ def figure_of_panels(
     return figure, list(grid.flat[:count])
 
 
-def write_figure(figure: Figure, stem: Path) -> None:
-    """Writes ``stem.svg`` and ``stem.png``, without dates, each whole or not at all.
-
-    `Figure.savefig` would arrange and draw everything four times over.
-    """
+def svg_of(figure: Figure) -> bytes:
+    """The figure arranged and drawn, without date, in coordinates of two decimals: a thousand pairs make long lines."""
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     vector: Any = FigureCanvasSVG(figure)  # Any, since its methods have no types
+    drawn = io.BytesIO()
+    vector.print_svg(drawn, metadata={"Date": None})
+    return _PATH.sub(lambda path: _DIGITS.sub(rb"\1", path[0]), drawn.getvalue())
+
+
+def write_figure(figure: Figure, stem: Path) -> None:
+    """Writes ``stem.svg`` and ``stem.png``, without dates, each whole or not at all.
+
+    `Figure.savefig` would arrange and draw everything four times over.
+    """
+    drawing = svg_of(figure)
     with written_whole(Path(f"{stem}.svg")) as partial:
-        vector.print_svg(partial, metadata={"Date": None})
+        partial.write_bytes(drawing)
     raster: Any = FigureCanvasAgg(figure)
     with written_whole(Path(f"{stem}.png")) as partial:
         raster.print_png(partial, metadata={"Software": None})
@@ -166,6 +178,29 @@ def draw_level(axes: Axes, null: str, x: Array, mean: Array, low: Array, high: A
     color, dashes = NULLS[null]
     axes.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
     axes.plot(x, mean, color=color, ls=dashes, label=label)
+
+
+def ratio(values: Array, scale: Array) -> Array:
+    """Quotients, NaN where the scale is 0."""
+    return np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0)
+
+
+def draw_ratio_level(axes: Axes, null: str, ratios: Array, low: Array, high: Array) -> None:
+    """Chance in a panel of multiples of it, which is 1, with its band; the scale is that of the larger k.
+
+    Args:
+        axes: the panel.
+        null: of the level.
+        ratios: the curves of the panel, a row each.
+        low: lower end of the band.
+        high: upper end of it.
+    """
+    color, dashes = NULLS[null]
+    axes.fill_between(ranks(low), low, high, color=color, alpha=0.2, lw=0)
+    axes.axhline(1, color=color, ls=dashes)
+    settled = ratios[:, len(low) // 10 :]
+    highest = settled[np.isfinite(settled)].max(initial=1.5)
+    axes.set(title=f"overlap / {null} chance", xlabel="k", ylim=(0, 1.2 * highest))
 
 
 def step_key(figure: Figure, records: Sequence[Record], panels: Sequence[Axes]) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from .records import DRAWS, LEVEL
-from .tables import RecordedLevel, TableRow, number, residual, table_rows, text
+from .tables import RecordedLevel, TableRow, number, percent, share, table_rows, text
 
 SPLIT_NAMES = {"train": "training", "test": "test"}
 """Splits in words."""
 
 
 def findings(results: dict[str, Any]) -> dict[str, list[str]]:
-    """Sentences by heading: one a split for the overlap, then for layers of weights and eigenvectors, for accuracy.
+    """Sentences by heading: one a split for the overlap, then for layers of weights and eigenvectors.
 
     Args:
         results: those of `OverlapStudy.run`, with at least one record.
@@ -28,7 +28,6 @@ def findings(results: dict[str, Any]) -> dict[str, list[str]]:
         "Where the large weights are": _tensors(results, results["records"][-1]),
         "Where the eigenvectors live": _localisation(results, results["records"][-1]),
         **_beside_others(results),
-        "Accuracy": [*_accuracy(results["records"]), *_error(results)],
     }
 
 
@@ -51,7 +50,7 @@ def _last_record(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
     size = sum(results["parameters"]["sizes"])
     return [
         f"At step {row.step:,} (loss {text(row.loss, '.3f')}) the {row.k:,} largest of {size:,} parameters and the "
-        f"{row.k:,} leading Hessian eigenvectors overlap by {text(row.overlap, '.4f')}, where 0 is orthogonal and 1 is "
+        f"{row.k:,} leading Hessian eigenvectors overlap by {share(row.overlap)}, where 0 is orthogonal and 1 is "
         "the same space.",
         f"A random mask of {row.k:,} parameters would overlap by {_spread(row.uniform)}. {_comparison(row.uniform)}",
         "A random mask with as many parameters in every tensor as the largest have would overlap by "
@@ -60,15 +59,12 @@ def _last_record(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
 
 
 def _spread(level: RecordedLevel) -> str:
-    return (
-        f"{text(level.mean, '.4f')} on average, and {LEVEL:.0%} of such masks by {text(level.low, '.4f')} to "
-        f"{text(level.high, '.4f')}"
-    )
+    return f"{share(level.mean)} on average, and {LEVEL:.0%} of such masks by {share(level.low)} to {share(level.high)}"
 
 
 def _comparison(level: RecordedLevel) -> str:
     if not math.isfinite(level.z):
-        return f"All such masks have the same overlap, {text(level.mean, '.4f')}: there is nothing to compare."
+        return f"All such masks have the same overlap, {share(level.mean)}: there is nothing to compare."
     smallest = 2 / (1 + DRAWS)
     least = f", the least that {DRAWS} random masks can tell" if level.p <= smallest * (1 + 1e-9) else ""
     verdict = {"inside": "it cannot be told apart from chance"}.get(level.verdict, f"{level.verdict} this chance level")
@@ -117,8 +113,8 @@ def _dependence(results: dict[str, Any], records: Sequence[dict[str, Any]]) -> l
             for levels in ([row.uniform for row in largest], [row.stratified for row in largest])
         ]
         sentences.append(
-            f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({text(top.overlap, '.4f')}) "
-            f"and lowest at step {bottom.step:,} ({text(bottom.overlap, '.4f')}). Of {len(records)} records, "
+            f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({share(top.overlap)}) "
+            f"and lowest at step {bottom.step:,} ({share(bottom.overlap)}). Of {len(records)} records, "
             f"{above[0]} are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that of "
             "stratified chance."
         )
@@ -130,7 +126,7 @@ def _multiples(row: TableRow) -> str:
     return f"{uniform} times uniform and {stratified} times stratified chance"
 
 
-# -- the mask and the solves ------------------------------------------------------------------------------------------
+# -- the mask and the eigenvectors -------------------------------------------------------------------------------------
 
 
 def _tensors(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
@@ -139,7 +135,7 @@ def _tensors(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
     counts, k = record["mask_counts"], record["k_max"]
     most = sorted(range(len(names)), key=lambda index: -counts[index])[:3]
     parts = ", ".join(
-        f"{counts[index]:,} in {names[index]} ({counts[index] / sizes[index]:.0%} of its entries)"
+        f"{counts[index]:,} in {names[index]} ({percent(counts[index] / sizes[index])} of its entries)"
         for index in most
         if counts[index] > 0
     )
@@ -192,59 +188,3 @@ def _beside_others(results: dict[str, Any]) -> dict[str, list[str]]:
                 f"{record['step']:,} overlap by {' and '.join(parts)}."
             )
     return {"Beside other operators": sentences} if sentences else {}
-
-
-def _error(results: dict[str, Any]) -> list[str]:
-    """What the error of the eigenspace may change in the overlap, at the largest k of interest where that is shown."""
-    rows = [row for row in table_rows(results["records"][-1], results["table_k"]) if math.isfinite(row.error[0])]
-    return [*_last_error(rows[-1:]), *_errors([table_rows(one, results["table_k"])[-1] for one in results["records"]])]
-
-
-def _last_error(rows: Sequence[TableRow]) -> list[str]:
-    return [
-        f"At step {row.step:,} and k = {row.k:,} the overlap with the true eigenspace is between {row.error[0]:.4f} "
-        f"and {row.error[1]:.4f}, if no eigenvalue larger than the last one found was missed."
-        for row in rows
-    ]
-
-
-def _errors(rows: Sequence[TableRow]) -> list[str]:
-    """How far apart those ends are at worst, and where there are none, of one row a record."""
-    if len(rows) < 2:
-        return []
-    known = [row for row in rows if math.isfinite(row.error[0])]
-    sentences = []
-    if known:
-        widest = max(known, key=lambda row: row.error[1] - row.error[0])
-        low, high = widest.error
-        sentences.append(
-            f"Of all records at k = {widest.k:,} the widest such interval is that of step {widest.step:,}, "
-            f"{low:.4f} to {high:.4f}."
-        )
-    if len(known) < len(rows):
-        sentences.append(
-            f"{len(rows) - len(known)} of {len(rows)} records have none there: no gap behind eigenvalue k is known."
-        )
-    return sentences
-
-
-def _accuracy(records: Sequence[dict[str, Any]]) -> list[str]:
-    """How the solves ended, their residuals and, where there is one, the agreement with the dense result."""
-    endings: dict[str, int] = {}
-    for record in records:
-        ending = record["report"]["status_text"]
-        endings[ending] = endings.get(ending, 0) + 1
-    sentences = [f"{count} of {len(records)} solves {ending}." for ending, count in endings.items()]
-    known = [value for value in map(residual, records) if not math.isnan(value)]
-    if known:
-        sentences.append(f"No residual norm ‖Hv - λv‖ is larger than {max(known):.1e} of the largest |λ|.")
-    elif any(not math.isnan(number(norm)) for record in records for norm in record["residual_norms"]):
-        sentences.append("All eigenvalues that were found are 0, so that residual norms have no scale.")
-    else:
-        sentences.append("Residual norms were not measured.")
-    exact = [number(value) for record in records if "exact" in record for value in record["exact"]["subspace_overlap"]]
-    if exact:
-        sentences.append(
-            f"The computed eigenspaces overlap with those of the dense Hessian by at least {min(exact):.6f} at every k."
-        )
-    return sentences

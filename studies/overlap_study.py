@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import read_json, write_json
 from ..metrics import overlap_curve
 from ..solvers import EigenDecomposition
+from .command_line import command_line
 from .comparisons import comparison
 from .files import LOCK, locked
 from .options import DTYPES, SPLITS, StudyOptions
@@ -192,10 +195,13 @@ class OverlapStudy:
         shapes = self._parameters().shapes
         title, warning, weights = self.problem.title, self.data.warning, self.problem.weights
         return {
+            "format": FORMAT,
             "study": self.problem.name,
             "title": f"{title} ({warning})" if warning else title,
             "description": f"{self.data.description}; {weights}" if weights else self.data.description,
+            "warning": warning,
             "attribution": self.data.attribution,
+            "command": command_line(self.problem, self.options),
             "options": attrs.asdict(self.options),
             "environment": self._environment(),
             "parameters": {"names": list(shapes), "sizes": [shape.numel() for shape in shapes.values()]},
@@ -216,7 +222,7 @@ class OverlapStudy:
             "numpy": numpy.__version__,
             "scipy": scipy.__version__,
             "python": platform.python_version(),
-            "machine": platform.machine(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
             "threads": str(torch.get_num_threads()),
             **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         }
@@ -312,6 +318,7 @@ class OverlapStudy:
             raise ValueError(f"{error}: {remedy}") from error
 
     def _measure(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
+        began = time.perf_counter()
         found, step = self._solves(checkpoint, split, progress), checkpoint.step
         eig = found.eig
         eig.save(self._eigenspace(step, split))
@@ -328,7 +335,7 @@ class OverlapStudy:
         if found.exact is not None:  # how much of its leading eigenspaces was found
             overlaps = overlap_curve(eig.subspace, found.exact.subspace).tolist()
             record["exact"] = {"eigenvalues": found.exact.eigenvalues.tolist(), "subspace_overlap": overlaps}
-        return record
+        return record | {"seconds": time.perf_counter() - began}
 
     # -- the folder ---------------------------------------------------------------------------------------------------
 

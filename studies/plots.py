@@ -21,12 +21,14 @@ from .drawing import (
     array,
     draw_level,
     draw_lines,
+    draw_ratio_level,
     empty_figure,
     figure_of_panels,
     logarithmic,
     own_style,
     positive,
     ranks,
+    ratio,
     step_key,
     whole_numbers,
     write_figure,
@@ -34,7 +36,7 @@ from .drawing import (
 from .findings import SPLIT_NAMES, records_of, splits
 from .layer_plots import composition_figure, energy_figure
 from .records import LEVEL
-from .tables import RecordedLevel, TableRow, table_rows, text
+from .tables import RecordedLevel, TableRow, share, table_rows
 from .tracking_plots import tracking_figure
 
 
@@ -72,7 +74,7 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
             _by_step(records, results["table_k"]),
             _by_k(records),
             energy_figure(results, records),
-            *([tracking_figure(results, split)] if len(records) > 1 else []),
+            *([tracking_figure(results, split)] if len(records) > 1 and "tracking" in results else []),
             *([comparison_figure(results, records)] if "comparison" in records[0] else []),
             _spectrum(records),
             _residuals(records),
@@ -142,8 +144,8 @@ def _level(axes: Axes, x: Array, levels: Sequence[RecordedLevel]) -> None:
 def _in_words(series: Sequence[TableRow]) -> str:
     ends = (series[0], series[-1])[: len(series)]
     return f"At k = {series[0].k}: " + "; ".join(
-        f"step {row.step}, overlap {text(row.overlap, '.4f')}, uniform chance {text(row.uniform.mean, '.4f')}, "
-        f"stratified chance {text(row.stratified.mean, '.4f')}"
+        f"step {row.step}, overlap {share(row.overlap)}, uniform chance {share(row.uniform.mean)}, "
+        f"stratified chance {share(row.stratified.mean)}"
         for row in ends
     )
 
@@ -166,8 +168,8 @@ def _by_k(records: list[Record]) -> StudyFigure:
         top.fill_between(ranks(lowest), lowest, highest, color=color, alpha=0.2, lw=0, label=label)
         if len(records) == 1 or null == "uniform":  # the uniform mean is k / n at every step
             top.plot(ranks(mean[0]), mean[0], color=color, ls=dashes)
-        ratios = _ratio(overlap, mean)
-        _ratio_panel(panels[null], null, ratios, _ratio(low, mean).min(axis=0), _ratio(high, mean).max(axis=0))
+        ratios = ratio(overlap, mean)
+        draw_ratio_level(panels[null], null, ratios, ratio(low, mean).min(axis=0), ratio(high, mean).max(axis=0))
         draw_lines(panels[null], records, ratios)
     if len(records) == 1:
         least, most = (array(records[0]["overlap_error"][end]) for end in ("low", "high"))
@@ -188,21 +190,6 @@ def _by_k(records: list[Record]) -> StudyFigure:
         f"Overlap against k from 1 to {k}, one line a step, with both levels of chance. "
         f"{_in_words(table_rows(last, [k]))}",
     )
-
-
-def _ratio_panel(axes: Axes, null: str, ratios: Array, low: Array, high: Array) -> None:
-    """Chance, which is 1, with its band; the scale is that of the larger k."""
-    color, dashes = NULLS[null]
-    axes.fill_between(ranks(low), low, high, color=color, alpha=0.2, lw=0)
-    axes.axhline(1, color=color, ls=dashes)
-    settled = ratios[:, len(low) // 10 :]
-    highest = settled[np.isfinite(settled)].max(initial=1.5)
-    axes.set(title=f"overlap / {null} chance", xlabel="k", ylim=(0, 1.2 * highest))
-
-
-def _ratio(values: Array, scale: Array) -> Array:
-    """Quotients, NaN where the scale is 0."""
-    return np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0)
 
 
 # -- spectrum and accuracy --------------------------------------------------------------------------------------------
@@ -241,7 +228,7 @@ def _scale(record: Record) -> Array:
 
 def _residuals(records: list[Record]) -> StudyFigure:
     figure, panels = figure_of_panels(1, 1, 1, (9, 3.8))
-    relative = [positive(_ratio(array(one["residual_norms"]), _scale(one))) for one in records]
+    relative = [positive(ratio(array(one["residual_norms"]), _scale(one))) for one in records]
     draw_lines(panels[0], records, relative, ls="none", marker="o", ms=2.5, rasterized=True)
     logarithmic(panels[0])
     panels[0].set(title="relative residual norm", xlabel="rank i", ylabel="‖Hvᵢ − λᵢvᵢ‖ / |λ₁|")
@@ -268,7 +255,7 @@ def _exact(records: list[Record], rounding: float) -> StudyFigure:
     errors, missed = [], []
     for record in records:
         found, exact = np.abs(array(record["eigenvalues"])), np.abs(array(record["exact"]["eigenvalues"]))
-        errors.append(np.maximum(_ratio(np.abs(found - exact), _scale(record)), rounding))
+        errors.append(np.maximum(ratio(np.abs(found - exact), _scale(record)), rounding))
         missed.append(np.maximum(1 - array(record["exact"]["subspace_overlap"]), rounding))
     for axes, curves in zip(panels, (errors, missed), strict=True):
         draw_lines(axes, records, curves)

@@ -153,14 +153,17 @@ class Problem:
             micro_batch_size=self.plan.micro_batch_size or (len(targets) if fixed else None),
         )
 
+    def default_source(self, root: Path | None) -> str:
+        """Where data come from that are not named: from the folder of ``--data-root``, if any, or the first source."""
+        return "folder" if root is not None and "folder" in self.sources else next(iter(self.sources))
+
     def resolved(self, request: DataRequest) -> DataRequest:
         """The request with the problem's own choices in the place of None.
 
         Raises:
             ValueError: a request that this problem cannot meet.
         """
-        given = "folder" if request.root is not None and "folder" in self.sources else next(iter(self.sources))
-        source = given if request.source is None else request.source
+        source = self.default_source(request.root) if request.source is None else request.source
         if source not in self.sources:
             raise ValueError(f"the data of {self.name} are one of {', '.join(self.sources)}; got {source!r}")
         if source == "folder" and request.root is None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..linops import Hessian, MaskSubspace, magnitude
 from ..linops.distributed import DataParallel
 from ..metrics import ChanceCurve, chance_curve, layer_energy, overlap_curve_interval, participation_ratio
-from ..solvers import EigenDecomposition, certify
+from ..solvers import Certificate, EigenDecomposition, certify
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever records get other keys, so that a folder of earlier ones is refused and not misread."""
 LEVEL = 0.95
 """How much of chance its intervals hold."""
@@ -39,6 +39,9 @@ def record_of(H: Hessian | DataParallel, eig: EigenDecomposition, table_k: Seque
 
         - ``overlap``, and ``overlap_error``: the ends ``low`` and ``high`` of an interval that holds the overlap with
           the true eigenspace, by residual norms; NaN where the eigenpairs are not shown to be the leading ones;
+        - ``certificate``: what `certify` shows without products, or None where residual norms were not measured:
+          ``radii`` and ``sharp_radii`` of eigenvalues, ``leads``, the ``sines`` and ``overlaps`` of eigenspaces, and
+          what all but the radii rest on, the ``premise`` with its ``probability``;
         - ``chance_uniform`` and ``chance_stratified``: ``mean``, ``std``, the ends ``low`` and ``high`` of the central
           interval of probability `LEVEL`, and the two-sided ``p_value``;
         - ``mask_counts``: how many of the K largest weights each tensor has; ``mask_ties``: whether the last of them
@@ -51,11 +54,13 @@ def record_of(H: Hessian | DataParallel, eig: EigenDecomposition, table_k: Seque
     """
     scores, labels = magnitude(H.parameters), H.parameters.labels()
     curves = [chance_curve(scores, eig.subspace, strata, draws=DRAWS, seed=seed) for strata in (None, labels)]
+    certificate = certify(eig) if bool(eig.residual_norms.isfinite().all()) else None  # else they were not measured
     mask, energy = MaskSubspace.top_k(scores, len(eig.eigenvalues)), layer_energy(eig.eigenvectors, labels)
     return {
         "k_max": len(eig.eigenvalues),
         "overlap": curves[0].observed.tolist(),
-        "overlap_error": _error(scores, eig),
+        "overlap_error": _error(scores, eig, certificate),
+        "certificate": None if certificate is None else _certificate(certificate),
         **{f"chance_{curve.null}": _chance(curve) for curve in curves},
         "mask_counts": list(mask.composition(H.parameters).counts),
         "mask_ties": None if mask.ties is None else attrs.asdict(mask.ties),
@@ -75,10 +80,18 @@ def _chance(curve: ChanceCurve) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in numbers.items()}
 
 
-def _error(scores: Tensor, eig: EigenDecomposition) -> dict[str, list[float]]:
-    if not bool(eig.residual_norms.isfinite().all()):  # they were not measured
+def _error(scores: Tensor, eig: EigenDecomposition, certificate: Certificate | None) -> dict[str, list[float]]:
+    if certificate is None:
         unknown = [math.nan] * len(eig.eigenvalues)
         return {"low": unknown, "high": unknown}
-    certificate = certify(eig)
     ends = zip(("low", "high"), overlap_curve_interval(scores, eig.subspace, certificate.sine_norms), strict=True)
     return {name: end.cpu().where(certificate.leads, math.nan).tolist() for name, end in ends}
+
+
+def _certificate(certificate: Certificate) -> dict[str, Any]:
+    curves = ("radii", "sharp_radii", "leads", "sines", "overlaps")
+    return {
+        **{name: getattr(certificate, name).tolist() for name in curves},
+        "premise": certificate.premise,
+        "probability": certificate.probability,
+    }

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..linops.files import written_whole
-from .drawing import StudyFigure
+from .certainty import certainty, certificate_table
 from .findings import SPLIT_NAMES, findings, records_of, splits
+from .page import cell_row, command_box, definitions, figure, key_numbers, page, paragraphs, table, told
 from .plots import save_figures
 from .records import DRAWS, LEVEL
-from .stylesheet import STYLESHEET
-from .tables import HEADINGS, cells, number, residual, table_rows, text
+from .tables import HEADINGS, cells, number, percent, residual, share, table_rows, text
 
-_READING = (
+READING = (
     "The overlap of two k-dimensional subspaces A and B with orthonormal bases is ‖AᵀB‖²_F / k: the mean squared "
     "cosine of their principal angles. Here A is spanned by the coordinate axes of the k parameters that are largest "
     "in magnitude, and B by the k Hessian eigenvectors whose eigenvalues are largest in magnitude.",
@@ -39,7 +38,7 @@ _READING = (
     "It is a bound if no eigenvalue was missed that is larger in magnitude than the last one found; between nearly "
     "equal eigenvalues there is none, and a dash or nothing is shown.",
 )
-_CITATION = (
+CITATION = (
     "A. Fernandez, F. Schneider, M. Mahsereci, P. Hennig (2025). Connecting Parameter Magnitudes and Hessian "
     "Eigenspaces at Scale using Sketched Methods. Transactions on Machine Learning Research. arXiv 2504.14701."
 )
@@ -52,7 +51,7 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
     at all.
 
     Args:
-        results: those of `OverlapStudy.run`, with at least one record.
+        results: those of `OverlapStudy.run`, or of a folder by `read_results`, with at least one record.
         directory: that of the study; the figures are in its folder ``figures`` as well.
 
     Returns:
@@ -64,33 +63,46 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
     Cost: some seconds.
     """
     directory = Path(directory)
-    figures = [_figure(drawn, directory / "figures") for drawn in save_figures(results, directory)]
+    figures = {
+        drawn.name: figure((directory / "figures" / f"{drawn.name}.svg").read_bytes(), drawn.alternative, drawn.caption)
+        for drawn in save_figures(results, directory)
+    }
     path = directory / "report.html"
     with written_whole(path) as partial:
         partial.write_text(_page(results, figures), encoding="utf-8")
     return path
 
 
-def _page(results: dict[str, Any], figures: Sequence[str]) -> str:
-    title = escape(f"{results['study']}: large weights and the top Hessian eigenspace")
+def _page(results: dict[str, Any], figures: Mapping[str, str]) -> str:
+    of_masks = figures.get("mask-by-layer", "")
+    header = (
+        "<h1>How much do large weights overlap with the top Hessian eigenspace?</h1>\n"
+        f"<p>{escape(results['title'])}. {escape(results['description'])}.</p>\n"
+        f"{data_note(results)}{_key_numbers(results)}"
+    )
     sections = {
-        "What was found": _found(results),
-        "Figures": "".join(figures),
+        "What was run": paragraphs(_run(results)),
+        "What was found": told(findings(results)),
+        "How sure it is": told(certainty(results)),
+        "Figures": "".join(drawn for name, drawn in figures.items() if name != "mask-by-layer"),
         "Overlap and chance": _overlap_tables(results),
-        "Where the large weights are": _tensor_table(results),
-        "Accuracy and cost": _solve_table(results["records"]),
-        "What was run": _setting(results),
-        "How to read this": "".join(f"<p>{_prose(paragraph)}</p>" for paragraph in _READING),
-        "How to cite": _citation(results),
+        "Where the large weights are": of_masks + _tensor_table(results),
+        "Certificates": _certificates(results),
+        "Solves and cost": _solve_table(results["records"]),
+        "Settings to reproduce": _setting(results),
+        "How to read this": paragraphs(READING),
+        "How to cite": citation(results),
     }
-    body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>\n" for name, content in sections.items())
+    return page(f"{results['study']}: large weights and the top Hessian eigenspace", header, sections)
+
+
+def data_note(results: dict[str, Any]) -> str:
+    """A note on data that are not what their name says; empty for others."""
+    if not results["warning"]:
+        return ""
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{title}</title>\n<style>{STYLESHEET}</style>\n</head>\n<body>\n<main>\n<header>\n"
-        f"<h1>How much do large weights overlap with the top Hessian eigenspace?</h1>\n<p>{escape(results['title'])}. "
-        f"{escape(results['description'])}.</p>\n{_key_numbers(results)}</header>\n{body}</main>\n</body>\n</html>\n"
+        f'<p class="note" role="note"><strong>Mind the data: {escape(results["warning"])}.</strong> What is shown here '
+        "says nothing of the real ones.</p>\n"
     )
 
 
@@ -100,35 +112,39 @@ def _key_numbers(results: dict[str, Any]) -> str:
     for split in splits(results):
         row = table_rows(records_of(results, split)[-1], results["table_k"])[-1]
         where = f"overlap at k = {row.k}, step {row.step}, {SPLIT_NAMES[split]} data"
-        levels = (row.uniform, row.stratified)
-        entries = [
-            (text(row.overlap, ".4f"), where),
-            *((f"{text(one.ratio, '.2f')} ×", f"{one.null} chance, p = {text(one.p, '.3f')}") for one in levels),
-        ]
-        items = "".join(f"<li><b>{escape(value)}</b>{_prose(meaning)}</li>" for value, meaning in entries)
-        lists.append(f'<ul class="key">{items}</ul>\n')
+        levels = (
+            (text(one.ratio, ".2f"), f"{one.null} chance, p = {text(one.p, '.3f')}")
+            for one in (row.uniform, row.stratified)
+        )
+        lists.append(key_numbers([(share(row.overlap), where), *((f"{ratio} ×", of) for ratio, of in levels)]))
     return "".join(lists)
 
 
-def _found(results: dict[str, Any]) -> str:
-    return "".join(
-        f"<h3>{escape(heading)}</h3>" + "".join(f"<p>{_prose(sentence)}</p>" for sentence in sentences)
-        for heading, sentences in findings(results).items()
-    )
+def _run(results: dict[str, Any]) -> list[str]:
+    """The network, its data, and what was measured of them, in words."""
+    sizes, records, last = results["parameters"]["sizes"], results["records"], results["records"][-1]
+    steps = sorted({record["step"] for record in records})
+    when = f"at step {steps[0]:,}" if len(steps) == 1 else f"at {len(steps)} steps from {steps[0]:,} to {steps[-1]:,}"
+    data = " and on ".join(f"{SPLIT_NAMES[split]} data" for split in splits(results))
+    products = sum(record["report"]["products"] for record in records)
+    count = "The record" if len(records) == 1 else f"All {len(records)} records"
+    return [
+        f"{results['title']}: a network of {sum(sizes):,} parameters in {len(sizes)} tensors, examined {when} of its "
+        f"training. Data: {results['description']}.",
+        f"The {last['k_max']:,} eigenvectors of its Hessian, on {data}, whose eigenvalues are largest in magnitude "
+        f"were computed by {last['report']['solver']['class']}. The space that they span was compared with that of the "
+        "axes of as many parameters, those largest in magnitude, and with chance.",
+        f"{count} took {_duration(sum(number(record['seconds']) for record in records))}, the training not counted, "
+        f"and {products:,} Hessian-vector products, comparisons with other operators not counted.",
+    ]
 
 
-def _prose(sentence: str) -> str:
-    """Escaped, with equations that no line break parts."""
-    return escape(sentence).replace(" = ", "&nbsp;=&nbsp;").replace(" / ", "&nbsp;/&nbsp;")
-
-
-def _figure(drawn: StudyFigure, folder: Path) -> str:
-    # An image of its own rather than inline markup: the names inside one drawing are those inside the next.
-    content = base64.b64encode((folder / f"{drawn.name}.svg").read_bytes()).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(drawn.alternative)}" src="data:image/svg+xml;base64,{content}">'
-        f"<figcaption>{_prose(drawn.caption)}</figcaption></figure>\n"
-    )
+def _duration(seconds: float) -> str:
+    """Wall time in words."""
+    for unit, size in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{text(seconds, '.1f')} seconds"
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -141,13 +157,14 @@ def _overlap_tables(results: dict[str, Any]) -> str:
         groups = []
         for record in records_of(results, split):
             rows = table_rows(record, results["table_k"])
-            first = f'<th scope="rowgroup" rowspan="{len(rows)}">{record["step"]}</th>'
-            groups.append([(first if row is rows[0] else "") + _cells(cells(row)) for row in rows])
+            groups.append(
+                [cell_row("" if row is not rows[0] else str(record["step"]), cells(row), len(rows)) for row in rows]
+            )
         caption = (
-            f"Hessian on {SPLIT_NAMES[split]} data. Uniform and stratified: mean overlap of random masks; ratio: "
+            f"Overlap on {SPLIT_NAMES[split]} data. Uniform and stratified: mean overlap of random masks; ratio: "
             "overlap / chance; z: distance from chance in standard deviations; p: two-sided p-value."
         )
-        tables.append(_table(caption, ("step", *HEADINGS), groups))
+        tables.append(table(caption, ("step", *HEADINGS), groups))
     return "".join(tables)
 
 
@@ -159,14 +176,35 @@ def _tensor_table(results: dict[str, Any]) -> str:
     rows = []
     for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
         expected = text(k * size / sum(sizes), ".1f")
-        counts = [str(record["mask_counts"][index]) for record in records]
-        rows.append(f'<th scope="row">{escape(name)}</th>' + _cells([f"{size:,}", expected, *counts]))
-    headings = ("tensor", "size", "by chance", *(str(record["step"]) for record in records))
+        counts = [record["mask_counts"][index] for record in records]
+        density = percent(counts[-1] / size)
+        rows.append(cell_row(name, [f"{size:,}", expected, *map(str, counts), density]))
+    headings = ("tensor", "size", "by chance", *(f"step {record['step']}" for record in records), "density")
     caption = (
-        f"How many of the {k} largest parameters lie in each tensor, a column a step; by chance: what a uniform random "
-        "mask has on average."
+        f"How many of the {k} largest parameters lie in each tensor. By chance: what a uniform random mask has on "
+        "average; density: how much of the tensor is among the largest at the last step."
     )
-    return _table(caption, headings, [rows])
+    return table(caption, headings, [rows])
+
+
+def _certificates(results: dict[str, Any]) -> str:
+    lead = (
+        "A radius is certain: as many eigenvalues of the Hessian as are listed up to k = 1, 2, … are within it, one to "
+        "one. All else rests on the premise that no eigenvalue was missed that is larger in magnitude than the last "
+        "one found."
+    )
+    tables = [
+        certificate_table(
+            results,
+            records_of(results, split),
+            f"Certificates on {SPLIT_NAMES[split]} data. λₖ: the last of the k eigenvalues; radius: by how much it is "
+            "off at most; sharp: the same by the premise; leads: whether the first k are shown to be the leading ones; "
+            "sine: of the largest angle between the computed and the true eigenspace, at most; missed: what is missing "
+            "to 1 in their overlap, at most; overlap from … to: of the mask with the true eigenspace.",
+        )
+        for split in splits(results)
+    ]
+    return paragraphs([lead]) + "".join(tables)
 
 
 def _solve_table(records: Sequence[dict[str, Any]]) -> str:
@@ -183,60 +221,63 @@ def _solve_table(records: Sequence[dict[str, Any]]) -> str:
             *(text(number(report[name]), ".2f") for name in ("seconds_in_products", "seconds")),
             report["status"].lower().replace("_", " "),
         )
-        rows.append(f'<th scope="row">{record["step"]}</th>' + _cells(entries))
+        rows.append(cell_row(str(record["step"]), entries))
     caption = (
-        f"Each solve for {records[0]['k_max']} eigenpairs: how many are negative, the largest residual norm ‖Hv - λv‖, "
-        "Hessian-vector products, and wall time."
+        f"Each solve for {records[0]['k_max']} eigenpairs. Negative: how many of them; residual: the largest norm "
+        "‖Hv - λv‖; products: Hessian-vector products; wall time."
     )
-    return _table(caption, headings, [rows])
+    return table(caption, headings, [rows])
 
 
-def _cells(entries: Iterable[str]) -> str:
-    return "".join(f"<td>{escape(entry)}</td>" for entry in entries)
-
-
-def _table(caption: str, headings: Sequence[str], groups: Iterable[Iterable[str]]) -> str:
-    """A table that scrolls on its own where it is wider than the screen."""
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    bodies = "\n".join(f"<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody>" for rows in groups)
-    return (
-        f'<div class="wide" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"{bodies}</table></div>\n"
-    )
-
-
-# -- setting ----------------------------------------------------------------------------------------------------------
+# -- settings ---------------------------------------------------------------------------------------------------------
 
 
 def _setting(results: dict[str, Any]) -> str:
-    """Options, solver, data and environment."""
+    """The command, options, solver, data and environment."""
     report = results["records"][-1]["report"]
     solver = ", ".join(f"{name}={value}" for name, value in report["solver"].items() if name != "class")
     memory = report["peak_memory"]
     entries = {
         "study": results["study"],
-        **{name.replace("_", " "): _plain(value) for name, value in results["options"].items()},
+        **{name.replace("_", " "): plain(value) for name, value in results["options"].items()},
         "solver in full": f"{report['solver']['class']}({solver})",
         "parameters": f"{sum(results['parameters']['sizes']):,} in {len(results['parameters']['sizes'])} tensors",
         "data in words": results["description"],
-        "data from": results.get("attribution") or "-",
+        "data from": results["attribution"] or "-",
         "peak memory": "-" if memory is None else f"{memory / 2**30:.2f} GiB, of the whole process",
         **results["environment"],
     }
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries.items())
-    return f"<dl>{rows}</dl>"
+    return reproduction(results) + definitions(entries)
 
 
-def _plain(value: object) -> str:
+def reproduction(results: dict[str, Any]) -> str:
+    """The command that repeats a study, or that there is none."""
+    if results["command"] is None:
+        return paragraphs(
+            [
+                "It was run from Python, on a network and data that have no name here. What is known of these is "
+                "below: the same code with these settings repeats it."
+            ]
+        )
+    own = " in the folder of that module" if ":" in results["study"] else ""
+    version = results["environment"].get("eigenspan", "")
+    return paragraphs([f"With eigenspan {version}{own} this repeats it; options left out are the study's own:"]) + (
+        command_box(results["command"])
+    )
+
+
+def plain(value: object) -> str:
+    """An option in words."""
     if value is None:
         return "-"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _citation(results: dict[str, Any]) -> str:
-    version = results["environment"]["eigenspan"]
+def citation(results: dict[str, Any]) -> str:
+    """The method, the software and the data."""
+    version = results["environment"].get("eigenspan", "")
     return (
-        f'<p>The method: {escape(_CITATION)} <a href="https://arxiv.org/abs/2504.14701">arxiv.org/abs/2504.14701</a></p>'
+        f'<p>The method: {escape(CITATION)} <a href="https://arxiv.org/abs/2504.14701">arxiv.org/abs/2504.14701</a></p>'
         f"<p>The software: eigenspan {escape(version)}; CITATION.cff has both. The data: "
-        f"{escape(results.get('attribution') or results['description'])}.</p>"
+        f"{escape(results['attribution'] or results['description'])}.</p>\n"
     )

@@ -121,12 +121,22 @@ HEADINGS = ("k", "overlap", "uniform", "ratio", "z", "p", "stratified", "ratio",
 
 def cells(row: TableRow) -> tuple[str, ...]:
     """k, the overlap, and for both nulls the level of chance, overlap / chance, the distance in deviations, the p."""
-    parts = [str(row.k), text(row.overlap, ".4f")]
+    parts = [str(row.k), share(row.overlap)]
     for level in (row.uniform, row.stratified):
-        parts += [text(level.mean, ".4f"), text(level.ratio, ".2f"), text(level.z, "+.1f"), text(level.p, ".3f")]
+        parts += [share(level.mean), text(level.ratio, ".2f"), text(level.z, "+.1f"), text(level.p, ".3f")]
     return tuple(parts)
 
 
 def text(value: float, form: str) -> str:
     """A number in a format, a dash if there is none; +inf and -inf are none either."""
     return format(value, form) if math.isfinite(value) else "-"
+
+
+def share(value: float) -> str:
+    """A number from 0 to 1 by four decimals, or two digits where these would show nothing; a dash if there is none."""
+    return text(value, ".4f" if value == 0 or abs(value) >= 0.001 else ".1e")
+
+
+def percent(value: float) -> str:
+    """A number from 0 to 1 in whole percent, or with two digits below ten."""
+    return text(value, ".0%") if value == 0 or value >= 0.1 else f"{100 * value:.2g}%"

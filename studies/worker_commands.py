@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from ..solvers import decompose_folder, measure_columns
 from .exits import plain_errors
 from .progress import progress_line
+from .progress_lines import legible_progress
 from .references import named
 
 
@@ -36,10 +36,8 @@ def measure(
     with plain_errors(2, traceback):
         chosen = None if columns is None else _columns(columns)
         solver, operator = _called(problem)
-    with plain_errors(1, traceback, f"; finished blocks are kept in {folder}"):
-        measured = measure_columns(
-            solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=sys.stderr.isatty()
-        )
+    with plain_errors(1, traceback, f"; finished blocks are kept in {folder}"), legible_progress():
+        measured = measure_columns(solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=True)
     typer.echo(f"{measured} columns measured here. {progress_line(folder)}")
 
 

@@ -38,6 +38,10 @@ SMALL = Problem(
 )
 
 
+UNTIMED = {"report": None, "seconds": None}
+"""In the place of what two runs of one record differ in."""
+
+
 def options(**changes):
     return StudyOptions(**{"k": 6, "steps": 4, "dtype": "float64", **changes})
 

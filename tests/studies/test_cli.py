@@ -12,7 +12,7 @@ import checkpoint_cases
 import pytest
 import torch
 import worker_cases
-from study_cases import SMALL
+from study_cases import SMALL, UNTIMED
 from typer.testing import CliRunner
 
 from eigenspan.linops.files import write_json
@@ -156,6 +156,46 @@ def test_errors_of_many_lines_become_one(tmp_path, monkeypatch):
     result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
     assert result.exit_code == 1
     assert result.stderr == "eigenspan: first second\n"
+
+
+def test_a_report_is_written_again_and_runs_are_compared(studied, tmp_path, undrawn, monkeypatch):
+    folder, _ = studied
+    written = (folder / "report.html").read_text(encoding="utf-8")
+    (folder / "report.html").unlink()
+    result = invoke("report", folder)
+    assert (result.exit_code, result.stdout) == (0, f"Report: {folder / 'report.html'}\n")
+    assert (folder / "report.html").read_text(encoding="utf-8") == written
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "results.json").write_text((folder / "results.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    for options, name in (((), "comparison.html"), (("--out", "both.html"), "both.html")):
+        result = invoke("report", folder, other, *options)
+        assert (result.exit_code, result.stdout) == (0, f"Report: {name}\n")
+        assert "2 runs of small" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_reports_that_cannot_be_written_are_one_line(studied, tmp_path):
+    folder, _ = studied
+    results = json.loads((folder / "results.json").read_text())
+    for name, content in (("fake", {**results, "warning": "noise, not data"}), ("old", {**results, "format": 1})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(content))
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "study.json").write_text("{}")
+    for arguments, words in (
+        ((folder, tmp_path / "fake"), "made-up data say nothing of real ones"),
+        ((folder, tmp_path / "old"), "is of format 1"),
+        ((tmp_path / "unfinished",), "finish its study by eigenspan resume"),
+        ((tmp_path / "nowhere", folder), "has no results.json"),
+        ((folder, "--out", tmp_path / "page.html"), "--out is of comparisons"),
+        ((folder, folder, "--out", tmp_path / "no" / "page.html"), "no is no folder: make it"),
+    ):
+        result = invoke("report", *arguments)
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert not list(tmp_path.glob("*.html"))
 
 
 def test_a_folder_in_use_is_one_line(tmp_path):
@@ -370,7 +410,7 @@ class TestCheckpoints:
         expected = invoke("study", "small", "--out", tmp_path / "whole", *options)
         records = [json.loads((tmp_path / name / "results.json").read_text())["records"] for name in ("out", "whole")]
         for found, wanted in zip(*records, strict=True):
-            assert {**found, "report": None} == {**wanted, "report": None}
+            assert {**found, **UNTIMED} == {**wanted, **UNTIMED}
         assert re.sub(r"[\d.]+ s,|Report.*", "", result.output) == re.sub(r"[\d.]+ s,|Report.*", "", expected.output)
 
     @pytest.mark.parametrize("change", [{"study": "unknown"}, {"k": None}, {"eigenspan": "0.0.1"}])

@@ -212,9 +212,9 @@ def test_levels_of_chance_differ_in_colour_and_dashes():
     assert len(set(colors)) == len(set(dashes)) == len(NULLS)
 
 
-def test_lightness_rises_along_the_sequential_colours():
+def test_lightness_falls_along_the_sequential_colours():
     lightness = SEQUENTIAL(np.linspace(0, 1, 50))[:, :3] @ (0.2126, 0.7152, 0.0722)
-    assert (np.diff(lightness) > 0).all()
+    assert (np.diff(lightness) < 0).all()
 
 
 def test_panels_are_written_in_the_style_of_the_studies(tmp_path, curves):

@@ -2,56 +2,21 @@
 
 import base64
 import copy
-import html.parser
+import itertools
 import json
 import re
 from xml.etree import ElementTree
 
 import pytest
+from page_cases import Page
 from study_cases import run
 
+import eigenspan as es
 from eigenspan.studies import plots, report
+from eigenspan.studies.certainty import certainty
 from eigenspan.studies.findings import findings
 from eigenspan.studies.report import write_report
-from eigenspan.studies.tables import cells, table_rows
-
-VOID = {"meta", "img"}
-
-
-class Page(html.parser.HTMLParser):
-    """The elements of a page, its text, and the cells of its tables row by row; fails on tags that do not pair up."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.elements, self.open, self.words, self.rows = [], [], [], []
-        self.feed(source)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, words):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += words
-        if "style" not in self.open:
-            self.words.append(words)
-
-    @property
-    def text(self):
-        return " ".join("".join(self.words).replace("\xa0", " ").split())
-
-    def attributes(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
+from eigenspan.studies.tables import cells, percent, share, table_rows
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +64,10 @@ def test_it_loads_nothing_and_runs_nothing(source):
     for tag, attributes in page.elements:
         assert not any(name.startswith("on") for name in attributes)
         assert attributes.get("src", "data:").startswith("data:")
-        if "href" in attributes:
+        if not attributes.get("href", "#").startswith("#"):
             assert (tag, attributes["href"]) == ("a", "https://arxiv.org/abs/2504.14701")
+    (policy,) = [meta["content"] for meta in page.attributes("meta") if "http-equiv" in meta]
+    assert policy.startswith("default-src 'none';")
     (style,) = re.findall("<style>(.*)</style>", source, re.DOTALL)
     assert "url(" not in style
     assert "@import" not in style
@@ -135,6 +102,16 @@ def test_it_is_a_valid_page_in_english(source):
     assert len(page.attributes("h1")) == len(page.attributes("title")) == 1
 
 
+def test_all_links_within_lead_somewhere_and_headings_are_in_order(source):
+    page = Page(source)
+    anchors = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(anchors)) == len(anchors)
+    links = [link["href"][1:] for link in page.attributes("a") if link["href"].startswith("#")]
+    assert links == ["main", *(anchor for anchor in anchors if anchor != "main")]
+    ranks = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3")]
+    assert all(after <= before + 1 for before, after in itertools.pairwise([0, *ranks]))
+
+
 def test_a_report_that_cannot_be_finished_leaves_the_old_one(results, folder, source, undrawn, monkeypatch):
     monkeypatch.setattr(report, "_page", lambda *_: "\ud800")  # no UTF-8
     with pytest.raises(UnicodeEncodeError):
@@ -166,12 +143,23 @@ def test_tables_hold_the_numbers_of_the_results(results, source):
         assert found[10] == record["report"]["status"].lower()
 
 
+@pytest.mark.parametrize(
+    ("value", "overlap", "of_all"),
+    [
+        *((0.0, "0.0000", "0%"), (1.0, "1.0000", "100%"), (0.0123, "0.0123", "1.2%"), (0.25, "0.2500", "25%")),
+        *((5.4e-6, "5.4e-06", "0.00054%"), (-2e-9, "-2.0e-09", "-2e-07%")),
+    ],
+)
+def test_small_numbers_keep_two_digits(value, overlap, of_all):
+    assert (share(value), percent(value)) == (overlap, of_all)
+
+
 def test_the_tensors_are_counted(results, source):
     rows = Page(source).rows
     records = [record for record in results["records"] if record["split"] == "train"]
     for index, (name, size) in enumerate(zip(*results["parameters"].values(), strict=True)):
         counts = [str(record["mask_counts"][index]) for record in records]
-        assert [name, str(size), f"{6 * size / 27:.1f}", *counts] in rows
+        assert [name, str(size), f"{6 * size / 27:.1f}", *counts, percent(int(counts[-1]) / size)] in rows
 
 
 def test_rows_name_the_null_and_its_strata(results):
@@ -207,6 +195,7 @@ def test_markup_in_names_is_only_text(results, tmp_path, undrawn):
 def test_what_is_null_or_not_finite_is_a_dash(results, tmp_path, undrawn):
     holed = copy.deepcopy(results)
     for record in holed["records"]:
+        record["certificate"], record["seconds"] = None, None
         record["loss"] = record["report"]["peak_memory"] = record["report"]["seconds"] = None
         record["residual_norms"] = [None] * 6
         record["chance_uniform"] = {name: [0.0] * 6 for name in ("mean", "std", "low", "high")} | {"p_value": [1.0] * 6}
@@ -236,7 +225,7 @@ def study(overlap, uniform, stratified, status="converged: every wanted pair mee
     """Results of one record and one k, with levels of chance as those of `level`."""
     record = {
         **{"step": 7, "split": "train", "loss": 0.5, "k_max": 1, "mask_counts": [1, 0], "mask_ties": None},
-        **{"overlap": [overlap], "eigenvalues": [-2.0], "residual_norms": [2e-4]},
+        **{"overlap": [overlap], "eigenvalues": [-2.0], "residual_norms": [2e-4], "certificate": None},
         "overlap_error": {"low": [None], "high": [None]},
         "layer_energy": {"eigenvectors": [[0.3], [0.7]], "eigenspaces": [[0.3], [0.7]]},
         "participation_ratio": [4.2],
@@ -279,7 +268,7 @@ def test_no_excess_is_explained_where_there_is_none():
 
 
 def test_the_mask_the_eigenvectors_and_the_accuracy_are_said():
-    found = findings(study(0.2, ABOVE, ABOVE, status="not converged when 5 products were spent"))
+    found = findings(study(0.2, ABOVE, ABOVE))
     assert found["Where the large weights are"] == [
         "Of the 1 largest parameters, as many as eigenpairs were solved for, at step 7: 1 in a (33% of its entries).",
         "The largest tensor, b, has 70% of all parameters and 0% of the 1 largest.",
@@ -288,7 +277,11 @@ def test_the_mask_the_eigenvectors_and_the_accuracy_are_said():
         "Of the energy of the 1 leading eigenvectors, the squares of their entries, at step 7: 70% in b, 30% in a.",
         "The number of parameters that take part in one, the participation ratio, is from 4 to 4 of 10.",
     ]
-    assert found["Accuracy"] == [
+
+
+def test_how_solves_ended_is_said():
+    found = certainty(study(0.2, ABOVE, ABOVE, status="not converged when 5 products were spent"))
+    assert found["How the solves ended"] == [
         "1 of 1 solves not converged when 5 products were spent.",
         "No residual norm ‖Hv - λv‖ is larger than 1.0e-04 of the largest |λ|.",
     ]
@@ -296,16 +289,17 @@ def test_the_mask_the_eigenvectors_and_the_accuracy_are_said():
 
 @pytest.mark.parametrize(("norm", "words"), [(0.0, "eigenvalues that were found are 0"), (None, "were not measured")])
 def test_residual_norms_that_have_no_scale_were_measured_nevertheless(norm, words):
-    found = findings(study(0.2, ABOVE, ABOVE, eigenvalues=[0.0], residual_norms=[norm]))
-    assert words in found["Accuracy"][1]
+    found = certainty(study(0.2, ABOVE, ABOVE, eigenvalues=[0.0], residual_norms=[norm]))
+    assert words in found["How the solves ended"][1]
 
 
 def test_an_arbitrary_mask_and_the_error_of_the_overlap_are_said_where_they_are_known():
     ties = {"threshold": 0.5, "tied": 4, "selected": 2, "strata": 1}
     error = {"low": [0.15], "high": [0.25]}
-    found = findings(study(0.2, ABOVE, ABOVE, mask_ties=ties, overlap_error=error))
-    assert "4 parameters have the same magnitude, of which 2 were taken" in found["Where the large weights are"][-1]
-    assert "k = 1 the overlap with the true eigenspace is between 0.1500 and 0.2500, if" in found["Accuracy"][-1]
+    several = study(0.2, ABOVE, ABOVE, mask_ties=ties, overlap_error=error)
+    arbitrary, sure = findings(several)["Where the large weights are"][-1], certainty(several)["By a premise"][-1]
+    assert "4 parameters have the same magnitude, of which 2 were taken" in arbitrary
+    assert "k = 1 the overlap with the true eigenspace is between 0.1500 and 0.2500, if" in sure
 
 
 def test_the_widest_error_is_said_and_how_many_records_have_none():
@@ -315,10 +309,95 @@ def test_the_widest_error_is_said_and_how_many_records_have_none():
         {**several["records"][0], "step": step, "overlap_error": {name: [values[step]] for name, *values in ends}}
         for step in range(3)
     ]
-    assert findings(several)["Accuracy"][-2:] == [
+    assert certainty(several)["By a premise"][-2:] == [
         "Of all records at k = 1 the widest such interval is that of step 0, 0.1500 to 0.2500.",
         "1 of 3 records have none there: no gap behind eigenvalue k is known.",
     ]
+
+
+def certificate(leads, **changes):
+    curves = {"radii": [2e-3] * 2, "sharp_radii": [1e-6] * 2, "sines": [0.01, 1.0], "overlaps": [0.9999, 0.0]}
+    premise = "there is no other eigenvalue of |λ| above 1"
+    return {**curves, "leads": leads, "premise": premise, "probability": None, **changes}
+
+
+def certified(*certificates):
+    """Results of two pairs, one record a certificate."""
+    several, chance = study(0.2, ABOVE, ABOVE), {name: values * 2 for name, values in level(*ABOVE).items()}
+    (record,) = several["records"]
+    pairs = {"k_max": 2, "eigenvalues": [-2.0, 1.0], "overlap": [0.2] * 2, "chance_uniform": chance}
+    error = {"low": [None] * 2, "high": [None] * 2}
+    record |= {**pairs, "chance_stratified": chance, "overlap_error": error}
+    return {**several, "table_k": [1, 2], "records": [{**record, "certificate": one} for one in certificates]}
+
+
+def test_what_is_certain_and_what_rests_on_a_premise():
+    found = certainty(certified(certificate([True, False])))
+    assert found["Certain"][0].startswith("The 2 eigenvalues of a record are within 1.0e-03 of the largest |λ|")
+    assert found["By a premise"][:2] == [
+        "That no larger eigenvalue was missed is assumed and not shown. At step 7 the premise is that there is no "
+        "other eigenvalue of |λ| above 1.",
+        "By it the span of the first 1 of 2 eigenvectors is the leading eigenspace but for an error: the sine of its "
+        "largest angle to that is at most 1.0e-02, and at most 1.0e-04 is missing to an overlap of 1 (Davis and "
+        "Kahan).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("certificates", "heading", "words"),
+    [
+        ([certificate([False, False])], "By a premise", "no eigenspace is bounded"),
+        (
+            [certificate([True, True], probability=1.0)],
+            "By a premise",
+            "At step 7 it is certain that there is no other",
+        ),
+        ([certificate([True, True], overlaps=[1.0, 0.0])], "By a premise", "no angle is bounded"),
+        ([certificate([True, True]), None], "Certain", "1 of 2 records have no residual norms"),
+        ([certificate([True, True]), None], "By a premise", "Nothing is shown of eigenspaces"),
+    ],
+)
+def test_what_is_not_shown_is_said(certificates, heading, words):
+    assert words in " ".join(certainty(certified(*certificates))[heading])
+
+
+def test_certificates_are_those_of_the_eigenpairs_in_the_folder(results, folder, source):
+    """Read from the folder and certified again, and set beside the dense eigenvalues, within the radii."""
+    rows = Page(source).rows
+    for record in results["records"]:
+        eig = es.EigenDecomposition.load(folder / "eigenspaces" / f"{record['step']:08d}-{record['split']}.npz")
+        again, found = es.certify(eig), record["certificate"]
+        assert found["radii"] == pytest.approx(again.radii.tolist())
+        assert found["leads"] == again.leads.tolist()
+        errors = [
+            abs(one - two) for one, two in zip(record["eigenvalues"], record["exact"]["eigenvalues"], strict=True)
+        ]
+        assert all(error <= radius for error, radius in zip(errors, found["radii"], strict=True))
+        cells = [f"{record['eigenvalues'][1]:.4g}", f"{found['radii'][1]:.1e}", f"{found['sharp_radii'][1]:.1e}"]
+        assert any(row[-9] == "2" and row[-8:-5] == cells for row in rows if len(row) >= 9)
+
+
+def test_steps_that_were_not_set_beside_one_another_have_no_such_figure(results, tmp_path):
+    """As in results of another origin."""
+    others = {name: entry for name, entry in results.items() if name != "tracking"}
+    steps = [record for record in others["records"] if record["split"] == "train"][:2]
+    others["records"] = [{n: e for n, e in record.items() if n not in ("comparison", "exact")} for record in steps]
+    assert "through-training" not in {drawn.name for drawn in plots.save_figures(others, tmp_path)}
+
+
+def test_made_up_data_are_said_in_the_header(results, tmp_path, undrawn):
+    assert "Mind the data" not in write(results, tmp_path).text
+    made_up = results | {"warning": "generated images, not those"}
+    path = write_report(made_up, tmp_path)
+    header = path.read_text(encoding="utf-8").split("</header>")[0]
+    assert "Mind the data: generated images, not those." in header
+
+
+def test_a_study_that_no_command_repeats_says_so(results, source, tmp_path, undrawn):
+    assert "eigenspan study small --k" not in source  # of a problem that has no name
+    assert "It was run from Python" in Page(source).text
+    named = results | {"command": "eigenspan study small --k 6"}
+    assert "eigenspan study small --k 6" in write(named, tmp_path).text
 
 
 def test_rise_and_fall_are_said(results):

@@ -1,0 +1,57 @@
+"""The command that a report names repeats the study."""
+
+import shlex
+
+import attrs
+import pytest
+import typer
+from study_cases import SMALL
+
+from eigenspan.studies import cli, problems
+from eigenspan.studies.command_line import command_line
+from eigenspan.studies.options import StudyOptions
+from eigenspan.studies.overlap_study import OverlapStudy
+
+
+class _StudyMadeError(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["small"],
+        ["small", "--k", "5", "--steps", "2", "--solver", "sketched-two-pass", "--storage", "host"],
+        ["small", "--split", "both", "--no-compare", "--exact", "--dtype", "float64", "--seed", "3"],
+        ["small", "--data-root", "a folder"],
+        ["study_cases:SMALL", "--k", "4"],
+        ["cifar10-3c3d", "--data", "fake", "--steps", "0", "--hessian-samples", "7", "--k", "3"],
+        ["imagenet-resnet18", "--data", "fake", "--image-size", "64", "--hessian-samples", "3", "--compare"],
+    ],
+)
+def test_it_asks_for_the_same_options(arguments, monkeypatch, tmp_path):
+    """What the command line reads from the command is what was read from the arguments, and it says no more."""
+    monkeypatch.setitem(problems.PROBLEMS, "small", SMALL)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def made(self, problem, options, directory, mesh=None):
+        request = problem.resolved(options.data_request())
+        chosen = attrs.evolve(
+            options, data=request.source, hessian_samples=request.hessian_samples, image_size=request.image_size
+        )
+        asked.append((problem.name, chosen, command_line(problem, chosen)))
+        raise _StudyMadeError
+
+    monkeypatch.setattr(OverlapStudy, "__init__", made)
+    for words in (arguments, None):
+        command = ["study", *words] if words is not None else shlex.split(asked[0][2])[1:]
+        with pytest.raises(_StudyMadeError):
+            typer.main.get_command(cli.app).main(["--traceback", *command], standalone_mode=False)
+    assert asked[0] == asked[1]
+    if "--data-root" not in arguments:
+        assert sorted(shlex.split(asked[0][2])[2:]) == sorted(arguments)
+
+
+def test_a_problem_without_a_name_has_none():
+    assert command_line(SMALL, StudyOptions(k=6, steps=4, data="embedded")) is None

@@ -1,0 +1,122 @@
+"""The comparison of runs: one page, true to the results of each, that says what the differences are due to."""
+
+import json
+import statistics
+
+import pytest
+from page_cases import Page
+from study_cases import run
+
+from eigenspan.studies.run_comparison import found, write_comparison
+from eigenspan.studies.runs import Runs
+from eigenspan.studies.tables import cells, table_rows
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("runs") / name for name in ("zero", "one", "two")]
+    for seed, folder in enumerate(folders):
+        run(folder, seed=seed, split="both", steps=2, compare=False)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def source(runs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "comparison.html"
+    assert write_comparison(runs, path) == path
+    assert [file.name for file in path.parent.iterdir()] == ["comparison.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def last(folder, split="train"):
+    results = json.loads((folder / "results.json").read_text())
+    (record,) = [record for record in results["records"] if record["split"] == split and record["step"] == 2]
+    return record
+
+
+def test_it_loads_nothing(source):
+    page = Page(source)
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base"}
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in page.attributes("img"))
+    assert len(page.attributes("img")) == source.count("<figcaption>") == 6  # three a split
+
+
+def test_tables_hold_the_numbers_of_the_runs(runs, source):
+    rows = Page(source).rows
+    assert rows[:4] == [["run", "seed"], ["zero", "0"], ["one", "1"], ["two", "2"]]
+    for folder in runs:
+        for split in ("train", "test"):
+            record = last(folder, split)
+            first, *others = table_rows(record, [2, 6])
+            assert [folder.name, "2", *cells(first)] in rows
+            assert all(["2", *cells(row)] in rows for row in others)
+            values = record["eigenvalues"]
+            chosen = [f"{values[k - 1]:.4g}" for k in (1, 2, 6)]
+            assert [folder.name, f"{record['loss']:.4f}", *chosen, str(sum(value < 0 for value in values))] in rows
+            certificate, sure = record["certificate"], max(k for k in (2, 6) if record["certificate"]["leads"][k - 1])
+            ends = [f"{record['overlap_error'][end][sure - 1]:.4f}" for end in ("low", "high")]
+            leading = max(j for j, leads in enumerate(certificate["leads"], 1) if leads)
+            assert [folder.name, split, "2", record["report"]["status"].lower()] in [row[:4] for row in rows]
+            assert [f"{leading} of 6", str(sure), *ends] in [row[5:] for row in rows if row[:2] == [folder.name, split]]
+        records = json.loads((folder / "results.json").read_text())["records"]
+        products = sum(record["report"]["products"] for record in records)
+        assert [folder.name, "4", str(products)] in [row[:3] for row in rows]
+
+
+def test_mean_and_range_over_seeds_are_said(runs, source):
+    records = {folder.name: last(folder) for folder in runs}
+    overlaps = {name: record["overlap"][5] for name, record in records.items()}
+    high, low = max(overlaps, key=overlaps.get), min(overlaps, key=overlaps.get)
+    words = Page(source).text
+    assert (
+        f"each of 3 runs the overlap is {statistics.mean(overlaps.values()):.4f} on average, from {overlaps[low]:.4f} "
+        f"({low}) to {overlaps[high]:.4f} ({high})."
+    ) in words
+    ratios = [record["overlap"][5] / record["chance_stratified"]["mean"][5] for record in records.values()]
+    assert f"and {statistics.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times stratified" in words
+    above = sum(record["overlap"][5] > record["chance_uniform"]["high"][5] for record in records.values())
+    assert f"{above} of 3 runs are above the 95% interval of uniform chance" in words
+    assert "differ in the seed alone" in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "The settings are the same"),
+        ({"seed": 7}, "differ in the seed alone"),
+        ({"solver": "dense"}, "differ in solver alone"),
+        ({"solver": "dense", "dtype": "float32", "seed": 5}, "differ in solver, dtype and seed: which of these"),
+    ],
+)
+def test_what_differences_may_be_due_to(runs, changes, words):
+    results = json.loads((runs[0] / "results.json").read_text())
+    other = {**results, "options": {**results["options"], **changes}}
+    assert words in found(Runs({"a": results, "b": other}), "train")[-1]
+
+
+def test_runs_of_other_lengths_are_compared_at_what_they_share(runs, tmp_path):
+    run(tmp_path / "short", k=4, steps=0, solver="sketched", compare=False)
+    page = Page(write_comparison([runs[0], tmp_path / "short"], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "At k = 4 and the last step of each of 2 runs" in page.text
+    assert "On test data" not in page.text  # which one has not
+    assert page.rows[0] == ["run", "k", "steps", "solver", "split"]
+    assert ["short", "train", "0", "sketched"] in [row[:4] for row in page.rows]
+
+
+def test_runs_of_one_step_have_no_lines_along_it(runs, tmp_path):
+    results = json.loads((runs[0] / "results.json").read_text())
+    for name in ("a", "b"):
+        single = {**results, "records": [record for record in results["records"] if record["step"] == 2]}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(single))
+    page = Page(write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "c.html").read_text(encoding="utf-8"))
+    assert len(page.attributes("img")) == 4
+
+
+def test_names_of_folders_are_only_text(runs, tmp_path):
+    results = (runs[0] / "results.json").read_text()
+    for name in ("<script>", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(results)
+    path = write_comparison([tmp_path / "<script>", tmp_path / "b"], tmp_path / "c.html")
+    assert not Page(path.read_text(encoding="utf-8")).attributes("script")
