@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .parameters import ParameterSpace
+from .parameters import ParameterSpace, as_written
 
 
 def flattened(parameters: ParameterSpace, masks: Mapping[str, Tensor], missing: bool | None) -> Tensor:
@@ -50,6 +50,7 @@ def _boolean(parameters: ParameterSpace, name: str, mask: Tensor) -> Tensor:
 
 def pruning_masks(model: nn.Module, parameters: ParameterSpace) -> dict[str, Tensor]:
     """The pruned tensors of a space by name, with their masks: see `MaskSubspace.from_pruned`."""
+    model = as_written(model)
     named = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     # Pruning makes of a parameter x the parameter x_orig and the buffer x_mask.

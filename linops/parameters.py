@@ -18,7 +18,8 @@ class ParameterSpace:
     """Rⁿ with coordinates named by the selected parameter tensors of a model, and the model's point in it.
 
     The tensors follow one another in the order of ``model.named_parameters()``, each flattened by rows; a tensor that
-    several modules share counts once. The point is a copy: later training does not move it.
+    several modules share counts once. The point is a copy: later training does not move it. What ``torch.compile`` made
+    of a model has the names of that model.
 
     Args:
         model: the network.
@@ -41,6 +42,7 @@ class ParameterSpace:
     """
 
     def __init__(self, model: nn.Module, parameters: Selection = None) -> None:
+        model = as_written(model)
         named = dict(model.named_parameters())
         chosen = _select(model, named, parameters)
         if not chosen:
@@ -184,6 +186,13 @@ class ParameterSpace:
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"<ParameterSpace {self.size} in {len(self.names)} tensors {dtype} {self.device}>"
+
+
+def as_written(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile(module)`` wraps, whose parameters it shares; any other is returned as it is."""
+    written = getattr(model, "_orig_mod", model)
+    assert isinstance(written, nn.Module)
+    return written
 
 
 def _select(model: nn.Module, named: Mapping[str, Tensor], selection: Selection) -> set[str]:
