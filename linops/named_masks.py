@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .parameters import ParameterSpace, as_written
+from .compiled import as_written
+from .parameters import ParameterSpace
 
 
 def flattened(parameters: ParameterSpace, masks: Mapping[str, Tensor], missing: bool | None) -> Tensor:

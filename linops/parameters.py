@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .compiled import as_written
 from .coordinate import Embedding
 
 Selection = str | nn.Module | Tensor | Iterable["str | nn.Module | Tensor"] | None
@@ -186,13 +187,6 @@ class ParameterSpace:
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"<ParameterSpace {self.size} in {len(self.names)} tensors {dtype} {self.device}>"
-
-
-def as_written(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile(module)`` wraps, whose parameters it shares; any other is returned as it is."""
-    written = getattr(model, "_orig_mod", model)
-    assert isinstance(written, nn.Module)
-    return written
 
 
 def _select(model: nn.Module, named: Mapping[str, Tensor], selection: Selection) -> set[str]:

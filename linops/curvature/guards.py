@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -181,12 +180,6 @@ def outside_inference_mode() -> Iterator[None]:
     enabled = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(enabled):
         yield
-
-
-def uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Within it, what ``torch.compile`` was given runs as it is written: compiled code has one derivative only."""
-    # Importing the compiler takes seconds; where nobody has, nothing is compiled.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..compiled import as_written, uncompiled
 from ..fingerprint import data_digest, module_content
 from ..memory import allowance
-from ..parameters import ParameterSpace, Selection, as_written
+from ..parameters import ParameterSpace, Selection
 from .checks import (
     adds_up,
     affordable_size,
@@ -34,7 +35,6 @@ from .guards import (
     substituted,
     training_flags,
     twice_differentiable,
-    uncompiled,
     untouched_random_state,
 )
 from .loss import Loss, Objective, as_loss
