@@ -22,5 +22,7 @@ def as_written(thing: T) -> T:
 
 def uncompiled() -> contextlib.AbstractContextManager[Any]:
     """Within it, what is compiled runs as it is written: compiled code has one derivative, in reverse mode."""
-    # Importing the compiler takes seconds; where nobody has, nothing is compiled.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+    # Importing the compiler takes seconds; where nobody has, nothing is compiled. What it traces it may not be told.
+    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
