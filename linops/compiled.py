@@ -25,4 +25,5 @@ def uncompiled() -> contextlib.AbstractContextManager[Any]:
     # Importing the compiler takes seconds; where nobody has, nothing is compiled. What it traces it may not be told.
     if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():
         return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
