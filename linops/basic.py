@@ -89,7 +89,7 @@ class Function(LinearOperator):
     """The linear map that ``matmat`` computes, and ``rmatmat`` for its transpose.
 
     Args:
-        matmat: maps an (n, k) block to an (m, k) block, linearly, for any k >= 0.
+        matmat: maps an (n, k) block to an (m, k) block, linearly, for any k >= 0. It may use autograd.
         shape: (m, n).
         dtype: dtype of the blocks.
         device: device of the blocks.
@@ -113,14 +113,21 @@ class Function(LinearOperator):
         self.matmat, self.rmatmat = matmat, rmatmat
 
     def _matmat(self, X: Tensor) -> Tensor:
-        return self.matmat(X)
+        return _without_graph(self.matmat, X)
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         if self.rmatmat is None and not self.is_symmetric:
             raise NotImplementedError(
                 f"{self} has no transposed product: give Function its rmatmat=, or structure= if it is symmetric"
             )
-        return self.matmat(X) if self.rmatmat is None else self.rmatmat(X)
+        return _without_graph(self.rmatmat or self.matmat, X)
+
+
+@torch.enable_grad()
+def _without_graph(function: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+    """The image of a block under a function, which may take derivatives."""
+    Y = function(X)
+    return Y.detach() if isinstance(Y, Tensor) else Y  # which the gate refuses
 
 
 class Counted(LinearOperator):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .compiled import as_written
 from .coordinate import Embedding
 
 Selection = str | nn.Module | Tensor | Iterable["str | nn.Module | Tensor"] | None
@@ -18,7 +19,8 @@ class ParameterSpace:
     """Rⁿ with coordinates named by the selected parameter tensors of a model, and the model's point in it.
 
     The tensors follow one another in the order of ``model.named_parameters()``, each flattened by rows; a tensor that
-    several modules share counts once. The point is a copy: later training does not move it.
+    several modules share counts once. The point is a copy: later training does not move it. What ``torch.compile`` made
+    of a model has the names of that model.
 
     Args:
         model: the network.
@@ -41,6 +43,7 @@ class ParameterSpace:
     """
 
     def __init__(self, model: nn.Module, parameters: Selection = None) -> None:
+        model = as_written(model)
         named = dict(model.named_parameters())
         chosen = _select(model, named, parameters)
         if not chosen:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..compiled import as_written, uncompiled
 from ..fingerprint import data_digest, module_content
 from ..memory import allowance
 from ..parameters import ParameterSpace, Selection
@@ -46,7 +47,8 @@ class Risk:
 
     The weights w_b are what each ℓ_b is a mean over (see `Loss`); for summed losses L = Σ_b ℓ_b. It is a function of
     the selected parameters alone: all others, buffers, training flags and ``torch.autocast`` stay as they were at
-    construction, and the model itself, its gradients and the random state are never changed.
+    construction, and the model itself, its gradients and the random state are never changed. Whatever of it is compiled
+    runs as it is written.
 
     Args:
         model: the network, in the mode (``model.eval()``) that the loss is meant in.
@@ -90,6 +92,7 @@ class Risk:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model is a torch.nn.Module, got {type(model).__name__}")
+        model = as_written(model)
         require_function_of_parameters(model)
         self._model = model
         self.loss = as_loss(loss)
@@ -166,6 +169,7 @@ class Risk:
         device = self.parameters.device
         with (
             outside_inference_mode(),
+            uncompiled(),
             untouched_random_state(device, self._data),
             torch.autocast(device.type, **self._autocast, cache_enabled=False),
             float32_products(device, self.tf32),
