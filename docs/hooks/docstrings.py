@@ -1,0 +1,71 @@
+"""What our docstrings need to be read by Griffe: attrs, sections of our own, entries that share a line, and links."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from typing import Any
+
+import attrs
+import griffe
+
+import eigenspan
+from eigenspan import studies
+
+ADDRESSES = {name: f"eigenspan.{name}" for name in eigenspan.__all__}
+ADDRESSES |= {name: f"eigenspan.studies.{name}" for name in studies.__all__}
+
+_OWN = re.compile(r"^(Source|Cost): ", re.MULTILINE)
+_ARGUMENTS = re.compile(r"^Args:\n(?:(?: +.*)?\n?)*", re.MULTILINE)
+_SHARED = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
+_NAME = re.compile(r"(?<![`\w])`([A-Za-z_]\w*)(?:\.\w+)*`(?!`)")
+
+
+def _apart(match: re.Match[str]) -> str:
+    """``k, tol: see …`` as one entry for each name."""
+    indent, names, text = match.groups()
+    return "\n".join(f"{indent}{name}: {text}" for name in names.split(", "))
+
+
+def _linked(match: re.Match[str]) -> str:
+    return f"[{match[0]}][{ADDRESSES[match[1]]}]" if match[1] in ADDRESSES else match[0]
+
+
+def rewritten(text: str) -> str:
+    """A docstring in which Source and Cost have titles, each argument its entry, and public names links."""
+    text = _ARGUMENTS.sub(lambda arguments: _SHARED.sub(_apart, arguments[0]), text)
+    text = _OWN.sub(r'<span class="doc-section-title">\1:</span> ', text)
+    return _NAME.sub(_linked, text)
+
+
+class Docstrings(griffe.Extension):
+    """Rewrites docstrings, and gives attrs classes the constructors that they have."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called for every object."""
+        if obj.docstring:
+            obj.docstring.value = rewritten(obj.docstring.value)
+
+    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Called for every class with its members."""
+        if "__init__" in cls.members or not any("attrs." in str(decorator.value) for decorator in cls.decorators):
+            return
+        fields = attrs.fields(getattr(importlib.import_module(cls.module.path), cls.name))
+        own = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
+        parameters = [_parameter(field, cls) for field in sorted(fields, key=lambda field: field.kw_only) if field.init]
+        cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(own, *parameters)))
+
+
+def _parameter(field: Any, cls: griffe.Class) -> griffe.Parameter:
+    annotation = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "Any")
+    default = None
+    if field.default is not attrs.NOTHING:
+        chosen = isinstance(field.default, attrs.Factory) or callable(field.default)  # no text to read
+        default = "..." if chosen else str(field.default) if hasattr(field.default, "name") else repr(field.default)
+    return griffe.Parameter(
+        field.alias,
+        annotation=griffe.get_annotation(ast.parse(annotation, mode="eval").body, parent=cls),
+        kind=griffe.ParameterKind.keyword_only if field.kw_only else griffe.ParameterKind.positional_or_keyword,
+        default=default,
+    )
