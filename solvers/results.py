@@ -175,7 +175,10 @@ class EigenDecomposition(_Decomposition):
         return self._eigenvectors.formed() if isinstance(self._eigenvectors, TallMatrix) else self._eigenvectors
 
     def rows(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """The rows of V of those numbers, (len(indices), k), without forming it: what a mask needs.
+        """The rows of V of those numbers, (j, k), without forming it: what a mask needs.
+
+        Args:
+            indices: (j,) integers.
 
         Raises:
             TypeError: numbers that are no integers.

@@ -56,6 +56,13 @@ class Docstrings(griffe.Extension):
         parameters = [_parameter(field, cls) for field in sorted(fields, key=lambda field: field.kw_only) if field.init]
         cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(own, *parameters)))
 
+    def on_function(self, *, func: griffe.Function, **_: Any) -> None:
+        """Called for every function: those that are made distances are called with subspaces."""
+        if any(str(decorator.value) == "GrassmannDistance" for decorator in func.decorators):
+            call = func.parent.members["GrassmannDistance"].members["__call__"]
+            func.parameters = griffe.Parameters(*list(call.parameters)[1:])
+            func.returns = call.returns
+
 
 def _parameter(field: Any, cls: griffe.Class) -> griffe.Parameter:
     annotation = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "Any")
