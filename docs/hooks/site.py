@@ -13,6 +13,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from eigenspan.studies.drawing import OVERLAP
+
 STYLE = {
     "axes.axisbelow": True,
     "axes.facecolor": "none",
@@ -45,12 +47,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     if page.file.src_uri != "api/index.md":
         return markdown
     rows = ["| page | names |", "|---|---|"]
-    for file in files.documentation_pages():
-        names = re.findall(r"^::: (\S+)$", file.content_string, re.MULTILINE)
-        if file.src_uri.startswith("api/") and file is not page.file:
-            links = ", ".join(f"[`{name.rpartition('.')[2]}`][{name}]" for name in names)
-            title = file.content_string.partition("\n")[0].lstrip("# ")
-            rows.append(f"| [{title}]({Path(file.src_uri).name}) | {links} |")
+    (pages,) = (entry["API"] for entry in config["nav"] if "API" in entry)
+    for entry in pages[1:]:
+        ((title, address),) = entry.items()
+        names = re.findall(r"^::: (\S+)$", files.get_file_from_path(address).content_string, re.MULTILINE)
+        links = ", ".join(f"[`{name.rpartition('.')[2]}`][{name}]" for name in names)
+        rows.append(f"| [{title}]({Path(address).name}) | {links} |")
     return markdown.replace("<!-- the names, by the build -->", "\n".join(rows))
 
 
@@ -59,7 +61,7 @@ def shown(figure: Figure, alternative: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor").replace(OVERLAP, "#3f7fd0")  # too dark on black
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', r'\1role="img" fill="currentColor"', svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1, flags=re.DOTALL)
