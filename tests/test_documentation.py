@@ -74,6 +74,15 @@ def test_a_page_is_run_by_one_or_the_other(page):
     assert not (built and examples(page))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_what_shows_a_figure_is_hidden(page):
+    """In one line, as the mark hides that line alone."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        assert "shown(figure" not in line or re.fullmatch(
+            r'print\(shown\(figure, ".+"\)\)  # markdown-exec: hide', line
+        )
+
+
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
