@@ -153,3 +153,4 @@ GRASSMANN_DISTANCES: tuple[GrassmannDistance, ...] = (
     binet_cauchy,
     martin,
 )
+"""All nine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 from typing import Any
 
@@ -13,8 +14,7 @@ import griffe
 import eigenspan
 from eigenspan import studies
 
-ADDRESSES = {name: f"eigenspan.{name}" for name in eigenspan.__all__}
-ADDRESSES |= {name: f"eigenspan.studies.{name}" for name in studies.__all__}
+ADDRESSES = {name: f"{module.__name__}.{name}" for module in (studies, eigenspan) for name in module.__all__}
 
 _OWN = re.compile(r"^(Source|Cost): ", re.MULTILINE)
 _ARGUMENTS = re.compile(r"^Args:\n(?:(?: +.*)?\n?)*", re.MULTILINE)
@@ -55,6 +55,13 @@ class Docstrings(griffe.Extension):
         own = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
         parameters = [_parameter(field, cls) for field in sorted(fields, key=lambda field: field.kw_only) if field.init]
         cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(own, *parameters)))
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Called once: a function is meant where a module has its name, such as `overlap`."""
+        for name in eigenspan.__all__:
+            thing = getattr(eigenspan, name)
+            if inspect.isfunction(thing):
+                pkg.set_member(name, griffe.Alias(name, target=f"{thing.__module__}.{thing.__qualname__}"))
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
         """Called for every function: those that are made distances are called with subspaces."""
