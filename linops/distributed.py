@@ -209,12 +209,18 @@ class _Shared(LinearOperator):
         return space
 
     def loss(self) -> float:
-        """The loss over the whole data set."""
+        """The loss over the whole data set.
+
+        Cost: none.
+        """
         value: float = self.A.loss()  # type: ignore[attr-defined]
         return value
 
     def gradient(self) -> Tensor:
-        """Its gradient, (n,)."""
+        """Its gradient, (n,).
+
+        Cost: one backward pass over the data.
+        """
         slope: Tensor = self.A.gradient()  # type: ignore[attr-defined]
         return slope
 

@@ -35,12 +35,20 @@ def public() -> dict[str, Any]:
     return found
 
 
+def shown_classes(cls: type) -> list[type]:
+    """A class and its private bases, whose members the reference shows as its own, but not those of a public base."""
+    own = [base for base in cls.__mro__ if base.__module__.startswith("eigenspan")]
+    public_bases = [base for base in own[1:] if base in NAMES.values()]
+    return [base for base in own if base is cls or not any(issubclass(one, base) for one in public_bases)]
+
+
 def members(owner: str, cls: type) -> Iterator[tuple[str, Any]]:
-    """The public methods and properties that a class defines itself."""
-    for name, member in vars(cls).items():
-        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-        if not name.startswith("_") and inspect.isfunction(function):
-            yield f"{owner}.{name}", member if isinstance(member, property) else function
+    """The public methods and properties of a class."""
+    for base in reversed(shown_classes(cls)):
+        for name, member in vars(base).items():
+            function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            if not name.startswith("_") and inspect.isfunction(function):
+                yield f"{owner}.{name}", member if isinstance(member, property) else function
 
 
 NAMES = public()

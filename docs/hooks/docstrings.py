@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import inspect
 import re
@@ -13,13 +14,27 @@ import griffe
 
 import eigenspan
 from eigenspan import studies
+from eigenspan.linops import distributed
 
-ADDRESSES = {name: f"{module.__name__}.{name}" for module in (studies, eigenspan) for name in module.__all__}
+ADDRESSES = {
+    name: f"{module.__name__}.{name}" for module in (distributed, studies, eigenspan) for name in module.__all__
+}
 
 _OWN = re.compile(r"^(Source|Cost): ", re.MULTILINE)
 _ARGUMENTS = re.compile(r"^Args:\n(?:(?: +.*)?\n?)*", re.MULTILINE)
 _SHARED = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
 _NAME = re.compile(r"(?<![`\w])`([A-Za-z_]\w*)(?:\.\w+)*`(?!`)")
+
+
+def _path(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def private_bases(cls: type) -> list[type]:
+    """The bases in the package that are on no page, but for those of a base that is on one."""
+    own = [base for base in cls.__mro__[1:] if base.__module__.startswith("eigenspan")]
+    shown = [base for base in own if base.__name__ in ADDRESSES]
+    return [base for base in own if not any(issubclass(one, base) for one in shown)]
 
 
 def _apart(match: re.Match[str]) -> str:
@@ -57,11 +72,16 @@ class Docstrings(griffe.Extension):
         cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(own, *parameters)))
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Called once: a function is meant where a module has its name, such as `overlap`."""
-        for name in eigenspan.__all__:
-            thing = getattr(eigenspan, name)
-            if inspect.isfunction(thing):
-                pkg.set_member(name, griffe.Alias(name, target=f"{thing.__module__}.{thing.__qualname__}"))
+        """Called once: functions come before modules of their name, and classes have what their private bases give."""
+        for name, address in ADDRESSES.items():
+            thing = getattr(importlib.import_module(address.rpartition(".")[0]), name)
+            if inspect.isfunction(thing) and address != _path(thing):
+                pkg.set_member(address.partition(".")[2], griffe.Alias(name, target=_path(thing)))
+            for base in private_bases(thing) if inspect.isclass(thing) else ():
+                members = pkg[_path(thing).partition(".")[2]].members
+                for inherited, member in pkg[_path(base).partition(".")[2]].members.items():
+                    if not inherited.startswith("_") and inherited not in members:
+                        pkg.set_member(f"{_path(thing).partition('.')[2]}.{inherited}", copy.copy(member))
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
         """Called for every function: those that are made distances are called with subspaces."""
