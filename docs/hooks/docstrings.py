@@ -43,15 +43,20 @@ def _apart(match: re.Match[str]) -> str:
     return "\n".join(f"{indent}{name}: {text}" for name in names.split(", "))
 
 
-def _linked(match: re.Match[str]) -> str:
+def _link(match: re.Match[str]) -> str:
     return f"[{match[0]}][{ADDRESSES[match[1]]}]" if match[1] in ADDRESSES else match[0]
+
+
+def linked(text: str) -> str:
+    """Markdown in which public names in backticks, and their members, lead to the reference."""
+    return _NAME.sub(_link, text)
 
 
 def rewritten(text: str) -> str:
     """A docstring in which Source and Cost have titles, each argument its entry, and public names links."""
     text = _ARGUMENTS.sub(lambda arguments: _SHARED.sub(_apart, arguments[0]), text)
     text = _OWN.sub(r'<span class="doc-section-title">\1:</span> ', text)
-    return _NAME.sub(_linked, text)
+    return linked(text)
 
 
 class Docstrings(griffe.Extension):

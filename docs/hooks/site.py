@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from docstrings import linked
 from matplotlib.figure import Figure
 
 from eigenspan.studies.drawing import OVERLAP
@@ -43,9 +44,12 @@ def on_startup(**_: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """The index of the reference lists the names on its other pages."""
-    if page.file.src_uri != "api/index.md":
+    """Public names in backticks become links, and the index of the reference lists the names on its other pages."""
+    if page.file.src_uri == "coming-from.md":  # which has namesakes
         return markdown
+    if page.file.src_uri != "api/index.md":
+        parts = re.split(r"(^```.*?^```|^#.*?$|\[[^\]]*\])", markdown, flags=re.DOTALL | re.MULTILINE)
+        return "".join(part if number % 2 else linked(part) for number, part in enumerate(parts))
     rows = ["| page | names |", "|---|---|"]
     (pages,) = (entry["API"] for entry in config["nav"] if "API" in entry)
     for entry in pages[1:]:
