@@ -167,7 +167,10 @@ class Problem:
         )
 
     def default_source(self, root: Path | None) -> str:
-        """Where data come from that are not named: from the folder of ``--data-root``, if any, or the first source."""
+        """Where data come from that are not named: from the folder of ``--data-root``, if any, or the first source.
+
+        Cost: none.
+        """
         return "folder" if root is not None and "folder" in self.sources else next(iter(self.sources))
 
     def resolved(self, request: DataRequest) -> DataRequest:
