@@ -41,7 +41,10 @@ class Dense(LinearOperator):
         return self.matrix.mT @ X
 
     def to_dense(self) -> Tensor:
-        """A copy of the matrix, (m, n)."""
+        """A copy of the matrix, (m, n).
+
+        Cost: m n numbers.
+        """
         return self.matrix.clone()
 
 
@@ -49,6 +52,9 @@ class Diagonal(LinearOperator):
     """diag(d), (n, n) and symmetric, of an (n,) tensor d.
 
     Its definiteness is read off the signs of d once, at construction.
+
+    Args:
+        diagonal: d, (n,); kept as it is, not copied.
 
     Raises:
         ValueError: a tensor that is not one-dimensional.
@@ -74,6 +80,11 @@ class Diagonal(LinearOperator):
 
 class Identity(LinearOperator):
     """The (n, n) identity.
+
+    Args:
+        n: rows and columns.
+        dtype: dtype of the blocks.
+        device: device of the blocks.
 
     Cost: a copy.
     """
@@ -191,6 +202,14 @@ def synchronise(device: torch.device) -> None:
 
 class Declared(LinearOperator):
     """A with ``structure`` added to what is known of it, on the caller's word.
+
+    Args:
+        A: an operator.
+        structure: what it has besides; it is not checked.
+
+    Raises:
+        TypeError: an A that is no operator.
+        ValueError: symmetry declared of an A that is not square.
 
     Cost: one product of A.
     """

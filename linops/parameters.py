@@ -132,7 +132,10 @@ class ParameterSpace:
         return f"{self.names[0]} and {name} hold different numbers of vectors"
 
     def labels(self) -> Tensor:
-        """The number of its tensor for each coordinate, (n,) integers, in the order of ``names``."""
+        """The number of its tensor for each coordinate, (n,) integers, in the order of ``names``.
+
+        Cost: 8 n bytes.
+        """
         sizes = torch.tensor([shape.numel() for shape in self.shapes.values()])
         return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(self.device)
 
@@ -145,6 +148,8 @@ class ParameterSpace:
         """The number of its module for each coordinate, (n,) integers, in the order of ``module_names``.
 
         A module has the tensors of its own, not those of modules within it; one that is shared is its first holder's.
+
+        Cost: 16 n bytes, half of which are given back.
         """
         number = {module: i for i, module in enumerate(self.module_names)}
         of_tensors = torch.tensor([number[name.rpartition(".")[0]] for name in self.names])
@@ -155,6 +160,8 @@ class ParameterSpace:
 
         Raises:
             ValueError: a pattern that matches no selected tensor.
+
+        Cost: 8 k bytes.
         """
         chosen = {name for pattern in patterns for name in _matching(self.names, pattern)}
         parts = [torch.arange(part.start, part.stop) for name, part in self.slices.items() if name in chosen]
