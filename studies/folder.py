@@ -14,10 +14,10 @@ import attrs
 import numpy
 import scipy
 import torch
+from torch import Tensor
 
 from .. import __version__
-from ..linops import ParameterSpace
-from ..linops.files import read_json, write_json
+from ..linops.files import read_json, write_json, written_whole
 from ..solvers import EigenDecomposition
 from .files import LOCK, locked
 from .records import FORMAT
@@ -126,11 +126,11 @@ class StudyFolder:
     # -- eigenpairs ---------------------------------------------------------------------------------------------------
 
     def write_eigenpairs(
-        self, step: int, split: str, eig: EigenDecomposition, layers: Mapping[str, EigenDecomposition]
+        self, step: int, split: str, eig: EigenDecomposition, layers: Mapping[str, EigenDecomposition] | None = None
     ) -> None:
         """Keeps the eigenpairs that a record is of, and those of single tensors by name."""
         eig.save(self._eigenspace(step, split))
-        for name, layer in layers.items():
+        for name, layer in (layers or {}).items():
             self._layers(step, split).mkdir(exist_ok=True)
             layer.save(self._layers(step, split) / f"{name}.npz")
 
@@ -155,6 +155,24 @@ class StudyFolder:
         folder = self._layers(step, split)
         return {name: self._loaded(folder / f"{name}.npz", step, split, device) for name in names}
 
+    def write_point(self, step: int, split: str, **tensors: Tensor) -> None:
+        """Keeps what else a comparison of steps takes, for a record whose network is not kept."""
+        with written_whole(self._point(step, split)) as partial:
+            torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, partial)
+
+    def point(self, step: int, split: str) -> dict[str, Tensor]:
+        """The tensors that `write_point` kept, by name.
+
+        Raises:
+            ValueError: a file that is missing or damaged.
+        """
+        path = self._point(step, split)
+        try:
+            found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in as many ways as its format has layers
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}): {self._remedy(step, split)}") from error
+        return found
+
     def _loaded(self, file: Path, step: int, split: str, device: str, mmap: bool = False) -> EigenDecomposition:
         remedy = self._remedy(step, split)
         try:
@@ -174,6 +192,9 @@ class StudyFolder:
 
     def _eigenspace(self, step: int, split: str) -> Path:
         return self.directory / "eigenspaces" / f"{step:08d}-{split}.npz"
+
+    def _point(self, step: int, split: str) -> Path:
+        return self.directory / "eigenspaces" / f"{step:08d}-{split}-point.pt"
 
     def _layers(self, step: int, split: str) -> Path:
         return self.directory / "eigenspaces" / f"{step:08d}-{split}-layers"
@@ -196,7 +217,7 @@ def results_of(
     attribution: str,
     command: str | None,
     options: Mapping[str, Any],
-    parameters: ParameterSpace,
+    shapes: Mapping[str, torch.Size],
     table_k: Iterable[int],
     device: torch.device | str,
 ) -> dict[str, Any]:
@@ -211,11 +232,10 @@ def results_of(
         attribution: whose data they are.
         command: the command line that repeats it; None where there is none.
         options: what was asked for.
-        parameters: the coordinates of the Hessian.
+        shapes: of the tensors that the Hessian is of, by name.
         table_k: the dimensions to print.
         device: where it was computed.
     """
-    sizes = [shape.numel() for shape in parameters.shapes.values()]
     return {
         "format": FORMAT,
         "study": study,
@@ -226,7 +246,7 @@ def results_of(
         "command": command,
         "options": dict(options),
         "environment": _environment(torch.device(device)),
-        "parameters": {"names": list(parameters.names), "sizes": sizes},
+        "parameters": {"names": list(shapes), "sizes": [shape.numel() for shape in shapes.values()]},
         "table_k": list(table_k),
         "records": list(records),
     }

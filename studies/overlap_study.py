@@ -196,7 +196,7 @@ class OverlapStudy:
             attribution=self.data.attribution,
             command=command_line(self.problem, self.options),
             options=attrs.asdict(self.options),
-            parameters=self._parameters(),
+            shapes=self._parameters().shapes,
             table_k=reached_k(self.problem.table_k, self.options.k),
             device=self.options.device,
         )

@@ -13,9 +13,9 @@ from ..linops.curvature.guards import untouched_random_state
 from ..linops.fingerprint import feed
 from .images import Samples
 from .problem import DataRequest, HessianPlan, Problem, ProblemData, converted
+from .tables import table_for
 
 _BY_TRIAL = HessianPlan(engine=None)
-_TABLE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def own_problem(
@@ -93,7 +93,7 @@ def own_problem(
         steps=steps if train is not None else 0,
         record_every=record_every,
         k=k,
-        table_k=(*(j for j in _TABLE if j < k), k),
+        table_k=table_for(k),
         split=next(iter(hessian)),
         plan=plan,
         compare=len(hessian) == 2,
