@@ -282,6 +282,8 @@ class CurvatureRecorder:
     def _report(self, results: dict[str, Any]) -> Path | None:
         try:
             from .report import write_report
+
+            return write_report(results, self.directory)
         except ModuleNotFoundError as error:
             _log.warning(
                 '%s has results.json and no report, as %s is missing: pip install "eigenspan[studies]"',
@@ -289,7 +291,6 @@ class CurvatureRecorder:
                 error.name,
             )
             return None
-        return write_report(results, self.directory)
 
 
 class _ShortOfTimeError(TimeoutError):
