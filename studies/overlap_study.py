@@ -19,6 +19,7 @@ from ..metrics import overlap_curve
 from .command_line import command_line
 from .comparisons import comparison
 from .folder import StudyFolder, results_of
+from .given import checkpoints_of
 from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .problems import find_problem
@@ -26,7 +27,7 @@ from .records import record_of
 from .solves import StepSolver, StepSolves
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
-from .training import Checkpoint, train
+from .training import Checkpoint
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -94,6 +95,7 @@ class OverlapStudy:
         size = self._parameters().size
         if options.k > size:
             raise ValueError(f"k is at most the number of trainable parameters, {size}; got {options.k}")
+        self.problem.recorded(self.options.steps)  # refuses steps that no given checkpoint is of
         self.data = problem.load(request)
         of = {"study": problem.name, "initial values": self.problem.weights, **attrs.asdict(self.options)}
         self.folder = StudyFolder(self.directory, of)
@@ -163,12 +165,11 @@ class OverlapStudy:
 
     def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         self.data = self.data.kept(self.directory / "decoded", progress=progress)
-        checkpoints = train(
+        checkpoints = checkpoints_of(
             self.problem,
             self.data,
             self.directory / "checkpoints",
             steps=self.options.steps,
-            record_every=self.problem.record_every,
             seed=self.options.seed,
             dtype=DTYPES[self.options.dtype],
             device=self.options.device,
