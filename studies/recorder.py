@@ -29,7 +29,7 @@ from .options import SPLITS
 from .records import record_of
 from .tables import table_for
 from .tracking import EigenspaceTracker, Snapshot
-from .wrapped import is_sharded, unwrapped
+from .wrapped import is_sharded, uncast, unwrapped
 
 _log = logging.getLogger("eigenspan")
 
@@ -38,8 +38,9 @@ class CurvatureRecorder:
     """Records the top Hessian eigenspace of a network in training beside its largest weights, in a folder of a study.
 
     A record holds what one of `OverlapStudy` does, without its comparisons. It is of the network in evaluation mode:
-    without dropout, and with batch normalisation by running statistics. The training goes on as if there had been
-    none: modes, gradients, buffers and random numbers are as they were.
+    without dropout, with batch normalisation by running statistics, and in the dtype of its parameters where
+    accelerate casts. The training goes on as if there had been none: modes, gradients, buffers and random numbers are
+    as they were.
 
     What cannot be recorded never ends the training: the reason is logged, as a warning of the logger ``eigenspan``,
     once. If there was no record before, it is taken for one of the model, and no more are tried.
@@ -224,6 +225,7 @@ class CurvatureRecorder:
         with contextlib.ExitStack() as stack:
             stack.enter_context(training_flags(dict.fromkeys(model.modules(), False)))
             stack.enter_context(untouched_random_state(self._device, self.data))
+            stack.enter_context(uncast(model))
             if "torch._dynamo" in sys.modules:  # which has no second derivatives
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield

@@ -281,9 +281,13 @@ def test_a_report_that_cannot_be_written_ends_nothing(tmp_path, caplog, monkeypa
     assert one.finish() is None
     assert 'matplotlib is missing: pip install "eigenspan[studies]"' in caplog.text
     assert json.loads((tmp_path / "results.json").read_text())["records"]
-    (tmp_path / "eigenspaces" / "00000000-train.npz").write_bytes(b"")
-    assert one.finish() is None
-    assert "no report of the curvature records" in caplog.text
+    for name in ("00000000-train.npz", "00000000-train-point.pt"):
+        (tmp_path / "eigenspaces" / name).write_bytes(b"")
+        caplog.clear()
+        assert one.finish() is None
+        assert "no report of the curvature records" in caplog.text
+        assert name in caplog.text
+        assert "00000000-train.json, and both are made anew" in caplog.text
 
 
 # -- bad input, and trainings that are resumed ------------------------------------------------------------------------

@@ -107,11 +107,23 @@ def test_records_are_those_of_the_dense_hessian(tmp_path, attention):
     assert (tmp_path / "curvature" / "report.html").exists()
 
 
-def test_the_training_is_bit_for_bit_the_same(tmp_path):
+@pytest.mark.parametrize("mode", [{"bf16": True}, {"gradient_checkpointing": True}], ids=str)
+def test_other_ways_to_train_are_recorded_in_the_dtype_of_the_parameters(tmp_path, mode):
+    callback = CurvatureCallback(BATCH, tmp_path / "curvature", steps=[4], k=4, parameters=LAST)
+    network = copy.deepcopy(train(tmp_path, [callback], **mode)).float().eval()
+    vars(network).pop("forward", None)  # of mixed precision
+    (record,) = recorded(tmp_path / "curvature")
+    values = torch.linalg.eigvalsh(reference_hessian(network, BATCH).double())
+    expected = values[values.abs().argsort(descending=True)][:4].tolist()
+    assert record["eigenvalues"] == pytest.approx(expected, abs=1e-4 * abs(expected[0]))
+
+
+@pytest.mark.parametrize("mode", [{}, {"bf16": True}], ids=str)
+def test_the_training_is_bit_for_bit_the_same(tmp_path, mode):
     """With dropout, of which GPT-2 has some by default."""
-    plain = train(tmp_path / "plain", [])
+    plain = train(tmp_path / "plain", [], **mode)
     callback = CurvatureCallback(BATCH, tmp_path / "curvature", every=1, k=2, parameters=LAST)
-    model = train(tmp_path, [callback])
+    model = train(tmp_path, [callback], **mode)
     assert len(recorded(tmp_path / "curvature")) == 5
     for (name, ours), theirs in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
