@@ -32,8 +32,8 @@ def checkpoints_of(
 ) -> list[Checkpoint]:
     """The network of a problem at all recorded steps: trained, see `train`, or as it is given.
 
-    Given states are loaded with nothing missing and written into the directory with their losses, so that a study needs
-    nothing else to go on. Those that are there are not made again.
+    Given states are loaded with nothing missing and written into the directory with their losses. Those that are there
+    are not made again.
 
     Raises:
         OSError: a file that cannot be read, or the directory cannot be written.

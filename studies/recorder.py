@@ -93,7 +93,8 @@ class CurvatureRecorder:
         self._shapes: dict[str, torch.Size] = {}
         self._device = torch.device("cpu")
         self._afterwards = 0.0  # seconds that the last record took once it was solved
-        self._last: int | None = None
+        self._reached = 0  # the step that it is known to have come to
+        self._recorded = False
         self._ended = self._told = False
 
     def begin(self, model: nn.Module, step: int = 0) -> None:
@@ -128,7 +129,7 @@ class CurvatureRecorder:
         folder = StudyFolder(self.directory, self._identity(model, step))
         with folder.claimed():
             pass  # one of another study shows before any work
-        self._folder = folder
+        self._folder, self._reached = folder, step
 
     def record(self, model: nn.Module, step: int) -> dict[str, Any] | None:
         """Records the network at a step, in the place of an earlier record of it.
@@ -156,27 +157,32 @@ class CurvatureRecorder:
         except Exception as error:  # whatever it is, a training that may have taken days is worth more than a record
             reason = f"at step {step}, {type(error).__name__}: {error}"
             # The first record tells whether the model can be decomposed at all; later ones fail for what is of a step.
-            if self._last is None and not isinstance(error, _ShortOfTimeError):
+            if not self._recorded and not isinstance(error, _ShortOfTimeError):
                 self._give_up(reason)
             else:
                 self._tell(f"no record {reason}; later steps are tried")
             return None
-        self._last = step
+        self._reached, self._recorded = step, True
         return found
 
     def finish(self) -> Path | None:
-        """Writes ``results.json`` of all records up to the last step, and ``report.html``.
+        """Writes ``results.json`` of all records up to the last step, those before it was resumed too, and a report.
 
         Returns:
             The report; None if there is none, for a reason that is logged.
 
         Cost: that of comparing all eigenspaces with one another, and some seconds for the figures.
         """
-        if self._folder is None or self._last is None:
+        if self._folder is None:
             return None
         try:
             with self._folder.claimed():
-                results = self._results(self._folder, self._last)
+                # What lies beyond is of an earlier training, which went further before this one was resumed.
+                there = self._folder.records()
+                records = [each for each in there if each["split"] == self.split and each["step"] <= self._reached]
+                if not records:
+                    return None
+                results = self._results(self._folder, records)
                 write_json(results, self.directory / "results.json")
                 return self._report(results)
         except Exception as error:  # as above: what comes after the training, such as saving the model, is worth more
@@ -257,9 +263,7 @@ class CurvatureRecorder:
             "seed": self.solver.seed,
         }
 
-    def _results(self, folder: StudyFolder, last: int) -> dict[str, Any]:
-        # What lies beyond is of an earlier training, which went further before this one was resumed.
-        records = [each for each in folder.records() if each["split"] == self.split and each["step"] <= last]
+    def _results(self, folder: StudyFolder, records: list[dict[str, Any]]) -> dict[str, Any]:
         table = table_for(self.solver.k)
         tracker = EigenspaceTracker(self.solver)
         for record in records:

@@ -78,8 +78,7 @@ def test_a_list_has_the_steps_0_1_2(tmp_path, training):
     assert [record["loss"] for record in results["records"]] == pytest.approx(list(losses.values()), rel=1e-6)
 
 
-def test_a_study_goes_on_without_the_files(tmp_path, training, monkeypatch):
-    """What it needs of them is in its own folder, but for their digests."""
+def test_a_finished_study_is_not_run_again(tmp_path, training, monkeypatch):
     states, _ = training
     first = study(tmp_path / "study", states)
     monkeypatch.setattr(OverlapStudy, "_measure", lambda *_: pytest.fail("measured again"))

@@ -366,3 +366,11 @@ def test_a_resumed_training_may_begin_a_folder(tmp_path):
     one = recorder(tmp_path)
     one.begin(network(), 5)
     assert one.record(network(), 5) is not None
+
+
+def test_a_training_resumed_for_steps_without_a_record_has_a_report_of_those_before(tmp_path):
+    recorder(tmp_path).record(network(), 0)
+    again = recorder(tmp_path)
+    again.begin(network(), 3)
+    assert again.finish() == tmp_path / "report.html"
+    assert [record["step"] for record in json.loads((tmp_path / "results.json").read_text())["records"]] == [0]
