@@ -202,7 +202,13 @@ class CurvatureRecorder:
             raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
         solved = time.perf_counter()
         numbers = record_of(H, eig, table_for(solver.k), solver.seed)
-        record = {"step": step, "split": self.split, "loss": H.loss(), **numbers}
+        record = {
+            "step": step,
+            "split": self.split,
+            "loss": H.loss(),
+            **numbers,
+            "seconds": time.perf_counter() - began,
+        }
         with folder.claimed():
             folder.write_eigenpairs(step, self.split, eig)
             folder.write_point(step, self.split, magnitude=magnitude(H.parameters), gradient=H.gradient())
@@ -277,7 +283,9 @@ class CurvatureRecorder:
             study=self.name,
             title=f"{self.name}, as it was trained",
             description=f"data with the digest {self._data}",
+            warning="",
             attribution="",
+            command=None,  # no command trains it again
             options={"k": self.solver.k, "seconds": self.seconds, "seed": self.solver.seed, "split": self.split},
             shapes=self._shapes,
             table_k=table,

@@ -15,6 +15,8 @@ import eigenspan as es
 from eigenspan.solvers import planning
 from eigenspan.studies.recorder import CurvatureRecorder
 from eigenspan.studies.report import write_report
+from eigenspan.studies.run_comparison import write_comparison
+from eigenspan.studies.study_results import read_results
 
 LOSS = nn.CrossEntropyLoss()
 DATA = small_data()
@@ -144,6 +146,20 @@ def test_results_make_a_report_and_compare_the_steps(tmp_path):
     share = (eig.eigenvectors.mT @ g).square().sum() / g.square().sum()
     assert tracking["gradient_shares"][-1][-1] == pytest.approx(float(share), abs=1e-6)
     assert write_report(results, tmp_path) == report
+
+
+def test_the_command_line_reports_and_compares_such_folders(tmp_path):
+    for seed in (1, 2):
+        model = network(seed)
+        one = recorder(tmp_path / f"seed-{seed}", k=6)
+        train(model, 1, lambda step, one=one, model=model: one.record(model, step))
+        one.finish()
+    folders = [tmp_path / f"seed-{seed}" for seed in (1, 2)]
+    (folders[0] / "report.html").unlink()
+    assert write_report(read_results(folders[0]), folders[0]).exists()
+    text = write_comparison(folders, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "seed-1" in text
+    assert "seed-2" in text
 
 
 # -- the budget -------------------------------------------------------------------------------------------------------
