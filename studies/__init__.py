@@ -2,7 +2,18 @@
 
 from .options import StudyOptions
 from .overlap_study import OverlapStudy
-from .own import own_problem
+from .own import own_problem, study_checkpoints
 from .problem import DataRequest, HessianPlan, Problem, ProblemData
+from .recorder import CurvatureRecorder
 
-__all__ = ["DataRequest", "HessianPlan", "OverlapStudy", "Problem", "ProblemData", "StudyOptions", "own_problem"]
+__all__ = [
+    "CurvatureRecorder",
+    "DataRequest",
+    "HessianPlan",
+    "OverlapStudy",
+    "Problem",
+    "ProblemData",
+    "StudyOptions",
+    "own_problem",
+    "study_checkpoints",
+]

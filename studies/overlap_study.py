@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import numpy
-import scipy
 import torch
 import torch.distributed
 from tqdm import tqdm
 
-from .. import __version__
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import read_json, write_json
 from ..metrics import overlap_curve
-from ..solvers import EigenDecomposition
 from .command_line import command_line
 from .comparisons import comparison
-from .files import LOCK, locked
+from .folder import StudyFolder, results_of
+from .given import checkpoints_of
 from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .problems import find_problem
-from .records import FORMAT, record_of
+from .records import record_of
 from .solves import StepSolver, StepSolves
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
-from .training import Checkpoint, train
+from .training import Checkpoint
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -102,9 +95,12 @@ class OverlapStudy:
         size = self._parameters().size
         if options.k > size:
             raise ValueError(f"k is at most the number of trainable parameters, {size}; got {options.k}")
+        self.problem.recorded(self.options.steps)  # refuses steps that no given checkpoint is of
         self.data = problem.load(request)
+        of = {"study": problem.name, "initial values": self.problem.weights, **attrs.asdict(self.options)}
+        self.folder = StudyFolder(self.directory, of)
         if self.leads:
-            with self._claimed():
+            with self.folder.claimed():
                 pass  # a folder that is closed or of another study shows before any work
 
     @property
@@ -150,7 +146,7 @@ class OverlapStudy:
         """
         if not self.leads:
             return self._follow()
-        with self._claimed():
+        with self.folder.claimed():
             return self._run(progress, on_record)
 
     def _follow(self) -> dict[str, Any]:
@@ -170,16 +166,15 @@ class OverlapStudy:
 
     def _solves(self, checkpoint: Checkpoint, split: str, progress: bool) -> StepSolves:
         solver = StepSolver(self.problem, self.options, self.data, self.mesh)
-        return solver.solve(checkpoint, split, self._unfinished(checkpoint.step, split), progress)
+        return solver.solve(checkpoint, split, self.folder.unfinished(checkpoint.step, split), progress)
 
     def _run(self, progress: bool, on_record: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         self.data = self.data.kept(self.directory / "decoded", progress=progress)
-        checkpoints = train(
+        checkpoints = checkpoints_of(
             self.problem,
             self.data,
             self.directory / "checkpoints",
             steps=self.options.steps,
-            record_every=self.problem.record_every,
             seed=self.options.seed,
             dtype=DTYPES[self.options.dtype],
             device=self.options.device,
@@ -200,143 +195,42 @@ class OverlapStudy:
 
         Cost: the files of all records, read.
         """
-        shapes = self._parameters().shapes
         title, warning, weights = self.problem.title, self.data.warning, self.problem.weights
-        return {
-            "format": FORMAT,
-            "study": self.problem.name,
-            "title": f"{title} ({warning})" if warning else title,
-            "description": f"{self.data.description}; {weights}" if weights else self.data.description,
-            "warning": warning,
-            "attribution": self.data.attribution,
-            "command": command_line(self.problem, self.options),
-            "options": attrs.asdict(self.options),
-            "environment": self._environment(),
-            "parameters": {"names": list(shapes), "sizes": [shape.numel() for shape in shapes.values()]},
-            "table_k": reached_k(self.problem.table_k, self.options.k),
-            "records": list(self._records()),
-        }
+        return results_of(
+            self.folder.records(),
+            study=self.problem.name,
+            title=f"{title} ({warning})" if warning else title,
+            description=f"{self.data.description}; {weights}" if weights else self.data.description,
+            warning=warning,
+            attribution=self.data.attribution,
+            command=command_line(self.problem, self.options),
+            options=attrs.asdict(self.options),
+            shapes=self._parameters().shapes,
+            table_k=reached_k(self.problem.table_k, self.options.k),
+            device=self.options.device,
+        )
 
     def _parameters(self) -> ParameterSpace:
         """The parameters that the Hessian is of, at values of no interest."""
         with untouched_random_state(torch.device("cpu")):
             return ParameterSpace(self.problem.model())
 
-    def _environment(self) -> dict[str, str]:
-        device = torch.device(self.options.device)
-        return {
-            "eigenspan": __version__,
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "scipy": scipy.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-            "threads": str(torch.get_num_threads()),
-            **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
-        }
-
-    # -- records ------------------------------------------------------------------------------------------------------
-
     def _record(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
-        path = self._path(checkpoint.step, split)
-        if path.exists():
-            return self._read_step(path)
-        self._announced((checkpoint, split))
-        record = {"step": checkpoint.step, "split": split, **self._measure(checkpoint, split, progress)}
-        write_json({"of": self._identity(), **record}, path)
-        shutil.rmtree(self._unfinished(checkpoint.step, split), ignore_errors=True)
-        return record
-
-    def _records(self) -> Iterator[dict[str, Any]]:
-        for path in sorted((self.directory / "records").glob("*.json")):
-            yield self._read_step(path)
-
-    def _read_step(self, path: Path) -> dict[str, Any]:
-        """A record, in the file of its own step and split: a copy under another name would count twice."""
-        record = self._read_record(path)
-        step, split = record.get("step"), record.get("split")
-        if not isinstance(step, int) or path != self._path(step, str(split)):
-            raise ValueError(f"{path} is not the record of its step, but of step {step}, {split} data: remove it")
-        return record
-
-    def _read_record(self, path: Path) -> dict[str, Any]:
-        record = read_json(path)
-        if record.pop("of", None) != self._identity():
-            raise ValueError(f"{path} is not a record of this study: remove it, and it is measured anew")
-        return record
-
-    def _path(self, step: int, split: str) -> Path:
-        """The file of the record at a step."""
-        return self.directory / "records" / f"{step:08d}-{split}.json"
-
-    def _eigenspace(self, step: int, split: str) -> Path:
-        """The file of the eigenpairs at a step."""
-        return self.directory / "eigenspaces" / f"{step:08d}-{split}.npz"
-
-    def _unfinished(self, step: int, split: str) -> Path:
-        """The folder of the products of a record that is not there yet."""
-        return self.directory / "unfinished" / f"{step:08d}-{split}"
-
-    def _layers(self, step: int, split: str) -> Path:
-        """The folder of the eigenpairs of single tensors at a step."""
-        return self.directory / "eigenspaces" / f"{step:08d}-{split}-layers"
-
-    def _tracking(self, checkpoints: Sequence[Checkpoint], split: str) -> dict[str, Any]:
-        """The eigenspaces and masks of all steps beside one another: see `EigenspaceTracker.to_dict`."""
-        path = self.directory / "tracking" / f"{split}.json"
-        if path.exists():
-            return self._read_record(path)
-        tracker = EigenspaceTracker(self.options.eigensolver())
-        for checkpoint in checkpoints:
-            eig = self._recorded_eigenpairs(checkpoint.step, split)
-            model = checkpoint.restore(self.problem, self.data, device=self.options.device)
-            H = StepSolver(self.problem, self.options, self.data).operator(Hessian, model, split)
-            layers = self._recorded_layers(H.parameters, checkpoint.step, split)
-            scores = {"magnitude": magnitude(H.parameters)}
-            tracker.add(Snapshot(checkpoint.step, eig, scores, H.gradient(), layers=layers))
-        found = tracker.to_dict(reached_k(self.problem.table_k, self.options.k))
-        write_json({"of": self._identity(), **found}, path)
-        return self._read_record(path)
-
-    def _recorded_eigenpairs(self, step: int, split: str) -> EigenDecomposition:
-        """The eigenpairs that the record at a step is of."""
-        file, record = self._eigenspace(step, split), self._path(step, split)
-        eig = self._loaded(file, record)
-        if eig.eigenvalues.tolist() != self._read_step(record)["eigenvalues"]:
-            raise ValueError(
-                f"{file} has other eigenvalues than the record of its step: remove {record}, and both are made anew"
-            )
-        return eig
-
-    def _recorded_layers(self, parameters: ParameterSpace, step: int, split: str) -> dict[str, EigenDecomposition]:
-        """The eigenpairs of single tensors, if the study has them."""
-        if not self.options.compare:
-            return {}
-        folder, record = self._layers(step, split), self._path(step, split)
-        return {name: self._loaded(folder / f"{name}.npz", record) for name in parameters.names}
-
-    def _loaded(self, file: Path, record: Path) -> EigenDecomposition:
-        """Eigenpairs of a file that was written with a record."""
-        remedy = f"remove {record}, and both are made anew"
-        try:
-            return EigenDecomposition.load(file, self.options.device)
-        except FileNotFoundError as error:
-            raise ValueError(f"{file} is missing: {remedy}") from error
-        except ValueError as error:
-            raise ValueError(f"{error}: {remedy}") from error
+        found = self.folder.record(checkpoint.step, split)
+        if found is None:
+            self._announced((checkpoint, split))
+            found = {"step": checkpoint.step, "split": split, **self._measure(checkpoint, split, progress)}
+            self.folder.write_record(found)
+        return found
 
     def _measure(self, checkpoint: Checkpoint, split: str, progress: bool) -> dict[str, Any]:
         began = time.perf_counter()
-        found, step = self._solves(checkpoint, split, progress), checkpoint.step
+        found = self._solves(checkpoint, split, progress)
         eig = found.eig
-        eig.save(self._eigenspace(step, split))
-        for name, layer in found.layers.items():
-            self._layers(step, split).mkdir(exist_ok=True)
-            layer.save(self._layers(step, split) / f"{name}.npz")
+        self.folder.write_eigenpairs(checkpoint.step, split, eig, found.layers)
         record = {
             "loss": found.loss,
             **record_of(found.H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
-            "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},
         }
         if found.others:
             record["comparison"] = comparison(eig, found.others)
@@ -345,45 +239,19 @@ class OverlapStudy:
             record["exact"] = {"eigenvalues": found.exact.eigenvalues.tolist(), "subspace_overlap": overlaps}
         return record | {"seconds": time.perf_counter() - began}
 
-    # -- the folder ---------------------------------------------------------------------------------------------------
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "study": self.problem.name,
-            "eigenspan": __version__,
-            "record format": FORMAT,
-            "initial values": self.problem.weights,
-            **attrs.asdict(self.options),
-        }
-
-    @contextlib.contextmanager
-    def _claimed(self) -> Iterator[None]:
-        """Within it the folder is this study's, unless it holds another one, and no other process's."""
-        with contextlib.ExitStack() as stack:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.directory))
-                self._refuse_others()
-                write_json(self._identity(), self.directory / "study.json")  # of an old study too: can it be written?
-                for folder in ("records", "eigenspaces", "tracking"):
-                    (self.directory / folder).mkdir(exist_ok=True)
-            except OSError as error:
-                raise OSError(
-                    f"{self.directory} cannot be written ({error.strerror or error}): choose another folder"
-                ) from error
-            yield
-
-    def _refuse_others(self) -> None:
-        path = self.directory / "study.json"
-        if path.exists():
-            # Without the file nothing says what the folder is of: it cannot be made anew.
-            found, wanted = read_json(path, "choose another folder"), self._identity()
-            changed = [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
-            if changed:
-                differences = ", ".join(f"{name} {found.get(name)} -> {wanted.get(name)}" for name in sorted(changed))
-                raise ValueError(
-                    f"{self.directory} holds another study ({differences}); results do not mix: "
-                    "choose another folder, or run with the options it was made with"
-                )
-        elif any(file.name != LOCK and file.suffix != ".partial" for file in self.directory.iterdir()):
-            raise ValueError(f"{self.directory} is not empty and holds no study: choose another folder")
+    def _tracking(self, checkpoints: Sequence[Checkpoint], split: str) -> dict[str, Any]:
+        """The eigenspaces and masks of all steps beside one another: see `EigenspaceTracker.to_dict`."""
+        found = self.folder.tracking(split)
+        if found is not None:
+            return found
+        tracker, device = EigenspaceTracker(self.options.eigensolver()), self.options.device
+        for checkpoint in checkpoints:
+            step = checkpoint.step
+            eig = self.folder.eigenpairs(step, split, device)
+            model = checkpoint.restore(self.problem, self.data, device=device)
+            H = StepSolver(self.problem, self.options, self.data).operator(Hessian, model, split)
+            names = H.parameters.names if self.options.compare else ()
+            layers = self.folder.layers(step, split, names, device)
+            scores = {"magnitude": magnitude(H.parameters)}
+            tracker.add(Snapshot(step, eig, scores, H.gradient(), layers=layers))
+        return self.folder.write_tracking(tracker.to_dict(reached_k(self.problem.table_k, self.options.k)), split)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +15,15 @@ from torch import Tensor, nn
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.fingerprint import feed
 from .images import Samples
+from .options import StudyOptions
+from .overlap_study import OverlapStudy
 from .problem import DataRequest, HessianPlan, Problem, ProblemData, converted
+from .states import State
+from .tables import table_for
+
+_Value = TypeVar("_Value")
 
 _BY_TRIAL = HessianPlan(engine=None)
-_TABLE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def own_problem(
@@ -24,6 +32,8 @@ def own_problem(
     hessian: Mapping[str, tuple[Samples, Tensor]],
     *,
     train: tuple[Samples, Tensor] | None = None,
+    checkpoints: Mapping[int, State] | Sequence[State] | None = None,
+    losses: Mapping[int, float] | Sequence[float] | None = None,
     name: str = "own",
     title: str = "",
     data: str = "data of one's own",
@@ -44,20 +54,27 @@ def own_problem(
             both, which comparisons take.
         train: inputs and targets to train on, one row a sample, on the CPU; needed for steps. Inputs that are no tensor
             give those of an index tensor, ``inputs[indices]``.
+        checkpoints: states of the network, in the place of training: state dicts, or files with one, by step, or in a
+            sequence, whose steps are 0, 1, 2, …. All parameters and buffers must be in them, and nothing else. A study
+            of so many steps takes those up to there.
+        losses: of the first Hessian batch at these steps, as far as they are known; a state with another one, to three
+            digits, is refused.
         name: what to call it by.
         title: for reports; by default the name.
         data: what they are, in words.
         optimiser: of parameters.
         batch_size: of training.
-        steps: of training, and ``record_every`` so many a record, unless a study says otherwise.
+        steps: of training, and ``record_every`` so many a record, unless a study says otherwise; for given checkpoints
+            the last of theirs.
         record_every: see ``steps``.
         k: eigenpairs, likewise.
         plan: how products are computed; by default as a trial chooses, so that another run may round otherwise.
 
     Raises:
-        TypeError: a factory that makes no network, or batches that are no pairs.
+        TypeError: a factory that makes no network, batches that are no pairs, or steps that are no integers.
         ValueError: no Hessian batch, or one of another name; inputs and targets of different lengths; a loss that is
-            not one number.
+            not one number; checkpoints and data to train on, no checkpoint, one of a negative step, or a loss of none.
+        FileNotFoundError: a checkpoint that is missing.
 
     Cost: the loss of one sample.
     """
@@ -67,7 +84,9 @@ def own_problem(
         if batch is not None:
             _require_batch(what, batch)
     _require_loss(model, loss, next(iter(hessian.values())))
-    data = f"{data} (SHA-256 {_digest(model, hessian, train, loss)})"
+    given, known = _by_step(checkpoints), _by_step(losses) or {}
+    _require_checkpoints(given, known, train is not None)
+    data = f"{data} (SHA-256 {_digest(model, hessian, train, loss, *([] if given is None else [sorted(given)]))})"
     nothing = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
     def own(request: DataRequest) -> ProblemData:
@@ -77,8 +96,10 @@ def own_problem(
                 f"{name} has no {lacking[0]} batch to decompose, which comparisons take as well: give "
                 f"hessian={{{lacking[0]!r}: (inputs, targets), …}}, or leave out comparisons by compare=False"
             )
-        if request.training and train is None:
-            raise ValueError(f"{name} has nothing to train on: give train=(inputs, targets), or take 0 steps")
+        if request.training and train is None and given is None:
+            raise ValueError(
+                f"{name} has nothing to train on: give train=(inputs, targets) or checkpoints=, or take 0 steps"
+            )
         batches = {split: hessian[split] for split in request.splits}
         return ProblemData(nothing if train is None else train, batches, data)
 
@@ -90,14 +111,81 @@ def own_problem(
         sources={"own": own},
         optimiser=optimiser,
         batch_size=batch_size,
-        steps=steps if train is not None else 0,
+        steps=max(given) if given is not None else steps if train is not None else 0,
         record_every=record_every,
         k=k,
-        table_k=(*(j for j in _TABLE if j < k), k),
+        table_k=table_for(k),
         split=next(iter(hessian)),
         plan=plan,
         compare=len(hessian) == 2,
+        checkpoints=given,
+        losses=known,
     )
+
+
+def study_checkpoints(
+    model: Callable[[], nn.Module],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    batch: tuple[Samples, Tensor],
+    checkpoints: Mapping[int, State] | Sequence[State],
+    directory: Path | str,
+    *,
+    k: int = 20,
+    losses: Mapping[int, float] | Sequence[float] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The study of a list of checkpoints on one batch: `OverlapStudy` of an `own_problem`, without comparisons.
+
+    Args:
+        model: makes the network.
+        loss: of (output, targets), a mean over samples.
+        batch: whose loss is decomposed, inputs and targets.
+        checkpoints: states of the network, see `own_problem`.
+        directory: where the study lives; the same call goes on after an interruption.
+        k: eigenpairs.
+        losses: of the batch at these steps, as far as they are known, see `own_problem`.
+        options: see `StudyOptions`.
+
+    Returns:
+        The results, see `OverlapStudy.run`; `write_report` makes a report of them.
+
+    Raises:
+        TypeError: as `own_problem`.
+        ValueError: as `own_problem`; a state of another network or with another loss than is known of it.
+        OSError: a file that cannot be read, or the directory cannot be written.
+
+    Cost: a solve for each checkpoint, and its bytes on disk once more.
+    """
+    problem = own_problem(
+        model, loss, {"train": batch}, checkpoints=checkpoints, losses=losses, k=k, name="checkpoints"
+    )
+    return OverlapStudy(problem, StudyOptions(k=k, steps=problem.steps, compare=False, **options), directory).run()
+
+
+def _by_step(values: Mapping[int, _Value] | Sequence[_Value] | None) -> dict[int, _Value] | None:
+    """Values by step; those of a sequence by their places."""
+    if values is None:
+        return None
+    return {
+        index(step): value for step, value in (values.items() if isinstance(values, Mapping) else enumerate(values))
+    }
+
+
+def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mapping[int, float], trained: bool) -> None:
+    if checkpoints is None:
+        if losses:
+            raise ValueError("losses are those of given checkpoints: give checkpoints= as well")
+        return
+    if trained:
+        raise ValueError("checkpoints come in the place of training: leave out train=, or checkpoints=")
+    if not checkpoints or min(checkpoints) < 0:
+        raise ValueError(f"checkpoints are one or more, of steps from 0 on; got the steps {sorted(checkpoints)}")
+    unknown = sorted(losses.keys() - checkpoints.keys())
+    if unknown:
+        raise ValueError(f"losses are those of the steps {sorted(checkpoints)}, got one of step {unknown[0]}")
+    for step, state in checkpoints.items():
+        if not isinstance(state, Mapping) and not Path(state).is_file():
+            raise FileNotFoundError(f"the checkpoint of step {step}, {state}, is missing")
 
 
 def _digest(model: Callable[[], nn.Module], *parts: object) -> str:

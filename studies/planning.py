@@ -13,10 +13,10 @@ from ..linops import Hessian
 from ..linops.distributed import DataParallel
 from ..solvers import DenseEigh, SolvePlan
 from ..solvers.planning import size_text
+from .given import checkpoints_of
 from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .solves import StepSolver
-from .training import train
 
 _MOST = 2 / 3  # of the time of a record: a part that takes more is where it is slow
 
@@ -31,7 +31,7 @@ class StudyPlan:
     Attributes:
         study: its name.
         records: how many there are.
-        solve: the plan of the solve of a record, at step 0.
+        solve: the plan of the solve of a record, at the first step.
         exact: that of the dense diagonalisation of a record, where one is asked for.
         compare: whether a record has comparisons, whose solves come beside these.
     """
@@ -104,7 +104,7 @@ class StudyPlan:
 
 
 def plan_study(problem: Problem, options: StudyOptions) -> StudyPlan:
-    """The plan of a study, by its Hessian at step 0 on the first of its splits. Nothing is trained, recorded or kept.
+    """The plan of a study, by its Hessian at the first step on the first of its splits; nothing is trained or kept.
 
     Raises:
         ValueError: a k that is larger than the number of trainable parameters.
@@ -124,12 +124,11 @@ def plan_study(problem: Problem, options: StudyOptions) -> StudyPlan:
 
 def record_count(problem: Problem, options: StudyOptions) -> int:
     """How many records a study has."""
-    steps = {*range(0, options.steps, problem.record_every), options.steps}
-    return len(steps) * len(SPLITS[options.split])
+    return len(problem.recorded(options.steps)) * len(SPLITS[options.split])
 
 
 def first_hessian(problem: Problem, options: StudyOptions) -> Hessian | DataParallel:
-    """The Hessian of a study at step 0, on the first of its splits.
+    """The Hessian of a study at its first step, on the first of its splits.
 
     Raises:
         FileNotFoundError: data that are missing.
@@ -139,12 +138,11 @@ def first_hessian(problem: Problem, options: StudyOptions) -> Hessian | DataPara
     problem = problem if options.weights is None else problem.with_weights(Path(options.weights))
     data, dtype = problem.load(problem.resolved(options.data_request())), DTYPES[options.dtype]
     with tempfile.TemporaryDirectory() as directory:
-        (checkpoint,) = train(
+        (checkpoint,) = checkpoints_of(
             problem,
             data,
             directory,
-            steps=0,
-            record_every=problem.record_every,
+            steps=problem.recorded(options.steps)[0],
             seed=options.seed,
             dtype=dtype,
             device=torch.device(options.device),

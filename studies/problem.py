@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ..linops import GGN, Hessian
 from ..linops.curvature.guards import untouched_random_state
 from .images import Images, Samples, decoded_once
+from .states import State, digest_of, read_state
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, one row a sample."""
@@ -122,6 +122,8 @@ class Problem:
         plan: of Hessian products.
         compare: whether eigenspaces are compared with others unless the user says; see `StudyOptions`.
         weights: the file that the network's values come from, in words; empty for random ones.
+        checkpoints: states of the network by step, in the place of training; None where it is trained.
+        losses: what is known of their losses on the data of ``split``, by step.
     """
 
     name: str
@@ -143,6 +145,23 @@ class Problem:
     plan: HessianPlan = HessianPlan()
     compare: bool = True
     weights: str = ""
+    checkpoints: Mapping[int, State] | None = None
+    losses: Mapping[int, float] = attrs.field(factory=dict)
+
+    def recorded(self, steps: int) -> list[int]:
+        """The steps of a study of so many that have a record, in rising order.
+
+        Raises:
+            ValueError: no given checkpoint is of such a step.
+
+        Cost: none.
+        """
+        if self.checkpoints is None:
+            return sorted({*range(0, steps, self.record_every), steps})
+        found = [step for step in sorted(self.checkpoints) if step <= steps]
+        if not found:
+            raise ValueError(f"{self.name} has checkpoints of the steps {sorted(self.checkpoints)}, all beyond {steps}")
+        return found
 
     def operator(self, kind: type[Operator], model: nn.Module, batch: Batch, dtype: torch.dtype) -> Operator:
         """The Hessian or GGN of a network's loss on one batch, by the problem's own plan.
@@ -234,13 +253,9 @@ class Problem:
         expected = (
             f"expected a state dict of the network of {self.name}, as torch.save(model.state_dict(), path) writes"
         )
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in as many ways as its format has layers
-            raise ValueError(f"{path} cannot be loaded ({type(error).__name__}): {expected}") from error
-        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError(f"{path} holds no state dict: {expected}")
+        if self.checkpoints is not None:
+            raise ValueError(f"{self.name} has the values of given checkpoints: leave out the weights of {path}")
+        digest, state = digest_of(path), read_state(path, expected)
 
         def model() -> nn.Module:
             network = self.model()

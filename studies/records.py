@@ -48,7 +48,8 @@ def record_of(H: Hessian | DataParallel, eig: EigenDecomposition, table_k: Seque
           were chosen among equals, see `Ties`, or None;
         - ``layer_energy``: ``eigenvectors``, the shares of the first `FIRST` vectors, (L, `FIRST`); ``eigenspaces``,
           their means over the k leading ones for each k of interest, (L, number of those);
-        - ``participation_ratio``: of each eigenvector; ``eigenvalues`` and ``residual_norms``.
+        - ``participation_ratio``: of each eigenvector; ``eigenvalues`` and ``residual_norms``;
+        - ``report``: how they were found, see `SolveReport`, with what its status says and all its seconds.
 
     Cost: that of two chance curves with `DRAWS` draws; no product.
     """
@@ -71,6 +72,7 @@ def record_of(H: Hessian | DataParallel, eig: EigenDecomposition, table_k: Seque
         "participation_ratio": participation_ratio(eig.eigenvectors).tolist(),
         "eigenvalues": eig.eigenvalues.tolist(),
         "residual_norms": eig.residual_norms.tolist(),
+        "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},
     }
 
 

@@ -90,6 +90,11 @@ def table_rows(record: dict[str, Any], table_k: Sequence[int]) -> list[TableRow]
     ]
 
 
+def table_for(k: int) -> tuple[int, ...]:
+    """Dimensions of interest up to k, where nobody chose them."""
+    return (*(j for j in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if j < k), k)
+
+
 def reached_k(table_k: Sequence[int], k_max: int) -> list[int]:
     """The dimensions of interest in rising order, each cut to the largest there is."""
     return sorted({min(k, k_max) for k in table_k})

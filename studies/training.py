@@ -18,8 +18,10 @@ from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import written_whole
 from ..solvers.streams import stream
 from .problem import Batch, Problem, ProblemData, converted
+from .states import load_state
 
-_FORMAT = "eigenspan checkpoint 1"
+CHECKPOINT_FORMAT = "eigenspan checkpoint 1"
+"""What the files of this version begin with."""
 
 
 @attrs.frozen
@@ -45,7 +47,7 @@ class Checkpoint:
 
         Cost: a forward pass over the Hessian batches.
         """
-        state = _read(self.path)
+        state = read_checkpoint(self.path)
         if state["of"]["problem"] != problem.name or state["step"] != self.step:
             raise ValueError(
                 f"{self.path} is step {state['step']} of {state['of']['problem']!r}, not step {self.step} of "
@@ -54,8 +56,8 @@ class Checkpoint:
         dtype: torch.dtype = getattr(torch, state["of"]["dtype"])
         with untouched_random_state(torch.device("cpu")):  # the initial values are drawn, and overwritten
             model = problem.model().to(device, dtype)
-        lacking = _load_model(model, state, self.path)
-        found = _losses(problem, data, model)
+        lacking = load_state(model, state["model"], str(self.path))
+        found = losses_of(problem, data, model)
         if lacking:
             raise ValueError(
                 f"{self.path} lacks the buffers {', '.join(lacking)}: the network has the losses {found} with those of "
@@ -189,11 +191,11 @@ class _Run:
 
     def save(self, path: Path) -> dict[str, float]:
         """Writes the whole state, which appears as a whole or not at all; returns the losses."""
-        losses = _losses(self.problem, self.data, self.model)
+        losses = losses_of(self.problem, self.data, self.model)
         if not all(math.isfinite(loss) for loss in losses.values()):
             raise ValueError(f"the training has diverged: at step {self.step} the losses are {losses}")
         state = {
-            "format": _FORMAT,
+            "format": CHECKPOINT_FORMAT,
             "of": self.identity,
             "step": self.step,
             "losses": losses,
@@ -207,12 +209,12 @@ class _Run:
 
     def load(self, path: Path, step: int) -> dict[str, float]:
         """Goes to the state in a checkpoint, which must be that step of this training; returns the losses."""
-        state = _read(path)
+        state = read_checkpoint(path)
         wanted, found = self.identity | {"step": step}, state["of"] | {"step": state["step"]}
         changed = [f"{name} {found.get(name)} -> {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
         if changed:
             raise ValueError(f"{path} is of another training ({', '.join(changed)}): use another directory")
-        if lacking := _load_model(self.model, state, path):
+        if lacking := load_state(self.model, state["model"], str(path)):
             raise ValueError(f"{path} lacks the buffers {', '.join(lacking)}: remove it, and it is made anew")
         self.optimiser.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], self.device)
@@ -220,7 +222,13 @@ class _Run:
         return dict(state["losses"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a file holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, or no checkpoint of this version.
+    """
     with path.open("rb") as file:
         try:
             _require_checksums(file)
@@ -230,7 +238,7 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path} is damaged or no checkpoint ({type(error).__name__}): remove it, and training goes on from "
                 "the one before"
             ) from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is no checkpoint of this version of eigenspan: use another directory")
     return state
 
@@ -250,19 +258,8 @@ def _require_checksums(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _load_model(model: nn.Module, state: dict[str, Any], path: Path) -> list[str]:
-    """Sets all but the buffers that the file lacks, which are returned by name."""
-    own, parameters = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
-    lacking = sorted(own.keys() - state["model"].keys() - parameters.keys())
-    try:
-        model.load_state_dict({name: own[name] for name in lacking} | state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} is of another network: {error}") from error
-    return lacking
-
-
 @torch.no_grad()
-def _losses(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str, float]:
+def losses_of(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str, float]:
     """The loss on each Hessian batch, in evaluation mode: a mean over samples, of which some are processed at once."""
     parameter = next(model.parameters())
     model.eval()

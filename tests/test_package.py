@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"matplotlib", "pandas", "rich", "torchvision", "typer"}
+EXTRAS = {"lightning", "matplotlib", "pandas", "rich", "torchvision", "transformers", "typer"}
+ADAPTERS = [Path("studies/lightning.py"), Path("studies/transformers.py")]  # each needs the trainer of its name
 CORE_DEPENDENCIES = {"attr", "attrs", "numpy", "scipy", "torch", "tqdm"}
 MAY_IMPORT = {
     "linops": set(),
@@ -76,13 +77,28 @@ def test_the_wheel_holds_every_source_file_and_the_data(wheel):
 
 
 def test_every_module_of_the_wheel_imports(site, tmp_path):
-    names = [module_name(file) for file in source_files()]
-    code = f"import importlib, sys\nfor name in {names}: print(importlib.import_module(name).__file__)\n"
-    *files, pyplot = run_python(f"{code}print('matplotlib.pyplot' in sys.modules)", tmp_path, site).splitlines()
-    assert pyplot == "False"  # its global state would be the user's; importing it may also open a display
-    assert [Path(file).resolve() for file in files] == [
-        (site / "eigenspan" / file).resolve() for file in source_files()
+    own = [file for file in source_files() if file not in ADAPTERS]
+    code = "import importlib, sys\nfor name in {}: print(importlib.import_module(name).__file__)\n"
+    first, last = (code.format([module_name(file) for file in files]) for files in (own, ADAPTERS))
+    lines = run_python(f"{first}print('matplotlib.pyplot' in sys.modules)\n{last}", tmp_path, site).splitlines()
+    # Its global state would be the user's; importing it may also open a display. Trainers may import it themselves.
+    assert lines.pop(len(own)) == "False"
+    assert [Path(line).resolve() for line in lines] == [
+        (site / "eigenspan" / file).resolve() for file in [*own, *ADAPTERS]
     ]
+
+
+@pytest.mark.parametrize("file", ADAPTERS, ids=str)
+def test_an_adapter_without_its_trainer_names_the_extra(file, tmp_path):
+    code = f"""
+import sys
+sys.modules["{file.stem}"] = None
+try:
+    import {module_name(file)}
+except ImportError as error:
+    print(error)
+"""
+    assert f'pip install "eigenspan[{file.stem}]"' in run_python(code, tmp_path)
 
 
 def test_the_wheel_brings_its_licence_and_command(wheel):

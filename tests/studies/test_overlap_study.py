@@ -19,7 +19,6 @@ from torch import nn
 
 import eigenspan as es
 from eigenspan.linops.distributed import job
-from eigenspan.studies import overlap_study
 from eigenspan.studies.files import LOCK
 from eigenspan.studies.options import SOLVERS
 from eigenspan.studies.overlap_study import OverlapStudy
@@ -109,7 +108,7 @@ def test_ties_are_recorded(tmp_path):
 
 
 def test_a_folder_of_records_with_other_keys_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(overlap_study, "FORMAT", 1)
+    monkeypatch.setattr("eigenspan.studies.folder.FORMAT", 1)
     run(tmp_path, steps=0, compare=False)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"another study \(record format 1 -> \d+\)"):

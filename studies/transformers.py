@@ -1,0 +1,119 @@
+"""Curvature recorded during a training by the Trainer of Hugging Face's transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ModuleNotFoundError as error:
+    raise ImportError('this callback needs transformers: pip install "eigenspan[transformers]"') from error
+
+from torch import Tensor, nn
+
+from ..linops import Objective
+from .recorder import CurvatureRecorder
+from .schedule import ScheduledRecorder
+
+_IGNORED = -100  # the label of what has no part in the loss
+
+
+class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
+    """Records spectrum, masks and overlaps at steps of a training, and writes a report when it ends.
+
+    Steps are those of the optimiser, ``state.global_step``. In a job of many processes the first one records, while the
+    others wait for it in their next step: keep ``seconds`` below the timeout of the job. Models whose parameters are
+    spread over ranks, as by FSDP or ZeRO-3, are not recorded.
+
+    Args:
+        data: a batch whose loss is decomposed, a mapping of the model's arguments with its ``labels``, or a re-iterable
+            of such.
+        directory: where records and report go.
+        loss: by default the model's own, see `own_loss`; else an `Objective` of model and batch, or of (output,
+            targets) for batches that are pairs.
+        every: records at step 0 and after every so many steps.
+        steps: or at these.
+        options: see `CurvatureRecorder`: k, parameters, seconds, seed, split, name.
+
+    Raises:
+        ValueError: neither or both of ``every`` and ``steps``, or other values out of range.
+        TypeError: data that can be gone through only once.
+
+    Cost: see `CurvatureRecorder`.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        directory: str | os.PathLike[str],
+        *,
+        loss: Any = None,
+        every: int | None = None,
+        steps: Collection[int] | None = None,
+        **options: Any,
+    ) -> None:
+        self._loss = loss
+        self._recorder = ScheduledRecorder(
+            CurvatureRecorder(loss, data, directory, **options), every=every, steps=steps
+        )
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **others: Any,
+    ) -> None:
+        """Claims the folder, and records the first step."""
+        if state.is_world_process_zero and model is not None:
+            if self._loss is None:
+                self._recorder.recorder.loss = own_loss(model)
+            self._recorder.begin(model, state.global_step)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **others: Any,
+    ) -> None:
+        """Records, if the step is one of those."""
+        if state.is_world_process_zero and model is not None:
+            self._recorder.after(model, state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Writes results and report."""
+        if state.is_world_process_zero:
+            self._recorder.end()
+
+
+def own_loss(model: nn.Module) -> Objective:
+    """The loss that a model of transformers computes by itself, ``model(**batch).loss``.
+
+    It is a mean over the labels of a batch that are not -100: of a causal language model over those that are predicted,
+    all but the first of each row; of a classifier over samples. A batch weighs by their number, so that over several
+    batches it is the mean over all labels, however they are cut. Most models compute it in float32, so that of a model
+    in float64 no more than seven digits mean something.
+
+    Args:
+        model: that it is of, which says whether it predicts the next label.
+
+    Cost: none.
+    """
+    shifted = getattr(model, "loss_type", "") in ("ForCausalLM", None)  # which None stands for
+
+    def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        found: Tensor = model(**batch).loss
+        return found
+
+    def weight(batch: Mapping[str, Any]) -> float:
+        labels: Tensor = batch["labels"]
+        return float(((labels[..., 1:] if shifted else labels) != _IGNORED).sum())
+
+    return Objective(loss, weight)

@@ -1,0 +1,205 @@
+"""Studies of checkpoints that somebody else's training left: loaded whole, checked, and decomposed like one's own."""
+
+import json
+import sys
+
+import pytest
+import torch
+from study_cases import small_data
+from torch import nn
+from typer.testing import CliRunner
+
+import eigenspan as es
+from eigenspan.studies import OverlapStudy, StudyOptions, cli, own_problem, report, study_checkpoints
+from eigenspan.studies.planning import plan_study
+
+DATA = small_data()
+BATCH = DATA.hessian["train"]
+LOSS = nn.CrossEntropyLoss()
+
+
+def network():
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 3))
+
+
+def loss_of(model):
+    return float(LOSS(model.eval()(BATCH[0]), BATCH[1]).detach())
+
+
+@pytest.fixture(scope="module")
+def training():
+    """States and losses of an own training at the steps 0, 3 and 6."""
+    torch.manual_seed(5)
+    model, states, losses = network(), {}, {}
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    inputs, targets = DATA.train
+    for step in range(7):
+        if step % 3 == 0:
+            states[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            losses[step] = loss_of(model)
+        optimiser.zero_grad()
+        LOSS(model.train()(inputs), targets).backward()
+        optimiser.step()
+    return states, losses
+
+
+def study(directory, checkpoints, **changes):
+    return study_checkpoints(network, LOSS, BATCH, checkpoints, directory, **{"k": 4, **changes})
+
+
+def saved(directory, states):
+    files = {step: directory / f"{step}.pt" for step in states}
+    for step, file in files.items():
+        torch.save(states[step], file)
+    return files
+
+
+@pytest.mark.parametrize("form", ["states", "files"])
+def test_records_are_those_of_the_dense_hessian_of_each_state(tmp_path, training, form):
+    """In float32, to 1e-5 of the largest eigenvalue."""
+    states, losses = training
+    given = states if form == "states" else saved(tmp_path, states)
+    results = study(tmp_path / "study", given, losses=losses)
+    assert [record["step"] for record in results["records"]] == [0, 3, 6]
+    assert results["tracking"]["train"]["steps"] == [0, 3, 6]
+    for record in results["records"]:
+        model = network()
+        model.load_state_dict(states[record["step"]])
+        values = torch.linalg.eigvalsh(es.Hessian(model.eval(), LOSS, BATCH).to_dense())
+        expected = values[values.abs().argsort(descending=True)][:4].tolist()
+        assert record["eigenvalues"] == pytest.approx(expected, abs=1e-5 * abs(expected[0]))
+        assert record["loss"] == pytest.approx(losses[record["step"]], rel=1e-6)
+
+
+def test_a_list_has_the_steps_0_1_2(tmp_path, training):
+    states, losses = training
+    results = study(tmp_path / "study", list(states.values()), losses=list(losses.values()))
+    assert [record["step"] for record in results["records"]] == [0, 1, 2]
+    assert [record["loss"] for record in results["records"]] == pytest.approx(list(losses.values()), rel=1e-6)
+
+
+def test_a_finished_study_is_not_run_again(tmp_path, training, monkeypatch):
+    states, _ = training
+    first = study(tmp_path / "study", states)
+    monkeypatch.setattr(OverlapStudy, "_measure", lambda *_: pytest.fail("measured again"))
+    assert study(tmp_path / "study", states) == first
+
+
+def test_other_states_in_the_folder_are_refused(tmp_path, training):
+    states, _ = training
+    study(tmp_path / "study", states)
+    with pytest.raises(ValueError, match=r"step-000003.pt was made from another state: use another directory"):
+        study(tmp_path / "study", {**states, 3: states[0]})
+    with pytest.raises(ValueError, match=r"made from another data"):  # which steps there are is part of it
+        study(tmp_path / "study", {0: states[0], 6: states[6]})
+
+
+def test_fewer_steps_take_the_states_up_to_there(tmp_path, training):
+    states, _ = training
+    problem = own_problem(network, LOSS, {"test": BATCH}, checkpoints=states, k=3)
+    options = StudyOptions(k=3, steps=4, split="test", compare=False)
+    results = OverlapStudy(problem, options, tmp_path / "study").run()
+    assert [record["step"] for record in results["records"]] == [0, 3]
+    plan = plan_study(problem, StudyOptions(k=3, steps=6, split="test", compare=False))
+    assert plan.records == 3
+
+
+def test_a_file_without_its_buffers_is_refused_with_what_is_missing_and_both_losses(tmp_path, training):
+    states, losses = training
+    bare = {name: tensor for name, tensor in states[6].items() if "running" not in name}
+    model = network()
+    model.load_state_dict(bare, strict=False)
+    with pytest.raises(ValueError, match=r"lacks the buffers 1.running_mean, 1.running_var: ") as raised:
+        study(tmp_path / "study", saved(tmp_path, {0: states[0], 6: bare}), losses={6: losses[6]})
+    assert str(tmp_path / "6.pt") in str(raised.value)
+    assert f"was given the loss {losses[6]:.6g}" in str(raised.value)
+    assert f"{loss_of(model):.4f}" in str(raised.value)
+    assert not list((tmp_path / "study" / "records").iterdir())
+
+
+def test_a_state_with_another_loss_is_refused_with_both(tmp_path, training):
+    states, losses = training
+    changed = {**states[3], "1.running_var": 4 * states[3]["1.running_var"]}
+    model = network()
+    model.load_state_dict(changed)
+    found = rf"step 3 has the loss {loss_of(model):.6g} on train data, and {losses[3]:.6g} was given"
+    with pytest.raises(ValueError, match=found):
+        study(tmp_path / "study", {**states, 3: changed}, losses=losses)
+    assert study(tmp_path / "other", states, losses={step: round(loss, 4) for step, loss in losses.items()})
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (lambda state: {**state, "head.weight": torch.zeros(2)}, "is of another network"),
+        (lambda state: {name: tensor for name, tensor in state.items() if name != "3.bias"}, "is of another network"),
+        (lambda state: {**state, "3.bias": torch.full((3,), torch.nan)}, "has the losses .*nan.*leave it out"),
+    ],
+)
+def test_states_that_do_not_fit_are_refused(tmp_path, training, state, words):
+    with pytest.raises(ValueError, match=words):
+        study(tmp_path / "study", [state(training[0][0])])
+
+
+@pytest.mark.parametrize("content", [b"", {"state_dict": {"weight": 3}}])
+def test_files_that_hold_no_state_dict_are_refused(tmp_path, content):
+    path = tmp_path / "model.ckpt"
+    torch.save(content, path) if content else path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.ckpt .*expected a state dict, .*of another file give the dict"):
+        study(tmp_path / "study", [path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"checkpoints": []}, ValueError, r"one or more, of steps from 0 on; got the steps \[\]"),
+        ({"checkpoints": {-1: {}}}, ValueError, r"got the steps \[-1\]"),
+        ({"checkpoints": {"0.weight": torch.zeros(2)}}, TypeError, "integer"),  # a state dict, not a list of them
+        ({"checkpoints": ["missing.pt"]}, FileNotFoundError, "the checkpoint of step 0, missing.pt, is missing"),
+        (
+            {"checkpoints": [{}], "losses": {1: 0.3}},
+            ValueError,
+            r"losses are those of the steps \[0\], got one of step 1",
+        ),
+        ({"losses": [0.3]}, ValueError, "losses are those of given checkpoints"),
+        ({"checkpoints": [{}], "train": DATA.train}, ValueError, "in the place of training"),
+    ],
+)
+def test_what_are_no_checkpoints_is_refused_at_once(changes, error, message):
+    with pytest.raises(error, match=message):
+        own_problem(network, LOSS, {"train": BATCH}, **changes)
+
+
+def test_options_that_do_not_go_with_them_are_refused(tmp_path, training):
+    states, _ = training
+    problem = own_problem(network, LOSS, {"train": BATCH}, checkpoints={3: states[3], 6: states[6]})
+    with pytest.raises(ValueError, match=r"checkpoints of the steps \[3, 6\], all beyond 2"):
+        OverlapStudy(problem, StudyOptions(k=2, steps=2, compare=False), tmp_path / "study")
+    (path,) = saved(tmp_path, {0: states[0]}).values()
+    with pytest.raises(ValueError, match="leave out the weights of"):
+        OverlapStudy(problem, StudyOptions(k=2, steps=0, weights=path, compare=False), tmp_path / "study")
+
+
+def test_the_command_takes_a_module_with_checkpoints(tmp_path, training, monkeypatch):
+    states, _ = training
+    saved(tmp_path, states)
+    torch.save(BATCH, tmp_path / "batch.pt")
+    (tmp_path / "left.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from eigenspan.studies import own_problem\n"
+        "network = lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 3))\n"
+        "files = {step: f'{step}.pt' for step in (0, 3, 6)}\n"
+        "batch = {'train': torch.load('batch.pt')}\n"
+        "problem = own_problem(network, nn.CrossEntropyLoss(), batch, checkpoints=files, k=4)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
+    try:
+        result = CliRunner().invoke(cli.app, ["study", "left:problem"])
+        assert result.exit_code == 0, result.output
+        results = json.loads((tmp_path / "runs" / "left-problem" / "results.json").read_text())
+        assert [record["step"] for record in results["records"]] == [0, 3, 6]
+        assert CliRunner().invoke(cli.app, ["resume", "runs/left-problem"]).exit_code == 0
+    finally:
+        sys.modules.pop("left", None)
