@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -32,6 +33,7 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 _Found = TypeVar("_Found")
+_log = logging.getLogger(__name__)
 
 
 def positive_integer(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -256,7 +258,9 @@ class Solver(abc.ABC):
 
     def _report(self, cost: Cost, status: Status, check_products: int, notes: tuple[str, ...]) -> SolveReport:
         spent = attrs.asdict(cost) | {"notes": (*notes, *cost.notes)}
-        return SolveReport(solver=self, status=status, check_products=check_products, **spent)
+        report = SolveReport(solver=self, status=status, check_products=check_products, **spent)
+        _log.info("%s: %d products, %.1f s, %s", type(self).__name__, report.products, report.seconds, status.value)
+        return report
 
     def _checked_start(self, start: Subspace | Tensor | None, A: LinearOperator) -> Tensor | None:
         """The (n, b) block of a start, n the columns of A."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from .. import __version__
@@ -25,12 +24,12 @@ from . import worker_commands
 from .exits import plain_errors
 from .overlap_study import OverlapStudy
 from .planning import plan_study
+from .printing import record_printer
 from .problems import find_problem
 from .progress_lines import legible_progress
 from .report import write_report
 from .run_comparison import write_comparison
 from .study_results import read_results
-from .tables import HEADINGS, cells, residual, table_rows, text
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -39,9 +38,18 @@ _PATIENCE = 24 * 3600.0  # seconds that ranks wait for the one that trains; of o
 
 app = typer.Typer(
     help="Top eigenspaces of network Hessians, compared with masks of large weights.",
+    epilog="Begin with: eigenspan study mnist16. Exit codes: 0 done; 1 the work could not be finished, and what is "
+    "done is kept; 2 the command or its data are wrong, and nothing was begun; 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+class _LogBetweenBars(logging.Handler):
+    """Lines of the log, above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(f"eigenspan: {self.format(record)}", file=sys.stderr)
 
 
 def _print_version(wanted: bool) -> None:
@@ -52,6 +60,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
@@ -59,8 +68,14 @@ def _common(
         bool,
         typer.Option("--traceback", envvar="EIGENSPAN_TRACEBACK", help="Show where an error comes from, not one line."),
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is chosen and done on the way.")] = False,
 ) -> None:
     """Options before any command."""
+    if verbose:
+        logger, handler = logging.getLogger("eigenspan"), _LogBetweenBars()
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        context.call_on_close(lambda: logger.removeHandler(handler))
 
 
 @app.command()
@@ -87,6 +102,8 @@ def study(
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
     download: options.Download = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a network, and at steps on the way compare its largest weights with its top Hessian eigenspace.
 
@@ -105,7 +122,7 @@ def study(
             chosen = options.options_of(context, problem)
             directory = Path("runs") / name.replace(":", "-") if out is None else out
             run = OverlapStudy(problem, chosen, directory, mesh)
-        _run(run, traceback)
+        _run(run, traceback, quiet, as_json)
 
 
 @app.command()
@@ -141,7 +158,12 @@ def plan(
 
 
 @app.command()
-def resume(context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
+def resume(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
     """Go on with the study of a folder, with the options that it was begun with.
 
     A solve goes on when the same call is made again, with the same checkpoint; a sketch by `eigenspan measure`.
@@ -149,7 +171,7 @@ def resume(context: typer.Context, folder: Annotated[Path, typer.Argument(help="
     traceback = context.find_root().params["traceback"]
     with plain_errors(2, traceback):
         run = OverlapStudy.open(folder)
-    _run(run, traceback)
+    _run(run, traceback, quiet, as_json)
 
 
 @app.command()
@@ -171,48 +193,21 @@ def report(
     typer.echo(f"Report: {path}")
 
 
-def _run(run: OverlapStudy, traceback: bool) -> None:
+def _run(run: OverlapStudy, traceback: bool, quiet: bool, as_json: bool) -> None:
     """Do what is left of a study, and write its report."""
-    directory, table_k = run.directory, run.problem.table_k
-    kept = f"; what is done is kept in {directory}"
+    with plain_errors(2, traceback):
+        show = record_printer(run.problem.table_k, quiet=quiet, as_json=as_json)
+    kept = f"; what is done is kept in {run.directory}"
     with plain_errors(1, traceback, kept), legible_progress(), _warnings_between_bars():
-        results = run.run(progress=run.leads, on_record=lambda record: _print_record(record, table_k))
+        results = run.run(progress=run.leads and not quiet, on_record=show)
         if run.leads:
-            typer.echo(f"Report: {write_report(results, directory)}")
+            path = str(write_report(results, run.directory))
+            if not quiet:
+                typer.echo(json.dumps({"report": path}) if as_json else f"Report: {path}")
 
 
 for command in (worker_commands.measure, worker_commands.status, worker_commands.decompose):
     app.command()(command)
-
-
-def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
-    """Prints a record as a table, or as lines where a table would not fit. In ASCII, which every terminal can show."""
-    rows = [cells(row) for row in table_rows(record, table_k)]
-    table = Table(*HEADINGS, box=None, pad_edge=False)
-    for column in table.columns:
-        column.justify, column.no_wrap = "right", True
-    for row in rows:
-        table.add_row(*row)
-    with tqdm.external_write_mode():
-        console = Console(highlight=False, markup=False)
-        console.print(f"\n{_headline(record)}", style="bold")
-        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
-            console.print(table)
-            return
-        for k, overlap, *levels in rows:
-            console.print(f"k {k}: overlap {overlap}")
-            for null, (mean, ratio, z, p) in (("uniform", levels[:4]), ("stratified", levels[4:])):
-                console.print(f"  {null} {mean}, ratio {ratio}, z {z}, p {p}")
-
-
-def _headline(record: dict[str, Any]) -> str:
-    """What a record has once, not for each k."""
-    row, report = table_rows(record, [1])[0], record["report"]
-    return (
-        f"step {row.step}, {row.split} data: loss {text(row.loss, '.4f')}, top eigenvalue "
-        f"{text(row.top_eigenvalue, '.4g')}; {row.products} products, {text(row.seconds, '.1f')} s, "
-        f"{report['status'].lower().replace('_', ' ')}, residuals up to {text(residual(record), '.0e')} of the top"
-    )
 
 
 @contextlib.contextmanager

@@ -53,6 +53,8 @@ StorageKind = Annotated[
         show_default="device",
     ),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings alone.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print each record as a line of JSON.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")]
 Data = Annotated[
     str | None,

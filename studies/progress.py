@@ -1,9 +1,11 @@
-"""How far work in a folder has come, in words."""
+"""How far work in a folder has come, in numbers and in words."""
 
 from __future__ import annotations
 
 import datetime
 from pathlib import Path
+
+import attrs
 
 from ..solvers import BlockStore
 from ..solvers.product_log import IMAGES, kept_state
@@ -11,49 +13,126 @@ from .overlap_study import described
 from .planning import record_count
 
 
-def progress_line(folder: Path) -> str:
-    """How far the sketch, the solve or the study in a folder has come: a line, and one for each solve of a study.
+@attrs.frozen(kw_only=True)
+class SketchProgress:
+    """How far the workers on a sketch have come.
+
+    Attributes:
+        columns: how many are done.
+        total: in all; None if a matrix grows.
+        blocks_at_work: held by processes that give signs of life.
+        seconds_left: by those at work; None if that is not known.
+    """
+
+    columns: int
+    total: int | None
+    blocks_at_work: int
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        if self.total is None:
+            return f"{self.columns} columns done, of matrices that grow; {self.blocks_at_work} blocks at work."
+        left = self.total - self.columns
+        line = f"{self.columns} of {self.total} columns done, {left} left; {self.blocks_at_work} blocks at work"
+        if left == 0 or self.seconds_left is None:
+            return f"{line}."
+        return f"{line}, expected to take {_duration(self.seconds_left)} with {max(1, self.blocks_at_work)}."
+
+
+@attrs.frozen(kw_only=True)
+class SolveProgress:
+    """How far a solve with a checkpoint has come.
+
+    Attributes:
+        products: how many are done.
+        left: how many there will be, at most if ``exact`` is not true; None if nobody knows.
+        exact: whether it is known beforehand how many it takes.
+        seconds_left: that these take; None if that is not known.
+        finished: whether nothing is left.
+        at_work: whether a process is.
+        note: what the solver says.
+    """
+
+    products: int
+    left: int | None
+    exact: bool
+    seconds_left: float | None
+    finished: bool
+    at_work: bool
+    note: str
+
+    def __str__(self) -> str:
+        if self.finished:
+            return f"Finished: {self.products} products done."
+        line, bound = f"{self.products} products done", "" if self.exact else "at most "
+        if self.left is not None:
+            line += f", {bound}{self.left} left"
+            if self.seconds_left is not None:
+                line += f", expected to take {bound}{_duration(self.seconds_left)}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{line}{note}; {'at work' if self.at_work else 'nobody at work'}."
+
+
+@attrs.frozen(kw_only=True)
+class StudyProgress:
+    """How far a study has come.
+
+    Attributes:
+        records: how many are done.
+        total: in all.
+        solves: of the record that it is at, by their folders.
+    """
+
+    records: int
+    total: int
+    solves: dict[str, SketchProgress | SolveProgress]
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {solve}" for name, solve in self.solves.items()]
+        return "\n".join([f"{self.records} of {self.total} records done, {self.total - self.records} left.", *lines])
+
+
+def progress_of(folder: Path) -> SketchProgress | SolveProgress | StudyProgress:
+    """How far the sketch, the solve or the study in a folder has come.
 
     Raises:
         FileNotFoundError: the folder holds none.
         ValueError: its manifest or description is damaged.
     """
-    if (folder / "study.json").exists():
-        return _progress_of_study(folder)
-    store = BlockStore.open(folder)
-    if IMAGES in store.matrices:
-        return _progress_of_solve(store)
-    progress = store.progress()
-    if progress.total is None:
-        return f"{progress.done} columns done, of matrices that grow; {progress.at_work} blocks at work."
-    left = progress.total - progress.done
-    line = f"{progress.done} of {progress.total} columns done, {left} left; {progress.at_work} blocks at work"
-    if left == 0 or progress.seconds_left is None:
-        return f"{line}."
-    expected = datetime.timedelta(seconds=round(progress.seconds_left))
-    return f"{line}, expected to take {expected} with {max(1, progress.at_work)}."
-
-
-def _progress_of_solve(store: BlockStore) -> str:
-    """How far the solve of a checkpoint has come, in a line."""
-    progress, state = store.progress(), kept_state(store)
-    if state.get("finished"):
-        return f"Finished: {progress.done} products done."
-    known, line = state.get("total") is not None, f"{progress.done} products done"
-    most = state["total"] if known else state.get("most")
-    if most is not None:
-        left = max(0, most - progress.done)
-        line += f", {'' if known else 'at most '}{left} left"
-        if progress.seconds_per_column is not None:
-            seconds = datetime.timedelta(seconds=round(left * progress.seconds_per_column))
-            line += f", expected to take {'' if known else 'at most '}{seconds}"
-    note = f"; {state['note']}" if "note" in state else ""
-    return f"{line}{note}; {'at work' if progress.at_work else 'nobody at work'}."
-
-
-def _progress_of_study(folder: Path) -> str:
-    """How many records a study has, and how far the solves of the one that it is at have come."""
-    done, total = len(list((folder / "records").glob("*.json"))), record_count(*described(folder))
+    if not (folder / "study.json").exists():
+        return _progress_of_store(BlockStore.open(folder))
     solves = sorted(path.parent for path in (folder / "unfinished").rglob("manifest.json"))
-    lines = [f"{solve.relative_to(folder)}: {progress_line(solve)}" for solve in solves]
-    return "\n".join([f"{done} of {total} records done, {total - done} left.", *lines])
+    return StudyProgress(
+        records=len(list((folder / "records").glob("*.json"))),
+        total=record_count(*described(folder)),
+        solves={str(solve.relative_to(folder)): _progress_of_store(BlockStore.open(solve)) for solve in solves},
+    )
+
+
+def _progress_of_store(store: BlockStore) -> SketchProgress | SolveProgress:
+    progress = store.progress()
+    if IMAGES not in store.matrices:
+        return SketchProgress(
+            columns=progress.done,
+            total=progress.total,
+            blocks_at_work=progress.at_work,
+            seconds_left=progress.seconds_left,
+        )
+    state = kept_state(store)
+    exact = state.get("total") is not None
+    most = state["total"] if exact else state.get("most")
+    left = None if most is None else max(0, most - progress.done)
+    each = progress.seconds_per_column
+    return SolveProgress(
+        products=progress.done,
+        left=left,
+        exact=exact,
+        seconds_left=None if left is None or each is None else left * each,
+        finished=bool(state.get("finished")),
+        at_work=bool(progress.at_work),
+        note=state.get("note", ""),
+    )
+
+
+def _duration(seconds: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=round(seconds))

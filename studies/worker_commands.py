@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import typer
 
 from ..solvers import decompose_folder, measure_columns
 from .exits import plain_errors
-from .progress import progress_line
+from .progress import progress_of
 from .progress_lines import legible_progress
 from .references import named
 
@@ -38,15 +40,18 @@ def measure(
         solver, operator = _called(problem)
     with plain_errors(1, traceback, f"; finished blocks are kept in {folder}"), legible_progress():
         measured = measure_columns(solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=True)
-    typer.echo(f"{measured} columns measured here. {progress_line(folder)}")
+    typer.echo(f"{measured} columns measured here. {progress_of(folder)}")
 
 
 def status(
-    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder of the blocks, checkpoint, or study.")]
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Folder of the blocks, checkpoint, or study.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
 ) -> None:
     """Say how much is done and left of a sketch, a solve or a study in a folder, and how long a solve may take."""
     with plain_errors(1, context.find_root().params["traceback"]):
-        typer.echo(progress_line(folder))
+        progress = progress_of(folder)
+    typer.echo(json.dumps(attrs.asdict(progress)) if as_json else str(progress))
 
 
 def decompose(

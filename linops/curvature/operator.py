@@ -164,6 +164,7 @@ class CurvatureOperator(LinearOperator):
                 )
             self._planned_columns = columns
             self._announced = products if few else None
+            _log.info("%s: %s", self, self._plan)
         return self._plan
 
     def __getstate__(self) -> dict[str, Any]:

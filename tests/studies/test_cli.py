@@ -83,6 +83,43 @@ def test_the_table_holds_the_numbers_of_the_results(studied):
             assert wanted in rows
 
 
+def test_json_has_a_line_for_each_record(studied, undrawn):
+    folder, _ = studied
+    result = invoke("study", "small", "--out", folder, *SMALL_OPTIONS, "--split", "both", "--json")
+    *lines, last = (json.loads(line) for line in result.stdout.splitlines())
+    records = json.loads((folder / "results.json").read_text())["records"]
+    assert last == {"report": str(folder / "report.html")}
+    for line, record in zip(lines, sorted(records, key=lambda one: (one["step"], one["split"] == "test")), strict=True):
+        assert all(line[name] == record[name] for name in ("step", "split", "loss"))
+        assert line["largest_residual"] == pytest.approx(
+            max(record["residual_norms"]) / abs(record["eigenvalues"][0]), rel=1e-12
+        )
+        assert [at["k"] for at in line["overlaps"]] == [2, 6]
+        for at in line["overlaps"]:
+            chance = record["chance_stratified"]
+            assert at["overlap"] == record["overlap"][at["k"] - 1]
+            assert at["stratified"]["chance"] == chance["mean"][at["k"] - 1]
+            assert at["stratified"]["p"] == chance["p_value"][at["k"] - 1]
+
+
+def test_quiet_prints_nothing_and_the_log_is_asked_for(studied, undrawn):
+    folder, _ = studied
+    arguments = ("study", "small", "--out", folder, *SMALL_OPTIONS, "--split", "both", "--quiet")
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 2
+    assert "leave out one of them" in result.stderr
+
+
+def test_the_log_is_printed_where_it_is_asked_for(tmp_path, undrawn):
+    arguments = ("study", "small", "--out", tmp_path / "out", "--k", "2", "--steps", "0", "--quiet")
+    result = invoke("--verbose", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "eigenspan: " in result.stderr
+    assert "eigenspan: " not in invoke("study", "small", "--out", tmp_path / "again", *arguments[4:]).stderr
+
+
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 def test_nothing_is_cut_off_whatever_the_width(studied, monkeypatch, undrawn, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -383,6 +420,10 @@ class TestCheckpoints:
         self.interrupted(tmp_path / "unfinished" / "00000000-test" / "hessian", worker_cases.solver(), 4)
         lines = invoke("status", tmp_path).stdout.removeprefix(first)
         assert lines.startswith("unfinished/00000000-test/hessian: 14 products done, 34 left")
+        found = json.loads(invoke("status", tmp_path, "--json").stdout)
+        assert (found["records"], found["total"]) == (1, total)
+        (solve,) = found["solves"].values()
+        assert (solve["products"], solve["left"], solve["exact"], solve["finished"]) == (14, 34, True, False)
 
     def test_resume_is_for_studies(self, tmp_path):
         self.interrupted(tmp_path, checkpoint_cases.lanczos())
