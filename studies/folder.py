@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..linops.files import read_json, write_json, written_whole
+from ..linops.files import read_json, require_checksums, write_json, written_whole
 from ..solvers import EigenDecomposition
 from .files import LOCK, locked
 from .records import FORMAT
@@ -134,14 +135,14 @@ class StudyFolder:
             self._layers(step, split).mkdir(exist_ok=True)
             layer.save(self._layers(step, split) / f"{name}.npz")
 
-    def eigenpairs(self, step: int, split: str, device: str = "cpu", *, mmap: bool = False) -> EigenDecomposition:
-        """The eigenpairs that the record of a step is of.
+    def eigenpairs(self, step: int, split: str, device: str = "cpu") -> EigenDecomposition:
+        """The eigenpairs that the record of a step is of; on a CPU their vectors stay in the file.
 
         Raises:
             ValueError: a file that is missing, damaged or of another record.
         """
         file = self._eigenspace(step, split)
-        eig, record = self._loaded(file, step, split, device, mmap), self.record(step, split)
+        eig, record = self._loaded(file, step, split, device), self.record(step, split)
         if record is None or eig.eigenvalues.tolist() != record["eigenvalues"]:
             raise ValueError(f"{file} has other eigenvalues than the record of its step: {self._remedy(step, split)}")
         return eig
@@ -173,14 +174,15 @@ class StudyFolder:
             raise ValueError(f"{path} cannot be read ({type(error).__name__}): {self._remedy(step, split)}") from error
         return found
 
-    def _loaded(self, file: Path, step: int, split: str, device: str, mmap: bool = False) -> EigenDecomposition:
+    def _loaded(self, file: Path, step: int, split: str, device: str) -> EigenDecomposition:
         remedy = self._remedy(step, split)
         try:
-            return EigenDecomposition.load(file, device, mmap=mmap)
+            require_checksums(file)  # which mapped numbers are not read by
+            return EigenDecomposition.load(file, device, mmap=torch.device(device).type == "cpu")
         except FileNotFoundError as error:
             raise ValueError(f"{file} is missing: {remedy}") from error
-        except ValueError as error:
-            raise ValueError(f"{error}: {remedy}") from error
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{file} cannot be loaded ({error}): {remedy}") from error
 
     def _remedy(self, step: int, split: str) -> str:
         return f"remove {self._record(step, split)}, and both are made anew"

@@ -90,11 +90,13 @@ class HessianPlan:
         engine: see `CurvatureOperator`; None leaves it, and what else is not given, to a trial.
         micro_batch_size: the most samples to process at once, in losses too; None for all.
         chunk_size: columns to multiply at once.
+        memory_budget: bytes that products may take; None for a quarter of what is free.
     """
 
     engine: str | None = "linearised"
     micro_batch_size: int | None = None
     chunk_size: int = 32
+    memory_budget: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -183,6 +185,7 @@ class Problem:
             engine=self.plan.engine,
             chunk_size=self.plan.chunk_size if fixed else None,
             micro_batch_size=self.plan.micro_batch_size or (len(targets) if fixed else None),
+            memory_budget=self.plan.memory_budget,
         )
 
     def default_source(self, root: Path | None) -> str:

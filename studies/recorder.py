@@ -275,7 +275,7 @@ class CurvatureRecorder:
         for record in records:
             step = record["step"]
             point = folder.point(step, self.split)
-            eig: EigenDecomposition = folder.eigenpairs(step, self.split, mmap=True)
+            eig: EigenDecomposition = folder.eigenpairs(step, self.split)
             tracker.add(Snapshot(step, eig, {"magnitude": point["magnitude"]}, point["gradient"]))
         tracking = folder.write_tracking(tracker.to_dict(table), self.split)
         results = results_of(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.files import written_whole
+from ..linops.files import require_checksums, written_whole
 from ..solvers.streams import stream
 from .problem import Batch, Problem, ProblemData, converted
 from .states import load_state
@@ -231,7 +230,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     with path.open("rb") as file:
         try:
-            _require_checksums(file)
+            require_checksums(file)
+            file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in as many ways as its format has layers
             raise ValueError(
@@ -241,21 +241,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is no checkpoint of this version of eigenspan: use another directory")
     return state
-
-
-def _require_checksums(file: IO[bytes]) -> None:
-    """The archive's parts must be what was written, which `torch.load` does not ask.
-
-    Raises:
-        ValueError: one of them is not. Files with `torch.serialization.set_crc32_options` off have zeros for checksums
-            and are not looked at.
-    """
-    with zipfile.ZipFile(file) as archive:
-        if any(part.CRC for part in archive.infolist()):
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"the checksum of {damaged} is another one")
-    file.seek(0)
 
 
 @torch.no_grad()

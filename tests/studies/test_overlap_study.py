@@ -295,11 +295,15 @@ def test_a_record_under_another_name_is_refused(tmp_path, name, finished):
     assert [record["step"] for record in run(tmp_path)["records"]] == [0, 2, 4]
 
 
-@pytest.mark.parametrize(("damage", "words"), [("copied", "has other eigenvalues"), ("emptied", "holds no")])
+@pytest.mark.parametrize(
+    ("damage", "words"), [("copied", "has other eigenvalues"), ("emptied", "cannot be loaded"), ("flipped", "checksum")]
+)
 def test_an_eigenspace_of_another_step_or_none_says_what_to_do(tmp_path, damage, words, finished):
     results = finished(tmp_path)
     last, middle = (tmp_path / "eigenspaces" / f"0000000{step}-train.npz" for step in (4, 2))
-    middle.write_bytes(last.read_bytes() if damage == "copied" else b"")
+    flipped = bytearray(middle.read_bytes())
+    flipped[len(flipped) // 2] ^= 1  # a bit within the eigenvectors, which are most of the file
+    middle.write_bytes({"copied": last.read_bytes(), "emptied": b"", "flipped": bytes(flipped)}[damage])
     (tmp_path / "tracking" / "train.json").unlink()
     with pytest.raises(ValueError, match=rf"{words}.*: remove .*00000002-train.json, and both are made anew"):
         run(tmp_path)
