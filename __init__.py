@@ -13,6 +13,7 @@ from .metrics import *  # noqa: F403
 from .solvers import *  # noqa: F403
 
 __version__ = importlib.metadata.version("eigenspan")
+"""The version that is installed."""
 
 __all__ = ["__version__"]
 __all__ += linops.__all__

@@ -41,7 +41,10 @@ class Dense(LinearOperator):
         return self.matrix.mT @ X
 
     def to_dense(self) -> Tensor:
-        """A copy of the matrix, (m, n)."""
+        """A copy of the matrix, (m, n).
+
+        Cost: m n numbers.
+        """
         return self.matrix.clone()
 
 
@@ -49,6 +52,9 @@ class Diagonal(LinearOperator):
     """diag(d), (n, n) and symmetric, of an (n,) tensor d.
 
     Its definiteness is read off the signs of d once, at construction.
+
+    Args:
+        diagonal: d, (n,); kept as it is, not copied.
 
     Raises:
         ValueError: a tensor that is not one-dimensional.
@@ -75,6 +81,11 @@ class Diagonal(LinearOperator):
 class Identity(LinearOperator):
     """The (n, n) identity.
 
+    Args:
+        n: rows and columns.
+        dtype: dtype of the blocks.
+        device: device of the blocks.
+
     Cost: a copy.
     """
 
@@ -89,7 +100,7 @@ class Function(LinearOperator):
     """The linear map that ``matmat`` computes, and ``rmatmat`` for its transpose.
 
     Args:
-        matmat: maps an (n, k) block to an (m, k) block, linearly, for any k >= 0.
+        matmat: maps an (n, k) block to an (m, k) block, linearly, for any k >= 0. It may use autograd.
         shape: (m, n).
         dtype: dtype of the blocks.
         device: device of the blocks.
@@ -113,14 +124,21 @@ class Function(LinearOperator):
         self.matmat, self.rmatmat = matmat, rmatmat
 
     def _matmat(self, X: Tensor) -> Tensor:
-        return self.matmat(X)
+        return _without_graph(self.matmat, X)
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         if self.rmatmat is None and not self.is_symmetric:
             raise NotImplementedError(
                 f"{self} has no transposed product: give Function its rmatmat=, or structure= if it is symmetric"
             )
-        return self.matmat(X) if self.rmatmat is None else self.rmatmat(X)
+        return _without_graph(self.rmatmat or self.matmat, X)
+
+
+@torch.enable_grad()
+def _without_graph(function: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+    """The image of a block under a function, which may take derivatives."""
+    Y = function(X)
+    return Y.detach() if isinstance(Y, Tensor) else Y  # which the gate refuses
 
 
 class Counted(LinearOperator):
@@ -184,6 +202,14 @@ def synchronise(device: torch.device) -> None:
 
 class Declared(LinearOperator):
     """A with ``structure`` added to what is known of it, on the caller's word.
+
+    Args:
+        A: an operator.
+        structure: what it has besides; it is not checked.
+
+    Raises:
+        TypeError: an A that is no operator.
+        ValueError: symmetry declared of an A that is not square.
 
     Cost: one product of A.
     """

@@ -55,6 +55,8 @@ def job(device: str = "cpu", timeout: float = 600.0, **sizes: int) -> Iterator[D
         ValueError: sizes whose product is not the number of ranks; another device.
         RuntimeError: ranks that cannot be reached; tasks of Slurm that know nothing of each other; within it, a rank
             that has died or is late.
+
+    Cost: the start of the ranks' communication.
     """
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
@@ -114,6 +116,8 @@ def share_of(data: Any, mesh: DeviceMesh) -> Any:
 
     Raises:
         ValueError: fewer batches or samples than ranks; batches that are shuffled anew for each pass.
+
+    Cost: none; a share of a single batch is a view.
     """
     ranks, rank = mesh.size(), mesh.get_local_rank()
     if is_batch(data):
@@ -141,7 +145,13 @@ class _Dealt:
 
 
 def meshes_of(A: LinearOperator) -> list[DeviceMesh]:
-    """The axes of ranks that share out an operator or parts of it; none for an operator of this process alone."""
+    """The axes of ranks that share out an operator or parts of it; none for an operator of this process alone.
+
+    Args:
+        A: an operator.
+
+    Cost: none.
+    """
     found = [A.ranks] if isinstance(A, _Shared) else []
     for value in vars(A).values():
         for part in value if isinstance(value, tuple | list) else (value,):
@@ -199,12 +209,18 @@ class _Shared(LinearOperator):
         return space
 
     def loss(self) -> float:
-        """The loss over the whole data set."""
+        """The loss over the whole data set.
+
+        Cost: none.
+        """
         value: float = self.A.loss()  # type: ignore[attr-defined]
         return value
 
     def gradient(self) -> Tensor:
-        """Its gradient, (n,)."""
+        """Its gradient, (n,).
+
+        Cost: one backward pass over the data.
+        """
         slope: Tensor = self.A.gradient()  # type: ignore[attr-defined]
         return slope
 

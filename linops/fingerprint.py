@@ -15,6 +15,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from .compiled import as_written
+
 if TYPE_CHECKING:
     from .operator import LinearOperator
 
@@ -126,6 +128,8 @@ def feed(total: _Hash, value: Any, depth: int = 0) -> None:
         for entry in values:
             feed(total, entry, depth + 1)
 
+    if callable(value):
+        value = as_written(value)
     kind = type(value).__qualname__
     if depth > _DEPTH:
         total.update(kind.encode())

@@ -36,7 +36,7 @@ def as_operator(
             - a two-dimensional tensor or array, which is symmetric if its entries are, exactly;
             - a SciPy sparse matrix, likewise, or ``scipy.sparse.linalg.LinearOperator``, applied on the CPU in NumPy;
             - any object with ``shape``, a torch ``dtype``, a ``device`` and ``@`` on tensors (curvlinops), whose
-              transpose is ``adjoint()`` or ``T``;
+              transpose is ``adjoint()`` or ``T``, and which is symmetric if its ``SELF_ADJOINT`` is true;
             - a function from (n, k) to (m, k) tensors, for which ``shape`` and ``dtype`` are required.
         shape: (m, n), for a function.
         dtype: for a function.
@@ -73,7 +73,8 @@ def as_operator(
     if isinstance(A, scipy.sparse.linalg.LinearOperator) or scipy.sparse.issparse(A):
         return _from_scipy(scipy.sparse.linalg.aslinearoperator(A), structure)
     if all(hasattr(A, name) for name in ("shape", "dtype", "device", "__matmul__")):
-        return _from_duck(A, structure)
+        declared = Structure.SYMMETRIC if getattr(A, "SELF_ADJOINT", False) is True else Structure.NONE
+        return _from_duck(A, structure | declared)
     if callable(A):
         if shape is None or dtype is None:
             raise TypeError("as_operator: a function needs shape=(m, n) and dtype= beside it")

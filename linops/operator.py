@@ -191,25 +191,47 @@ class LinearOperator(abc.ABC):
         return self * (1.0 / scalar)
 
     def congruence(self, B: LinearOperator) -> LinearOperator:
-        """Bᵀ A B, symmetric and definite whenever A is."""
+        """Bᵀ A B, symmetric and definite whenever A is.
+
+        Args:
+            B: (n, k).
+
+        Raises:
+            ValueError: A not square, or a B of another height.
+            TypeError: a B of another dtype or device.
+
+        Cost: none; see `Congruence`.
+        """
         return Congruence(self, B)
 
     # -- operators that a subspace induces ----------------------------------------------------------------------------
 
     def restricted(self, subspace: Subspace) -> LinearOperator:
-        """Bᵀ A B for the basis B of ``subspace``: the (k, k) compression of A to it, in its coordinates."""
+        """Bᵀ A B for the basis B of ``subspace``: the (k, k) compression of A to it, in its coordinates.
+
+        Cost: none; a product takes one of A, of B and of Bᵀ.
+        """
         return Congruence(self, subspace.basis)
 
     def projected(self, subspace: Subspace) -> LinearOperator:
-        """P A P for the orthogonal projector P onto ``subspace``, (n, n)."""
+        """P A P for the orthogonal projector P onto ``subspace``, (n, n).
+
+        Cost: none; a product takes one of A, and two of B and of Bᵀ.
+        """
         return Congruence(self, subspace.projector)
 
     def deflated(self, subspace: Subspace) -> LinearOperator:
-        """(I - P) A (I - P) for the orthogonal projector P onto ``subspace``, (n, n)."""
+        """(I - P) A (I - P) for the orthogonal projector P onto ``subspace``, (n, n).
+
+        Cost: none; a product takes one of A, and two of B and of Bᵀ.
+        """
         return Congruence(self, subspace.complement_projector)
 
     def masked(self, mask: Tensor | Subspace) -> LinearOperator:
-        """A with the rows and columns outside ``mask``, boolean (n,) or a MaskSubspace, set to zero; (n, n)."""
+        """A with the rows and columns outside ``mask``, boolean (n,) or a MaskSubspace, set to zero; (n, n).
+
+        Cost: none; a product takes one of A, and sets rows to zero before and after.
+        """
         if isinstance(mask, Tensor):
             from .mask import MaskSubspace
 
@@ -285,7 +307,10 @@ class LinearOperator(abc.ABC):
         return dense
 
     def to_scipy(self) -> ScipyLinearOperator:
-        """This operator for SciPy: NumPy blocks in and out, on the CPU. See `interop.to_scipy`."""
+        """This operator for SciPy: NumPy blocks in and out, on the CPU. See `interop.to_scipy`.
+
+        Cost: none; products take two copies of the block.
+        """
         from .interop import to_scipy
 
         return to_scipy(self)
@@ -346,12 +371,19 @@ class Adjoint(LinearOperator):
         return self.A
 
     def to_dense(self) -> Tensor:
-        """The transposed matrix, (n, m), at the cost of that of A."""
+        """The transposed matrix, (n, m).
+
+        Cost: that of A, and a view.
+        """
         return self.A.to_dense().mT
 
 
 class Scaled(LinearOperator):
     """c A for a finite real number c.
+
+    Args:
+        A: an operator.
+        factor: c.
 
     Cost: one product of A and one multiplication of the result.
     """
@@ -367,11 +399,23 @@ class Scaled(LinearOperator):
         return self.scalar * self.A._rmatmat(X)
 
     def factor(self) -> LinearOperator:
-        """√c B for the factor B of A, where c >= 0."""
+        """√c B for the factor B of A, where c >= 0.
+
+        Raises:
+            TypeError: none is known.
+
+        Cost: that of the factor of A.
+        """
         return math.sqrt(self.scalar) * self.A.factor() if self.scalar >= 0 else super().factor()
 
     def row_gram(self, memory_budget: int | None = None) -> Tensor:
-        """c² A Aᵀ, at the cost of that of A."""
+        """c² A Aᵀ, (m, m) in float64.
+
+        Args:
+            memory_budget: see `LinearOperator.row_gram`.
+
+        Cost: that of A.
+        """
         return self.A.row_gram(memory_budget).mul_(self.scalar).mul_(self.scalar)
 
 
@@ -402,7 +446,13 @@ class Sum(LinearOperator):
         return self.A._rmatmat(X) + self.B._rmatmat(X)
 
     def factor(self) -> LinearOperator:
-        """The factors of A and B, one above the other."""
+        """The factors of A and B, one above the other.
+
+        Raises:
+            TypeError: none is known.
+
+        Cost: that of both factors.
+        """
         from .block import Stacked
 
         return Stacked([self.A.factor(), self.B.factor()])
@@ -437,7 +487,13 @@ class Product(LinearOperator):
         return self.B._rmatmat(self.A._rmatmat(X))
 
     def factor(self) -> LinearOperator:
-        """Of F₁ᵀ … F_pᵀ F_p … F₁ the right half F_p … F₁; of one with M in the middle, the factor of M before it."""
+        """Of F₁ᵀ … F_pᵀ F_p … F₁ the right half F_p … F₁; of one with M in the middle, the factor of M before it.
+
+        Raises:
+            TypeError: none is known.
+
+        Cost: none, or that of the factor in the middle.
+        """
         factors = _factors(self)
         if not _mirrored(factors):
             return super().factor()
@@ -490,5 +546,11 @@ class Congruence(LinearOperator):
         return self.B._rmatmat(self.A._rmatmat(self.B._matmat(X)))
 
     def factor(self) -> LinearOperator:
-        """The factor of A, times B."""
+        """The factor of A, times B.
+
+        Raises:
+            TypeError: none is known.
+
+        Cost: that of the factor of A.
+        """
         return self.A.factor() @ self.B

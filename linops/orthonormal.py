@@ -55,6 +55,9 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         a block in float64. Of others it is k times their ε, if that is more: their entries are rounded, not the sums
         over n of them.
 
+        Args:
+            X: the block, (n, k).
+
         Raises:
             ValueError: a block of zeros, with no columns, or with entries that are not finite.
 
@@ -82,6 +85,13 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
     ) -> OrthonormalSubspace:
         """A subspace drawn uniformly (by Haar measure) from those of dimension k in Rⁿ.
 
+        Args:
+            n: dimension of the space.
+            k: dimension of the subspace.
+            seed: of the random numbers, which are drawn on the CPU.
+            dtype: of the basis.
+            device: of the basis.
+
         Raises:
             ValueError: k outside 1 … n.
 
@@ -105,7 +115,10 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         return self._basis.formed() if isinstance(self._basis, TallMatrix) else self._basis.matrix
 
     def rows(self, indices: Tensor) -> Tensor:
-        """The rows of the vectors of those numbers, (len(indices), k), whole on every rank.
+        """The rows of the vectors of those numbers, (j, k), whole on every rank.
+
+        Args:
+            indices: (j,) integers.
 
         Cost: as many rows; of a `TallMatrix` no more is formed.
         """
@@ -129,11 +142,17 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
                 yield rows, self._basis.matrix[rows]
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OrthonormalSubspace:
-        """The same subspace in another dtype or on another device."""
+        """The same subspace in another dtype or on another device.
+
+        Cost: a copy, unless both stay.
+        """
         return OrthonormalSubspace(self.vectors.to(dtype=dtype, device=device), check=False)
 
     def leverage(self) -> Tensor:
-        """Squared norms of the rows of the vectors, (n,): they sum to k."""
+        """Squared norms of the rows of the vectors, (n,): they sum to k.
+
+        Cost: n k flops.
+        """
         norms = torch.empty(self.ambient_dim, dtype=self.dtype, device=self.device)
         for rows, block in self.row_blocks():
             torch.linalg.vector_norm(block, dim=1, out=norms[rows])  # without a second (n, k) block
@@ -209,7 +228,10 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
         return EigenSubspace(self._leading(j), self.eigenvalues[:j], check=False)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> EigenSubspace:
-        """The same subspace in another dtype or on another device."""
+        """The same subspace in another dtype or on another device.
+
+        Cost: a copy, unless both stay.
+        """
         return EigenSubspace(
             self.vectors.to(dtype=dtype, device=device), self.eigenvalues.to(dtype=dtype, device=device), check=False
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .compiled import as_written
 from .coordinate import Embedding
 
 Selection = str | nn.Module | Tensor | Iterable["str | nn.Module | Tensor"] | None
@@ -18,7 +19,8 @@ class ParameterSpace:
     """Rⁿ with coordinates named by the selected parameter tensors of a model, and the model's point in it.
 
     The tensors follow one another in the order of ``model.named_parameters()``, each flattened by rows; a tensor that
-    several modules share counts once. The point is a copy: later training does not move it.
+    several modules share counts once. The point is a copy: later training does not move it. What ``torch.compile`` made
+    of a model has the names of that model.
 
     Args:
         model: the network.
@@ -41,6 +43,7 @@ class ParameterSpace:
     """
 
     def __init__(self, model: nn.Module, parameters: Selection = None) -> None:
+        model = as_written(model)
         named = dict(model.named_parameters())
         chosen = _select(model, named, parameters)
         if not chosen:
@@ -129,7 +132,10 @@ class ParameterSpace:
         return f"{self.names[0]} and {name} hold different numbers of vectors"
 
     def labels(self) -> Tensor:
-        """The number of its tensor for each coordinate, (n,) integers, in the order of ``names``."""
+        """The number of its tensor for each coordinate, (n,) integers, in the order of ``names``.
+
+        Cost: 8 n bytes.
+        """
         sizes = torch.tensor([shape.numel() for shape in self.shapes.values()])
         return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(self.device)
 
@@ -142,6 +148,8 @@ class ParameterSpace:
         """The number of its module for each coordinate, (n,) integers, in the order of ``module_names``.
 
         A module has the tensors of its own, not those of modules within it; one that is shared is its first holder's.
+
+        Cost: 16 n bytes, half of which are given back.
         """
         number = {module: i for i, module in enumerate(self.module_names)}
         of_tensors = torch.tensor([number[name.rpartition(".")[0]] for name in self.names])
@@ -152,6 +160,8 @@ class ParameterSpace:
 
         Raises:
             ValueError: a pattern that matches no selected tensor.
+
+        Cost: 8 k bytes.
         """
         chosen = {name for pattern in patterns for name in _matching(self.names, pattern)}
         parts = [torch.arange(part.start, part.stop) for name, part in self.slices.items() if name in chosen]

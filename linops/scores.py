@@ -17,6 +17,9 @@ from .parameters import ParameterSpace
 def magnitude(parameters: ParameterSpace) -> Tensor:
     """|θ|, (n,): the absolute value of each parameter at the point, the score of magnitude pruning.
 
+    Args:
+        parameters: those of the operator, ``H.parameters``.
+
     Raises:
         TypeError: something that is no ParameterSpace, such as a model.
 

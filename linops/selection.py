@@ -71,7 +71,14 @@ class Selected:
     ) -> MaskSubspace:
         """The span of the k axes with the largest scores, (n,), those that lead the `ranking`.
 
-        Args, Raises: see `ranking`.
+        Args:
+            scores: (n,) the larger, the earlier.
+            k: how many.
+            within: the coordinates to choose from, see `ranking`.
+            seed: puts equal scores in a random order, see `ranking`.
+
+        Raises:
+            ValueError, TypeError: see `ranking`.
 
         Cost: one sort.
         """

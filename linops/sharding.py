@@ -62,6 +62,9 @@ def on_rows(function: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
 def whole(X: Tensor) -> Tensor:
     """X as a plain tensor, the same on every rank; all ranks must call it.
 
+    Args:
+        X: (n, b), plain or a DTensor.
+
     Cost: none for a plain tensor; else all its numbers go to every rank.
     """
     return X if mesh_of(X) is None else X.full_tensor()  # type: ignore[attr-defined]

@@ -39,6 +39,9 @@ class Stored:
 
         The file appears whole or not at all. A mask takes n / 8 bytes, other subspaces their vectors.
 
+        Args:
+            path: of the file, which is replaced if it is there.
+
         Raises:
             OSError: the file cannot be written.
             TypeError: a class of one's own, which has no form in files.

@@ -33,7 +33,10 @@ class Subspace(Lattice, Stored, abc.ABC):
 
     @abc.abstractmethod
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Subspace:
-        """The same subspace in another dtype or on another device."""
+        """The same subspace in another dtype or on another device.
+
+        Cost: a copy, unless both stay.
+        """
 
     @property
     def ambient_dim(self) -> int:
@@ -68,23 +71,40 @@ class Subspace(Lattice, Stored, abc.ABC):
         return Declared(identity - self.projector, Structure.PSD)
 
     def coordinates(self, X: Tensor) -> Tensor:
-        """Bᵀ X, (k, b): the coordinates in the basis of the projections of the columns of X, (n, b)."""
+        """Bᵀ X, (k, b): the coordinates in the basis of the projections of the columns of X, (n, b).
+
+        Raises:
+            ValueError: an X that does not have n rows.
+            TypeError: an X of another dtype or device.
+
+        Cost: 2 n k b flops; a gather for a mask.
+        """
         return self.basis.T @ X
 
     def lift(self, C: Tensor) -> Tensor:
-        """B C, (n, b): the vectors with coordinates C, (k, b)."""
+        """B C, (n, b): the vectors with coordinates C, (k, b).
+
+        Raises:
+            ValueError: a C that does not have k rows.
+            TypeError: a C of another dtype or device.
+
+        Cost: 2 n k b flops; a scatter for a mask.
+        """
         return self.basis @ C
 
     def cross_gram(self, other: Subspace) -> LinearOperator:
-        """Bᵀ C for the bases B of this and C of the ``other`` subspace, (k, l); its singular values are the cosines of
-        the principal angles (Björck & Golub 1973).
+        """Bᵀ C for the bases B of this and C of the ``other`` subspace, (k, l).
+
+        Its singular values are the cosines of the principal angles.
 
         Raises:
             ValueError: different ambient dimensions.
             TypeError: different dtypes or devices, or no subspace.
 
+        Source: Björck & Golub (1973), Numerical methods for computing angles between linear subspaces.
+
         Cost: a lookup for two masks, a gather for a mask and a basis, 2 n k l flops for two bases.
-        """  # noqa: D205
+        """
         self._require_comparable(other)
         result = self._cross_gram(other)
         if result is NotImplemented:
@@ -93,21 +113,25 @@ class Subspace(Lattice, Stored, abc.ABC):
         return Dense((self.basis.T @ other.basis).to_dense()) if result is NotImplemented else result
 
     def residual(self, other: Subspace) -> LinearOperator:
-        """(I - B Bᵀ) C for the bases B of this and C of the ``other`` subspace, (n, l); its singular values are the
-        sines of the principal angles, with zeros or ones where the dimensions differ.
+        """(I - B Bᵀ) C for the bases B of this and C of the ``other`` subspace, (n, l).
+
+        Its singular values are the sines of the principal angles, with zeros or ones where the dimensions differ.
 
         Raises:
             ValueError: different ambient dimensions.
             TypeError: different dtypes or devices, or no subspace.
 
         Cost: that of ``cross_gram`` and one product of B; dense, n l numbers, unless both are masks.
-        """  # noqa: D205
+        """
         self._require_comparable(other)
         result = self._residual(other)
         return Dense((self.complement_projector @ other.basis).to_dense()) if result is NotImplemented else result
 
     def leverage(self) -> Tensor:
-        """The diagonal of B Bᵀ, (n,): the share of each coordinate axis that lies in the subspace; it sums to k."""
+        """The diagonal of B Bᵀ, (n,): the share of each coordinate axis that lies in the subspace; it sums to k.
+
+        Cost: n k flops; n numbers for a mask.
+        """
         return self.basis.to_dense().square().sum(dim=1)
 
     # -- in larger and smaller spaces ---------------------------------------------------------------------------------

@@ -49,7 +49,10 @@ class PrincipalAngles:
         return torch.where(self.sines < self.cosines, torch.log1p(-self.sines.square()) / 2, self.cosines.log())
 
     def padded(self) -> PrincipalAngles:
-        """The angles with |k - l| right angles appended, (max(k, l),): see `GrassmannDistance`."""
+        """The angles with |k - l| right angles appended, (max(k, l),): see `GrassmannDistance`.
+
+        Cost: none to speak of.
+        """
         missing = max(self.dims) - len(self)
         return attrs.evolve(
             self,

@@ -50,6 +50,7 @@ class ChanceLevel:
         observed: the overlap at hand.
         mean: its expectation under the null.
         std: its standard deviation under the null; 0 if it has one value there.
+        pending: what the law is found from; None for moments alone.
     """
 
     null: str
@@ -255,6 +256,8 @@ def overlap_excess(mask: MaskSubspace, subspace: Subspace, strata: Tensor) -> fl
     One where the mask is no nearer to the subspace than random masks with as many coordinates in every stratum are, nan
     where these have overlap 0. Its curve over k is `ChanceCurve.ratio` of `chance_curve`, with the strata. Arguments,
     errors and cost as for `chance`.
+
+    Cost: as for `chance`.
     """
     return chance(mask, subspace, strata, null="stratified").ratio
 

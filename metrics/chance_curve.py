@@ -44,6 +44,7 @@ class ChanceCurve:
         observed: overlaps at hand, the `overlap_curve`.
         mean: their expectations under the null.
         std: their standard deviations under the null.
+        pending: what the law is found from; None for moments alone.
     """
 
     null: str
@@ -67,11 +68,29 @@ class ChanceCurve:
         return torch.where(self.std > 0, (self.observed - self.mean) / self.std, math.nan)
 
     def p_value(self, alternative: str = "greater") -> Tensor:
-        """The p-value at each k by itself, (K,): see `ChanceLevel.p_value`."""
+        """The p-value at each k by itself, (K,): see `ChanceLevel.p_value`.
+
+        Args:
+            alternative: ``"greater"``, ``"less"`` or ``"two-sided"``.
+
+        Raises:
+            ValueError: another alternative, or a curve without a law.
+
+        Cost: draws of random masks when first asked for, if the null has no closed form: see `chance_curve`.
+        """
         return self._tensor(tails(self.law, self.observed.cpu().numpy(), alternative))
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """The ends of the central interval of the null at each k by itself, (K,) each."""
+        """The ends of the central interval of the null at each k by itself, (K,) each.
+
+        Args:
+            level: the probability at each k.
+
+        Raises:
+            ValueError: a level outside (0, 1), or a curve without a law.
+
+        Cost: as for `p_value`.
+        """
         low, high = (self._tensor(self.law.quantile(share)) for share in central(level))
         return low, high
 
@@ -85,6 +104,8 @@ class ChanceCurve:
                 law is not known.
 
         Source: Myllymäki et al. (2017), J. R. Stat. Soc. B 79.
+
+        Cost: as for `p_value`, and a sort of the draws at each k.
         """
         central(level)
         if not isinstance(self.law, DrawnLaw):
@@ -98,7 +119,13 @@ class ChanceCurve:
         return law_of(self._pending)
 
     def at(self, k: int) -> ChanceLevel:
-        """The chance level at one k, 1 <= k <= K, with moments alone."""
+        """The chance level at one k, 1 <= k <= K, with moments alone.
+
+        Raises:
+            ValueError: k outside 1 … K.
+
+        Cost: none.
+        """
         if not 1 <= k <= len(self):
             raise ValueError(f"expected 1 <= k <= {len(self)}, got {k}")
         observed, mean, std = (float(curve[k - 1]) for curve in (self.observed, self.mean, self.std))

@@ -110,6 +110,8 @@ class OverlapJackknife:
 
         Raises:
             ValueError: a level outside (0, 1).
+
+        Cost: none to speak of.
         """
         margin = self.standard_error * float(scipy.stats.t(self.parts - 1).ppf(central(level)[1]))
         return (self.overlap - margin).clamp(min=0), (self.overlap + margin).clamp(max=1)

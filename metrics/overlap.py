@@ -34,6 +34,8 @@ def containment(A: Subspace, B: Subspace) -> float:
     """‖AᵀB‖²_F / k, the mean share of a unit vector of A that lies in B: 1 if and only if B contains A.
 
     Not symmetric; √(containment(A, B) · containment(B, A)) is the overlap. Arguments, errors and cost as for `overlap`.
+
+    Cost: as for `overlap`.
     """
     return _shared(A, B) / A.dim
 

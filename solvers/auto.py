@@ -46,16 +46,14 @@ def choose(
 ) -> EigenSolver:
     """The solver for the k leading eigenpairs of a symmetric A; the first rule that holds.
 
-    ===================================================================  ===========================================
-    where                                                                solver
-    ===================================================================  ===========================================
-    n <= 300, or k > n / 3, and 4 n² numbers fit into the budget         `DenseEigh`
-    A has a factor with m < n rows, m <= 10 k and m <= 10,000, and       `GramEigh`, exact
-    what that takes fits into the budget
-    all vectors that `BlockLanczos` may come to keep fit, or a storage   `BlockLanczos`
-    is given that is not the memory of A
-    else                                                                 `BlockLanczos` with ``max_basis``
-    ===================================================================  ===========================================
+    | where | solver |
+    | --- | --- |
+    | n <= 300, or k > n / 3, and 4 n² numbers fit into the budget | `DenseEigh` |
+    | A has a factor with m < n rows, m <= 10 k and m <= 10,000, and what that takes fits | `GramEigh`, exact |
+    | all vectors that `BlockLanczos` may come to keep fit, or a storage is given | `BlockLanczos` |
+    | else | `BlockLanczos` with ``max_basis`` |
+
+    A storage that is the memory of A does not count as one.
 
     The thresholds come from ``benchmarks/solver_choice.py``. `DenseEigh` takes n products, which may be dear; where
     these are cheap it is the faster one further up, see ``docs/solvers.md``.
@@ -136,14 +134,13 @@ def choose_svd(
 ) -> SVDSolver:
     """The solver for the k leading singular triplets of an (m, n) A; the first rule that holds.
 
-    ===================================================================  ===========================================
-    where, with s = min(m, n)                                            solver
-    ===================================================================  ===========================================
-    s <= 300, or k > s / 3, and 4 m n numbers fit into the budget        `DenseSVD`
-    all vectors that `BlockGolubKahan` may come to keep fit, or a        `BlockGolubKahan`
-    storage is given that is not the memory of A
-    else                                                                 `BlockGolubKahan` with ``max_basis``
-    ===================================================================  ===========================================
+    | where, with s = min(m, n) | solver |
+    | --- | --- |
+    | s <= 300, or k > s / 3, and 4 m n numbers fit into the budget | `DenseSVD` |
+    | all vectors that `BlockGolubKahan` may come to keep fit, or a storage is given | `BlockGolubKahan` |
+    | else | `BlockGolubKahan` with ``max_basis`` |
+
+    A storage that is the memory of A does not count as one.
 
     Args:
         A: an operator, or what `as_operator` makes one of.

@@ -119,9 +119,15 @@ class BlockStore:
     def open(cls: type[_Self], folder: str | os.PathLike[str], *, lapse: float = 120.0) -> _Self:  # noqa: PYI019
         """The store that is in a folder, whatever it is of.
 
+        Args:
+            folder: of a store.
+            lapse: see `BlockStore`.
+
         Raises:
             FileNotFoundError: the folder holds none.
             ValueError: its manifest is damaged.
+
+        Cost: one small file read.
         """
         store = cls.__new__(cls)
         store._begin(Path(folder), Manifest.read(Path(folder)), lapse)
@@ -150,6 +156,8 @@ class BlockStore:
             OSError: it cannot be written; what is finished stays.
             TypeError: another dtype.
             ValueError: another number of rows; columns that are not there, are not a whole block, or overlap others.
+
+        Cost: the numbers, hashed and written.
         """
         matrix, columns = self.matrices[name], range(start, start + block.shape[-1])
         if block.dtype != matrix.dtype:
@@ -164,10 +172,16 @@ class BlockStore:
     def read(self, name: str, columns: range) -> Tensor:
         """The (n, b) block of these columns, as it was written, on the CPU. One that is damaged is set aside.
 
+        Args:
+            name: of the matrix.
+            columns: a whole block.
+
         Raises:
             FileNotFoundError: there is no such block.
             OSError: it cannot be read.
             ValueError: it is damaged; it is missing from then on, and to be measured again.
+
+        Cost: the numbers, read and hashed.
         """
         path = self._path(name, columns)
         try:
@@ -181,11 +195,22 @@ class BlockStore:
         return block
 
     def notes(self, name: str, columns: range) -> dict[str, str]:
-        """What was kept with the block of these columns; nothing if there is no such block."""
+        """What was kept with the block of these columns; nothing if there is no such block.
+
+        Args:
+            name: of the matrix.
+            columns: a whole block.
+
+        Cost: one header read.
+        """
         return dict(self._fields(self._path(name, columns), name, columns) or {})
 
     def matrix(self, name: str, device: torch.device | str = "cpu") -> Tensor:
         """All columns of a matrix, up to the last one if it grows, (n, k) with contiguous columns.
+
+        Args:
+            name: of the matrix.
+            device: where to put it together.
 
         Raises:
             OSError: a block cannot be read.
@@ -211,6 +236,11 @@ class BlockStore:
         """The finished blocks of a matrix in order, and the seconds each took.
 
         Headers and lengths are looked at; numbers are verified when they are read.
+
+        Args:
+            name: of the matrix.
+
+        Cost: the names of all files, and headers of those not seen before.
         """
         found = {}
         for columns in self._files(name):
@@ -220,7 +250,13 @@ class BlockStore:
         return found
 
     def missing(self, name: str) -> list[range]:
-        """The columns without a block, cut where blocks begin; of a matrix that grows, those before its last block."""
+        """The columns without a block, cut where blocks begin; of a matrix that grows, those before its last block.
+
+        Args:
+            name: of the matrix.
+
+        Cost: that of `blocks`.
+        """
         matrix, spans, first = self.matrices[name], [], 0
         blocks = self.blocks(name)
         ends = [(columns.start, columns.stop) for columns in blocks]
@@ -233,8 +269,15 @@ class BlockStore:
     def discard(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Remove the blocks of a matrix that begin from column ``start`` on, and before ``stop``.
 
+        Args:
+            name: of the matrix.
+            start: the first column.
+            stop: the column behind the last one; None for all.
+
         Raises:
             OSError: one cannot be removed.
+
+        Cost: that of `blocks`.
         """
         with _writing(self.folder):
             for columns in self.blocks(name):
@@ -248,9 +291,15 @@ class BlockStore:
 
         It is a context manager, ``with claim: …``, that releases it.
 
+        Args:
+            name: of the matrix.
+            columns: a whole block.
+
         Raises:
             OSError: the folder cannot be written.
             ValueError: columns that are not a block of the matrix.
+
+        Cost: one small file, which is touched as long as the claim lasts.
         """
         self._require_place(name, columns)
         path = self._path(name, columns)
@@ -270,6 +319,8 @@ class BlockStore:
 
         Raises:
             OSError: the folder cannot be written.
+
+        Cost: one small file, which is touched as long as it is held.
         """
         lock = LockFile(self.folder / _WHOLE, self._lapse)
         with _writing(self.folder):
@@ -279,12 +330,18 @@ class BlockStore:
         return lock
 
     def remove_partial(self) -> None:
-        """Remove what processes that died have left, where no other writes."""
+        """Remove what processes that died have left, where no other writes.
+
+        Cost: the names of all files.
+        """
         for partial in self.folder.glob("*.partial"):
             partial.unlink(missing_ok=True)
 
     def progress(self) -> Progress:
-        """How much is done and left, and how long it may take."""
+        """How much is done and left, and how long it may take.
+
+        Cost: that of `blocks` of all matrices.
+        """
         blocks = {name: self.blocks(name) for name in self.matrices}
         done = sum(len(columns) for found in blocks.values() for columns in found)
         totals = [matrix.columns for matrix in self.matrices.values()]
@@ -300,9 +357,14 @@ class BlockStore:
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Keep plain data beside the blocks, in the place of those kept before. Numbers are kept to the last bit.
 
+        Args:
+            state: a dictionary that JSON can hold.
+
         Raises:
             OSError: they cannot be written.
             TypeError, ValueError: they hold what JSON does not, numbers that are not finite among them.
+
+        Cost: one small file.
         """
         with _writing(self.folder):
             write_json(sealed({"belongs to": self._digest, "state": dict(state)}), self.folder / "state.json")
@@ -313,6 +375,8 @@ class BlockStore:
         Raises:
             OSError: it cannot be read.
             ValueError: it is damaged, or belongs to something else.
+
+        Cost: one small file.
         """
         path = self.folder / "state.json"
         if not path.exists():

@@ -23,6 +23,9 @@ class DenseEigh(EigenSolver):
     The matrix is (A + Aᵀ) / 2 of the measured entries. Residuals are those against the entries as measured, and take no
     further products.
 
+    Args:
+        k, which, seed, check_symmetry: see `EigenSolver`.
+
     Source: LAPACK's divide and conquer (Cuppen 1981; Gu & Eisenstat 1995), or the device's like.
 
     Cost: n products, about 9 n³ flops and 4 n² numbers.
@@ -61,6 +64,9 @@ class DenseSVD(SVDSolver):
 
     Its entries come from products with A, or with Aᵀ where A has fewer rows than columns. Residuals are those against
     these entries, and take no further products.
+
+    Args:
+        k, seed, check_adjoint: see `SVDSolver`.
 
     Source: LAPACK's divide and conquer (Gu & Eisenstat 1995), or the device's like.
 

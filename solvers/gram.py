@@ -48,6 +48,9 @@ class GramEigh(EigenSolver):
             finite; a memory budget too small.
         RuntimeError: pairs of BᵀB that are none of A.
 
+    Source: Dangel, Tatzel & Hennig (2022), ViViT: curvature access through the generalized Gauss-Newton's low-rank
+    structure.
+
     Cost: one product to verify, k to measure residual norms, and of B what `LinearOperator.row_gram` takes and k
     products with Bᵀ; for pairs of eigenvalue zero, and where vectors are made orthonormal, up to four products with B
     and three with Bᵀ for each; 9 m³ flops. Memory: the budget, 4 m² numbers, and 2 n k, or 4 n k where vectors are

@@ -36,7 +36,14 @@ class StoredMatrix:
     width: int | None = None
 
     def cut(self, start: int, stop: int) -> Iterator[range]:
-        """The columns from one number to another, cut where blocks begin."""
+        """The columns from one number to another, cut where blocks begin.
+
+        Args:
+            start: the first column.
+            stop: the column behind the last one.
+
+        Cost: none.
+        """
         while start < stop:
             end = stop if self.width is None else min(stop, (start // self.width + 1) * self.width)
             yield range(start, end)

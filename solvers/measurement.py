@@ -94,6 +94,9 @@ class Measurement:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the measurement to one file, a NumPy archive of plain arrays. It appears whole or not at all.
 
+        Args:
+            path: of the file, which is replaced if it is there.
+
         Raises:
             OSError: the file cannot be written.
 
@@ -108,9 +111,15 @@ class Measurement:
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Measurement:
         """The measurement that `save` wrote to ``path``, on the device of the operator. It runs no code from the file.
 
+        Args:
+            path: of the file.
+            device: of the arrays.
+
         Raises:
             OSError: the file cannot be read.
             ValueError: it is not a file of `save`.
+
+        Cost: the numbers of all arrays, read.
         """
         try:
             with open(path, "rb") as file, numpy.load(file, allow_pickle=False) as archive:
@@ -133,8 +142,13 @@ class Measurement:
     def require(self, sketch: Mapping[str, Any]) -> None:
         """Refuse a measurement of another sketch, or of less than all its columns.
 
+        Args:
+            sketch: what `sketch` of a whole measurement is to be.
+
         Raises:
             ValueError: it is one; the message says what differs or is missing.
+
+        Cost: none.
         """
         self._require_same_sketch(sketch)
         missing = set(range(sum(self.parts.values()))).difference(self.columns)

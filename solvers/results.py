@@ -63,6 +63,8 @@ class _Decomposition(abc.ABC):
         """Which have a residual norm of at most ``tol`` times the largest |value| among them: a boolean (k,) tensor.
 
         Those whose residual was not measured count as not converged.
+
+        Cost: none to speak of.
         """
         if len(self._leading_values) == 0:
             return torch.zeros(0, dtype=torch.bool, device=self._leading_values.device)
@@ -73,6 +75,8 @@ class _Decomposition(abc.ABC):
 
         Raises:
             RuntimeError: it did not; the message says what to do.
+
+        Cost: none.
         """
         if not self.report.status.is_success:
             raise RuntimeError(f"{self!r}: {self.report.status.value}")
@@ -82,6 +86,9 @@ class _Decomposition(abc.ABC):
         """Write the result to one file, a NumPy archive of plain arrays and a report in JSON.
 
         The file appears whole or not at all.
+
+        Args:
+            path: of the file, which is replaced if it is there.
 
         Raises:
             OSError: the file cannot be written.
@@ -175,7 +182,10 @@ class EigenDecomposition(_Decomposition):
         return self._eigenvectors.formed() if isinstance(self._eigenvectors, TallMatrix) else self._eigenvectors
 
     def rows(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """The rows of V of those numbers, (len(indices), k), without forming it: what a mask needs.
+        """The rows of V of those numbers, (j, k), without forming it: what a mask needs.
+
+        Args:
+            indices: (j,) integers.
 
         Raises:
             TypeError: numbers that are no integers.

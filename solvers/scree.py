@@ -38,8 +38,13 @@ class Scree:
         None if that is not shown of any r <= k: where ``lower[k]`` exceeds the tolerance no rank up to k will do, and
         more pairs are needed; else more test vectors may show it.
 
+        Args:
+            tolerance: relative, in the Frobenius norm.
+
         Raises:
             ValueError: a tolerance that is not between 0 and 1.
+
+        Cost: none.
         """
         if not 0 < tolerance < 1:
             raise ValueError(f"a tolerance is a number between 0 and 1, relative to ‖A‖_F; got {tolerance!r}")

@@ -90,6 +90,9 @@ class Sketch(LinearOperator):
 class Gaussian(Sketch):
     """Ω with independent standard normal entries.
 
+    Args:
+        n, s, seed, purpose, dtype, device: see `Sketch`.
+
     Cost: a product draws the n s entries anew; they are never kept.
     """
 
@@ -102,6 +105,9 @@ class Gaussian(Sketch):
 
 class Rademacher(Sketch):
     """Ω with independent entries 1 and -1 of equal probability.
+
+    Args:
+        n, s, seed, purpose, dtype, device: see `Sketch`.
 
     Cost: a product draws the n s entries anew; they are never kept.
     """
@@ -119,6 +125,9 @@ class SparseSign(Sketch):
     The rows of a group are dealt at random, as evenly as they go, to its columns. So a column has about n / g entries,
     of equal magnitude and random sign, and norm √n; columns of a group are orthogonal; and no coordinate is missed by
     any of the groups. Entries are as independent as that allows: take another kind where s comes close to n.
+
+    Args:
+        n, s, seed, purpose, dtype, device: see `Sketch`.
 
     Source: Martinsson & Tropp (2020), section 9.2, who write Ωᵀ; as blocks of columns Kane & Nelson (2014).
 
@@ -146,6 +155,12 @@ class SSRFT(Sketch):
 
     F is the orthonormal discrete cosine transform (DCT-II), Π₁ and Π₂ are random signed permutations, and R picks s
     random coordinates. The columns of Ω are orthogonal, of norm √n. Needs s <= n.
+
+    Args:
+        n, s, seed, purpose, dtype, device: see `Sketch`.
+
+    Raises:
+        ValueError: s > n.
 
     Source: Woolfe, Liberty, Rokhlin & Tygert (2008); Tropp, Yurtsever, Udell & Cevher (2019), section 3.2.2.
 

@@ -35,7 +35,11 @@ class Which(enum.Enum):
         raise ValueError(f"which is one of 'LM' (largest |λ|), 'LA' (largest λ), 'SA' (smallest λ), got {value!r}")
 
     def key(self, eigenvalues: Tensor) -> Tensor:
-        """What is the larger, the further an eigenvalue leads, (m,)."""
+        """What is the larger, the further an eigenvalue leads, (m,).
+
+        Args:
+            eigenvalues: (m,).
+        """
         return {Which.LM: eigenvalues.abs(), Which.LA: eigenvalues, Which.SA: -eigenvalues}[self]
 
     def order(self, eigenvalues: Tensor) -> Tensor:

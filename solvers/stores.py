@@ -69,8 +69,13 @@ class Storage:
     def dtype_for(self, dtype: torch.dtype) -> torch.dtype:
         """That of stored numbers, which are computed with in ``dtype``.
 
+        Args:
+            dtype: of the operator.
+
         Raises:
             ValueError: one that is finer.
+
+        Cost: none.
         """
         stored = dtype if self.dtype is None else dtype_named(self.dtype)
         if torch.finfo(stored).eps < torch.finfo(dtype).eps:
@@ -78,7 +83,16 @@ class Storage:
         return stored
 
     def is_rounding(self, dtype: torch.dtype) -> bool:
-        """Whether numbers in ``dtype`` lose digits."""
+        """Whether numbers in ``dtype`` lose digits.
+
+        Args:
+            dtype: of the operator.
+
+        Raises:
+            ValueError: see `dtype_for`.
+
+        Cost: none.
+        """
         return self.dtype_for(dtype) != dtype
 
     def prepared(self, A: LinearOperator, rows: int, columns: int) -> Storage:
@@ -86,6 +100,11 @@ class Storage:
 
         Memory is not asked whether it has, as it may be lent to others until it is needed. In a job all ranks must call
         it, and end alike; those of a machine share its memory and its disk.
+
+        Args:
+            A: the operator.
+            rows: of the basis.
+            columns: that it may come to have.
 
         Raises:
             OSError: a directory that cannot be written, or whose disk has too little room, on any rank.
@@ -114,6 +133,12 @@ class Storage:
         A budget of memory, in bytes, counts for the device; by default it is a quarter of what is free there. Of GPUs
         each rank has its own.
 
+        Args:
+            need: bytes, for each rank.
+            device: that of the operator.
+            memory_budget: bytes on that device; by default a quarter of what is free there.
+            ranks: those on this machine, which share its memory.
+
         Cost: none.
         """
         if self.kind != "auto":
@@ -131,8 +156,13 @@ class Storage:
     def require_room(self, need: int) -> None:
         """That so many bytes fit on the disk, if it is one, and that its directory can be written.
 
+        Args:
+            need: bytes.
+
         Raises:
             OSError: they do not.
+
+        Cost: one empty file, which is removed.
         """
         if self.kind != "disk":
             return
@@ -153,8 +183,15 @@ class Storage:
     def numbers(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A flat tensor of ``count`` numbers, not set, that belongs to what is computed on ``device``.
 
+        Args:
+            count: how many.
+            dtype: in which they are stored.
+            device: of the operator.
+
         Raises:
             OSError: a disk without room for them.
+
+        Cost: the numbers, where they are kept.
         """
         if self.kind == "disk" and count > 0:  # a rank may have no rows, and no file is that short
             return self._mapped(count, dtype)

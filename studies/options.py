@@ -88,13 +88,19 @@ class StudyOptions:
             raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
 
     def eigensolver(self, most: int | None = None) -> EigenSolver:
-        """The solver for k pairs, or for ``most`` of them."""
+        """The solver for k pairs, or for ``most`` of them.
+
+        Cost: none.
+        """
         k = self.k if most is None else min(most, self.k)
         storage = {} if self.storage is None else {"storage": self.storage}
         return SOLVERS[self.solver](k=k, seed=self.seed, **storage)
 
     def data_request(self) -> DataRequest:
-        """The data that a study with these options needs; comparisons take those of both splits."""
+        """The data that a study with these options needs; comparisons take those of both splits.
+
+        Cost: none.
+        """
         return DataRequest(
             source=self.data,
             root=None if self.data_root is None else Path(self.data_root),

@@ -112,6 +112,9 @@ class OverlapStudy:
     def open(cls, directory: Path | str) -> OverlapStudy:
         """The study that a folder was begun with.
 
+        Args:
+            directory: of a study.
+
         Raises:
             FileNotFoundError: the folder holds none.
             ValueError: its description is damaged, or of a study or version that is not known here.
@@ -138,6 +141,8 @@ class OverlapStudy:
             ValueError: a training that diverges, damaged images, or files in the folder that are damaged or of
                 another study.
             OSError: the folder cannot be written.
+
+        Cost: what is not there yet of the training and of the solves.
         """
         if not self.leads:
             return self._follow()
@@ -186,7 +191,10 @@ class OverlapStudy:
         return results
 
     def results(self) -> dict[str, Any]:
-        """All records so far, with what they are of, as plain data."""
+        """All records so far, with what they are of, as plain data.
+
+        Cost: the files of all records, read.
+        """
         title, warning, weights = self.problem.title, self.data.warning, self.problem.weights
         return results_of(
             self.folder.records(),

@@ -64,6 +64,10 @@ class ProblemData:
     def kept(self, directory: Path, *, progress: bool = False) -> ProblemData:
         """The same data with all Hessian batches as tensors: images are decoded once into files in the directory.
 
+        Args:
+            directory: where the files are, or are to be.
+            progress: whether to show a bar that counts images.
+
         Raises:
             OSError: the directory cannot be written, or images cannot be read.
             ValueError: damaged images, or files in the directory that are damaged or of other images.
@@ -147,8 +151,13 @@ class Problem:
     def recorded(self, steps: int) -> list[int]:
         """The steps of a study of so many that have a record, in rising order.
 
+        Args:
+            steps: of the study.
+
         Raises:
             ValueError: no given checkpoint is of such a step.
+
+        Cost: none.
         """
         if self.checkpoints is None:
             return sorted({*range(0, steps, self.record_every), steps})
@@ -158,7 +167,16 @@ class Problem:
         return found
 
     def operator(self, kind: type[Operator], model: nn.Module, batch: Batch, dtype: torch.dtype) -> Operator:
-        """The Hessian or GGN of a network's loss on one batch, by the problem's own plan."""
+        """The Hessian or GGN of a network's loss on one batch, by the problem's own plan.
+
+        Args:
+            kind: `Hessian` or `GGN`.
+            model: the network.
+            batch: (inputs, targets).
+            dtype: in which to compute.
+
+        Cost: that of the operator: see `Risk`.
+        """
         inputs, targets = batch
         fixed = self.plan.engine is not None
         return kind(
@@ -171,7 +189,10 @@ class Problem:
         )
 
     def default_source(self, root: Path | None) -> str:
-        """Where data come from that are not named: from the folder of ``--data-root``, if any, or the first source."""
+        """Where data come from that are not named: from the folder of ``--data-root``, if any, or the first source.
+
+        Cost: none.
+        """
         return "folder" if root is not None and "folder" in self.sources else next(iter(self.sources))
 
     def resolved(self, request: DataRequest) -> DataRequest:
@@ -179,6 +200,8 @@ class Problem:
 
         Raises:
             ValueError: a request that this problem cannot meet.
+
+        Cost: none.
         """
         source = self.default_source(request.root) if request.source is None else request.source
         if source not in self.sources:
@@ -206,15 +229,23 @@ class Problem:
     def load(self, request: DataRequest) -> ProblemData:
         """The data.
 
+        Args:
+            request: resolved or not.
+
         Raises:
             ValueError: see `resolved`; data that are damaged, or too few.
             OSError: data that are missing or cannot be read.
+
+        Cost: that of reading them.
         """
         request = self.resolved(request)
         return self.sources[str(request.source)](request)
 
     def with_weights(self, path: Path) -> Problem:
         """The same problem with a network that begins at the values in a file, a state dict with all buffers.
+
+        Args:
+            path: of the file.
 
         Raises:
             OSError: the file cannot be read.

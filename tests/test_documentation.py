@@ -1,26 +1,145 @@
-"""The code in the documentation runs, block after block, as a reader would type it."""
+"""The code in the documentation runs, block after block, as a reader would type it; the reference is complete.
 
+Pages with figures are run by the build of the site, `.ci/docs`, all others here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from interop_cases import EXTRA, theirs_to_mend
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+import eigenspan
+from eigenspan import studies
+from eigenspan.linops import distributed
+from eigenspan.studies import panels
+
 ROOT = Path(__file__).resolve().parent.parent
+OPTIONAL = {"curvlinops", "hessian_eigenthings", "laplace", "peft", "skerch", "transformers"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+FENCE = re.compile(r"^[ \t>]*(```+|~~~+)[ \t]*\{?\.?(?:python|py|python3|pycon)\b(?P<options>[^\n]*)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+pytestmark = theirs_to_mend
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def examples(page: Path) -> list:
+    return list(Sybil(parsers=[PythonCodeBlockParser()]).parse(page).examples())
+
+
+def run(page: Path) -> None:
+    """Runs the blocks of a page; those that begin with an optional package which is not there are skipped."""
+    missing = {name for example in examples(page) if (name := missing_package(example))}
+    if missing:
+        pytest.skip(f"all but blocks with {', '.join(sorted(missing))} ran: {EXTRA}")
+
+
+def missing_package(example) -> str | None:
+    """Evaluates a block; gives the optional package that stopped it, if one did."""
+    try:
+        example.evaluate()
+    except ModuleNotFoundError as error:
+        if error.name in OPTIONAL:
+            return error.name
+        raise
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a page saves does not land in the checkout
-    for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(page).examples():
-        example.evaluate()
+    run(page)
+
+
+@pytest.mark.parametrize(("package", "outcome"), [("peft", pytest.skip.Exception), ("attrs", ModuleNotFoundError)])
+def test_blocks_are_skipped_for_optional_packages_alone(package, outcome, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.chdir(tmp_path)
+    blocks = [f"import {package}", "open('ran', 'w').close()"]
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(f"```python\n{block}\n```\n" for block in blocks), encoding="utf-8")
+    with pytest.raises(outcome, match=package):
+        run(page)
+    assert (tmp_path / "ran").exists() == (package in OPTIONAL)
+
+
+def blocks_nobody_runs(page: Path) -> list[str]:
+    """The first lines of python blocks that neither these tests nor the build of the site executes, or both."""
+    text = page.read_text(encoding="utf-8")
+    fences = {text.count("\n", 0, fence.start()) + 1: fence["options"] for fence in FENCE.finditer(text)}
+    built = {line for line, options in fences.items() if 'exec="true"' in options}
+    tested = {example.line for example in examples(page)}
+    if page.parent == ROOT:
+        built = set()  # no page of the site
+    return [f"{page_name(page)}:{line}" for line in sorted(set(fences) ^ built ^ tested)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_python_block_is_run_once(page):
+    assert blocks_nobody_runs(page) == []
+
+
+@pytest.mark.parametrize(
+    "fence", ["```py", "```python title='a'", "``` python", "  ~~~python hl_lines='1'", "```{.python}"]
+)
+def test_a_block_that_nobody_runs_is_found(fence, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    indent, mark = re.match(r"( *)(```|~~~)", fence).groups()
+    page.write_text(f"```python\na = 1\n```\n\n{fence}\n{indent}b\n{indent}{mark}\n\n```sh\nls\n```\n")
+    assert blocks_nobody_runs(page) == ["docs/page.md:5"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_a_page_is_run_by_one_or_the_other(page):
+    """Its blocks share their names."""
+    built = 'exec="true"' in page.read_text(encoding="utf-8")
+    assert not (built and examples(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_what_shows_a_figure_is_hidden(page):
+    """In one line, as the mark hides that line alone."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        assert "shown(figure" not in line or re.fullmatch(
+            r'print\(shown\(figure, ".+"\)\)  # markdown-exec: hide', line
+        )
 
 
 def test_links_between_pages_lead_somewhere():
-    import re
-
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def functions_of(module: ModuleType) -> list[str]:
+    own = inspect.getmembers(module, inspect.isfunction)
+    return [name for name, function in own if function.__module__ == module.__name__ and not name.startswith("_")]
+
+
+def test_the_reference_has_every_public_name_once_and_no_other():
+    public = {
+        "eigenspan": eigenspan.__all__,
+        "eigenspan.studies": studies.__all__,
+        "eigenspan.studies.tracking": ["EigenspaceTracker", "Snapshot"],
+        "eigenspan.studies.lightning": ["CurvatureCallback"],
+        "eigenspan.studies.transformers": ["CurvatureCallback", "own_loss"],
+        "eigenspan.studies.panels": functions_of(panels),
+        "eigenspan.linops.distributed": distributed.__all__,
+    }
+    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md")]
+    listed = [name for text in texts for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
+    assert sorted(listed) == sorted(f"{module}.{name}" for module, names in public.items() for name in names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import inspect
 import os
 import subprocess
 import sys
@@ -13,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import eigenspan
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = {"lightning", "matplotlib", "pandas", "rich", "torchvision", "transformers", "typer"}
@@ -144,12 +141,3 @@ def test_imports_follow_the_arrows(file):
             assert target in {room, *MAY_IMPORT[room]}, f"{file}:{line}: {room} does not import {target}"
         elif room != "studies":
             assert top in CORE_DEPENDENCIES | sys.stdlib_module_names, f"{file}:{line}: {top} is no dependency"
-
-
-@pytest.mark.parametrize("name", eigenspan.__all__)
-def test_public_names_say_what_they_are(name):
-    thing = getattr(eigenspan, name)
-    if inspect.isclass(thing) or inspect.isfunction(thing):
-        text = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
-        assert text, f"{name} has no docstring"
-        assert inspect.cleandoc(text).splitlines()[0].endswith("."), text

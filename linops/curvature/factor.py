@@ -71,11 +71,24 @@ class Factor(LinearOperator):
         return [type(whole).__qualname__, whole._content(), whole._risk.content(ordered=True)]
 
     def plan(self, columns: int = 1, products: int | None = None) -> ProductPlan:
-        """How products are computed, see `CurvatureOperator.plan`: as those of BᵀB."""
+        """How products are computed, see `CurvatureOperator.plan`: as those of BᵀB.
+
+        Args:
+            columns: of the blocks to come.
+            products: how many are to come, if that is known.
+
+        Raises:
+            ValueError: see there.
+
+        Cost: that of the trial.
+        """
         return self._halves.plan(columns, products)
 
     def release(self) -> None:
-        """Gives back what is kept between products; the next one builds it anew."""
+        """Gives back what is kept between products; the next one builds it anew.
+
+        Cost: none.
+        """
         self._halves.release()
         self._rows_at_hand = None
 

@@ -23,7 +23,7 @@ from .products import Share, Tensors
 
 
 class EmpiricalFisher(GaussNewtonOperator):
-    """Σ_i w_i ∇ℓ_i ∇ℓ_iᵀ / Σ_i w_i, (n, n), PSD: the second moment of the samples' gradients (Kunstner et al. 2019).
+    """Σ_i w_i ∇ℓ_i ∇ℓ_iᵀ / Σ_i w_i, (n, n), PSD: the second moment of the samples' gradients.
 
     ℓ_i is the loss of sample i alone, a batch of one, and w_i its weight in the risk (see `Loss`), such as its class
     weight. For summed losses it is Σ_i ∇ℓ_i ∇ℓ_iᵀ. A sample is an index of the first
@@ -31,6 +31,9 @@ class EmpiricalFisher(GaussNewtonOperator):
 
     Raises:
         TypeError: an `Objective`, which has no outputs to split at.
+
+    Source: Kunstner, Hennig & Balles (2019), Limitations of the empirical Fisher approximation for natural gradient
+    descent.
 
     Cost: about four forward passes over the data a column; five more where nothing is kept.
     """
@@ -94,7 +97,7 @@ class MonteCarloFisher(GaussNewtonOperator):
 
     r_is is the gradient of sample i's negative log-likelihood by the model's output, at a target drawn from it: a class
     for cross-entropy, a normal deviate for squared error, 0 or 1 for BCE with logits. Its mean over draws is the GGN,
-    which equals the Fisher matrix for these losses (Martens 2020, section 9.2); the standard deviation falls as 1/√S.
+    which equals the Fisher matrix for these losses; the standard deviation falls as 1/√S.
     The draws of a sample depend on ``seed`` and on the sample's inputs alone, not on batches, order or device. See
     `CurvatureOperator` for the other arguments.
 
@@ -105,6 +108,8 @@ class MonteCarloFisher(GaussNewtonOperator):
     Raises:
         TypeError: a loss other than PyTorch's cross-entropy, squared error and BCE with logits.
         ValueError: fewer than one draw.
+
+    Source: Martens (2020), New insights and perspectives on the natural gradient method, section 9.2.
 
     Cost: about four forward passes over the data a column, whatever S; five more where nothing is kept.
     """

@@ -18,7 +18,7 @@ from .risk import Risk, inputs_and_target
 
 
 class GGN(GaussNewtonOperator):
-    """Σ_b J_bᵀ ∇²ℓ_b J_b, (n, n): the Hessian of a risk without the curvature of the model (Schraudolph 2002).
+    """Σ_b J_bᵀ ∇²ℓ_b J_b, (n, n): the Hessian of a risk without the curvature of the model.
 
     J_b is the Jacobian of the model's outputs for batch b by the parameters and ∇²ℓ_b the Hessian of the batch's share
     of the loss by those outputs: in closed form for cross-entropy, squares and BCE with logits, else by autograd, and
@@ -27,6 +27,8 @@ class GGN(GaussNewtonOperator):
 
     Raises:
         TypeError: an `Objective`, which has no outputs to split at.
+
+    Source: Schraudolph (2002), Fast curvature matrix-vector products for second-order gradient descent.
 
     Cost: about four forward passes over the data a column; five more where nothing is kept.
     """

@@ -36,6 +36,7 @@ class Jacobian(Factor):
         memory_budget: bytes that products may take.
         engine: how products are computed; the plan is that of JᵀJ.
         compile: whether ``torch.compile`` translates linear programs.
+        tf32: whether a GPU may round factors to TF32, see `CurvatureOperator`.
 
     Raises:
         ValueError: see `Risk`; data that are shuffled anew for each pass; outputs whose first dimension is not that of

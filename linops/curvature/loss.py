@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..compiled import as_written
+
 
 @attrs.frozen
 class Loss:
@@ -103,6 +105,7 @@ _FUNCTIONS = {getattr(functional, name): name for name in _MODULES.values()}
 
 def name_and_options(loss: Any) -> tuple[str | None, dict[str, Any]]:
     """PyTorch's name of the loss, None for a stranger, and its options."""
+    loss = as_written(loss)
     if isinstance(loss, functools.partial) and not loss.args:
         name, options = name_and_options(loss.func)
         return name, {**options, **loss.keywords}

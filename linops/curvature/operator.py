@@ -139,6 +139,8 @@ class CurvatureOperator(LinearOperator):
 
         Raises:
             ValueError: numbers below one; what the operator's own arguments do not allow, see there.
+
+        Cost: that of the trial, see the class; none for a plan that is known.
         """
         require_count("columns is", columns)
         if products is not None:
@@ -169,7 +171,10 @@ class CurvatureOperator(LinearOperator):
         return self.__dict__ | {"_kept": None}
 
     def release(self) -> None:
-        """Gives back what is kept between products; the next one builds it anew."""
+        """Gives back what is kept between products; the next one builds it anew.
+
+        Cost: none.
+        """
         self._kept = None
 
     @abc.abstractmethod

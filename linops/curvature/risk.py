@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..compiled import as_written, uncompiled
 from ..fingerprint import data_digest, module_content
 from ..memory import allowance
 from ..parameters import ParameterSpace, Selection
@@ -46,7 +47,8 @@ class Risk:
 
     The weights w_b are what each ℓ_b is a mean over (see `Loss`); for summed losses L = Σ_b ℓ_b. It is a function of
     the selected parameters alone: all others, buffers, training flags and ``torch.autocast`` stay as they were at
-    construction, and the model itself, its gradients and the random state are never changed.
+    construction, and the model itself, its gradients and the random state are never changed. Whatever of it is compiled
+    runs as it is written.
 
     Args:
         model: the network, in the mode (``model.eval()``) that the loss is meant in.
@@ -90,6 +92,7 @@ class Risk:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model is a torch.nn.Module, got {type(model).__name__}")
+        model = as_written(model)
         require_function_of_parameters(model)
         self._model = model
         self.loss = as_loss(loss)
@@ -120,18 +123,27 @@ class Risk:
             self._measure()
 
     def point(self) -> dict[str, Tensor]:
-        """The selected parameter tensors at the point."""
+        """The selected parameter tensors at the point.
+
+        Cost: none, they are views.
+        """
         return self.parameters.unflatten(self.parameters.values)
 
     @torch.inference_mode(False)
     def leaves(self) -> dict[str, Tensor]:
-        """Copies of them that a graph can begin with, in the memory format of the model's own."""
+        """Copies of them that a graph can begin with, in the memory format of the model's own.
+
+        Cost: a copy of the parameters.
+        """
         formats = {name: self._formats.get(name, torch.contiguous_format) for name in self.parameters.names}
         point = self.point().items()
         return {name: tensor.clone(memory_format=formats[name]).requires_grad_() for name, tensor in point}
 
     def point_nearby(self) -> dict[str, Tensor]:
-        """The point with about a tenth of each tensor's size added at random, always the same."""
+        """The point with about a tenth of each tensor's size added at random, always the same.
+
+        Cost: n random numbers, and a copy.
+        """
         generator = torch.Generator().manual_seed(0)
         moved = {}
         for name, tensor in self.point().items():
@@ -140,32 +152,48 @@ class Risk:
         return moved
 
     def batches(self) -> Iterator[Any]:
-        """The micro-batches of one pass over the data."""
+        """The micro-batches of one pass over the data.
+
+        Cost: what the data take to be read, if they are not held.
+        """
         return iter(self._batches)
 
     def batches_of(self, size: int | None) -> Iterator[Any]:
-        """One pass over the data in micro-batches of at most ``size`` samples; None for batches as they come."""
+        """One pass over the data in micro-batches of at most ``size`` samples; None for batches as they come.
+
+        Cost: what the data take to be read, if they are not held.
+        """
         return self._batches.cut(size)
 
     def first_batch(self) -> Any:
-        """The first batch of the data that weighs something, or micro-batch where a size was given."""
+        """The first batch of the data that weighs something, or micro-batch where a size was given.
+
+        Cost: that of reading it, and of the loss of batches of no weight before it.
+        """
         for batch in self._batches.cut(self._micro_batch_size):
             if length(batch) > 0 and (length(batch) == self.samples or weighs(self, batch)):
                 return batch
         raise AssertionError("data of no weight are refused")
 
     def typical_batch(self, samples: int) -> Any:
-        """The first batch; where it may be cut, from where its first ``samples`` samples weigh something."""
+        """The first batch; where it may be cut, from where its first ``samples`` samples weigh something.
+
+        Cost: that of `first_batch`, and of evaluations of the loss to find samples that weigh something.
+        """
         batch = self.first_batch()
         with self.conditions():
             return from_weighing(self, batch, samples) if self.divisible else batch
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
-        """The state that the terms are evaluated in: recorded modes, differentiable kernels, random state set aside."""
+        """The state that the terms are evaluated in: recorded modes, differentiable kernels, random state set aside.
+
+        Cost: none to speak of.
+        """
         device = self.parameters.device
         with (
             outside_inference_mode(),
+            uncompiled(),
             untouched_random_state(device, self._data),
             torch.autocast(device.type, **self._autocast, cache_enabled=False),
             float32_products(device, self.tf32),
@@ -179,16 +207,32 @@ class Risk:
         """The conditions, with the parameters theta in the model.
 
         Forward passes are given their parameters; what activation checkpointing computes anew in a reverse pass is not.
+
+        Cost: a copy of the buffers.
         """
         with self.conditions(), substituted(self._model, self._tensors(theta)):
             yield
 
     def term(self, theta: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """The share w_b ℓ_b(θ) / Σ w of a micro-batch in the risk, a scalar."""
+        """The share w_b ℓ_b(θ) / Σ w of a micro-batch in the risk, a scalar.
+
+        Args:
+            theta: the selected parameters, by name.
+            batch: a micro-batch.
+
+        Cost: one forward pass over it.
+        """
         return self.share(*self.loss_and_weight(theta, batch))
 
     def output(self, theta: Mapping[str, Tensor], inputs: Any) -> Any:
-        """The model's output for the inputs of a micro-batch."""
+        """The model's output for the inputs of a micro-batch.
+
+        Args:
+            theta: the selected parameters, by name.
+            inputs: a tensor, a tuple of positional or a mapping of keyword arguments.
+
+        Cost: one forward pass over them.
+        """
         named, inputs = self._tensors(theta), self._own(inputs)
         if isinstance(inputs, Mapping):
             return functional_call(self._model, named, (), dict(inputs))
@@ -196,7 +240,14 @@ class Risk:
         return functional_call(self._model, named, tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
 
     def output_term(self, output: Any, target: Any) -> Tensor:
-        """The share of a micro-batch in the risk as a function of the model's output, a scalar."""
+        """The share of a micro-batch in the risk as a function of the model's output, a scalar.
+
+        Args:
+            output: what the model returns for it.
+            target: what the loss compares it with.
+
+        Cost: that of the loss function.
+        """
         assert isinstance(self.loss, Loss)
         return self.share(self.loss.function(output, target), self.loss.weight(output, target))
 
@@ -246,7 +297,14 @@ class Risk:
         return map_tensors(torch.clone, inputs) if self._batches.written else inputs
 
     def loss_and_weight(self, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
-        """ℓ_b(θ) and w_b of a micro-batch."""
+        """ℓ_b(θ) and w_b of a micro-batch.
+
+        Args:
+            theta: the selected parameters, by name.
+            batch: a micro-batch.
+
+        Cost: one forward pass over it.
+        """
         if isinstance(self.loss, Objective):
             named = {f"model.{name}": tensor for name, tensor in self._tensors(theta).items()}
             bound = _Bound(self._model, self.loss.function)
@@ -256,7 +314,10 @@ class Risk:
         return self.loss.function(output, target), float(self.loss.weight(output, target))
 
     def share(self, loss: Tensor, weight: float) -> Tensor:
-        """What a batch's loss of that weight contributes to the risk."""
+        """What a batch's ``loss``, a scalar, of that ``weight`` contributes to the risk.
+
+        Cost: none.
+        """
         if self.loss.reduction == "sum":
             return loss
         # A batch of ignored targets only has weight zero and a mean of 0/0: it has no share, not an undefined one.

@@ -38,8 +38,12 @@ def emitted(program: LinearProgram, compiled: bool = False) -> Callable[..., Ten
 def _translated(source: str, scope: tuple[tuple[str, Any], ...], compiled: bool) -> Callable[..., Tensors]:
     names = dict(scope)
     exec(compile(source, "<linear program>", "exec"), names)
-    run: Callable[..., Tensors] = torch.compile(names["run"], dynamic=False) if compiled else names["run"]
-    return run
+    run: Callable[..., Tensors] = names["run"]
+    if not compiled:
+        return run
+    # Models run uncompiled while programs are recorded, and with them their first products.
+    translated: Callable[..., Tensors] = torch.compiler.set_stance("default")(torch.compile(run, dynamic=False))
+    return translated
 
 
 class _Writer:

@@ -60,6 +60,8 @@ class SpectralDensity:
 
         Raises:
             ValueError: values of another shape, or not finite ones.
+
+        Cost: f at all nodes.
         """
         return self._integral(f, exact_degree=False)
 
@@ -68,6 +70,8 @@ class SpectralDensity:
 
         Raises:
             ValueError: a p that is no integer >= 0.
+
+        Cost: none to speak of.
         """
         if not isinstance(p, int) or isinstance(p, bool) or p < 0:
             raise ValueError(f"a moment takes an integer power >= 0, got {p!r}")
@@ -81,6 +85,8 @@ class SpectralDensity:
 
         Raises:
             ValueError: a width that is not positive, or points that are not finite.
+
+        Cost: an exponential for each point and node.
         """
         if not 0 < width < math.inf:
             raise ValueError(f"width is a positive number, got {width!r}")
@@ -112,6 +118,8 @@ class SpectralDensity:
 
         Raises:
             ValueError: not lower < upper.
+
+        Cost: that of `cumulative` at both ends.
         """
         _require_interval(lower, upper)
         return self._estimate(*_counts(self.matrices, self.n, lower, upper, self.eps))

@@ -6,9 +6,9 @@ import scipy.sparse
 import torch
 from operator_contract import Case, OperatorContract, assert_close, matrix
 from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
-from scipy.sparse.linalg import aslinearoperator, cg, eigsh, svds
+from scipy.sparse.linalg import aslinearoperator
 
-from eigenspan.linops import Declared, Dense, Diagonal, Function, Structure, as_operator, to_scipy
+from eigenspan.linops import Declared, Dense, Diagonal, Function, Structure, as_operator
 
 SYMMETRIC, PSD = Structure.SYMMETRIC, Structure.PSD
 
@@ -190,37 +190,6 @@ def test_a_function_needs_both_shape_and_dtype(options):
 
 
 # -- to SciPy ---------------------------------------------------------------------------------------------------------
-
-
-class TestScipyAlgorithms:
-    """SciPy's own solvers run on our operators; those for eigenvalues reach the accuracy of a dense factorisation."""
-
-    @pytest.fixture
-    def M(self, device):  # noqa: N802
-        return matrix(40, 30, 1, device=device)
-
-    def test_eigsh(self, M):
-        A = Dense(M).T @ Dense(M) - Diagonal(torch.linspace(0, 60, 30, dtype=M.dtype, device=M.device))
-        expected = numpy.linalg.eigvalsh(A.to_dense().cpu().numpy())
-        largest = eigsh(A.to_scipy(), k=4, which="LA", return_eigenvectors=False, v0=numpy.ones(30))
-        numpy.testing.assert_allclose(numpy.sort(largest), expected[-4:], rtol=1e-10)
-
-    def test_svds(self, M):
-        expected = numpy.linalg.svd(M.cpu().numpy(), compute_uv=False)[:3]
-        sigma = svds(Dense(M).to_scipy(), k=3, return_singular_vectors=False, v0=numpy.ones(30))
-        numpy.testing.assert_allclose(numpy.sort(sigma)[::-1], expected, rtol=1e-10)
-
-    def test_cg(self, M):
-        A = Dense(M).T @ Dense(M) + Diagonal(torch.ones(30, dtype=M.dtype, device=M.device))
-        solution, failed = cg(to_scipy(A), numpy.ones(30))
-        assert not failed
-        expected = numpy.linalg.solve(A.to_dense().cpu().numpy(), numpy.ones(30))
-        # The default residual of 1e-5, times a condition number below a hundred.
-        assert numpy.linalg.norm(solution - expected) < 1e-3 * numpy.linalg.norm(expected)
-
-    def test_scipy_algebra(self, M):
-        S, N = Dense(M).to_scipy(), M.cpu().numpy()
-        numpy.testing.assert_allclose((2 * S.T @ S + S.H * S).matmat(numpy.eye(30)), 3 * N.T @ N, atol=1e-12)
 
 
 def test_to_scipy_converts_real_input_of_other_kinds(device):
