@@ -153,6 +153,9 @@ class Problem:
     def recorded(self, steps: int) -> list[int]:
         """The steps of a study of so many that have a record, in rising order.
 
+        Args:
+            steps: of the study.
+
         Raises:
             ValueError: no given checkpoint is of such a step.
 

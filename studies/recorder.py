@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -233,13 +232,11 @@ class CurvatureRecorder:
 
     @contextlib.contextmanager
     def _undisturbed(self, model: nn.Module) -> Iterator[None]:
-        """Within it, the network is in evaluation mode and not compiled; afterwards all is as it was."""
+        """Within it, the network is in evaluation mode, and not cast; afterwards all is as it was."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(training_flags(dict.fromkeys(model.modules(), False)))
             stack.enter_context(untouched_random_state(self._device, self.data))
             stack.enter_context(uncast(model))
-            if "torch._dynamo" in sys.modules:  # which has no second derivatives
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
 
     def _give_up(self, reason: str) -> None:

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ..linops.compiled import as_written
 from ..linops.sharding import is_spread
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network within wrappers that compile it or copy it to other devices."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
-        inner = model.module if isinstance(model, parallel) else model._orig_mod
-        assert isinstance(inner, nn.Module)
-        model = inner
+    model = as_written(model)
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = as_written(model.module)
     return model
 
 
