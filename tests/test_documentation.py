@@ -137,8 +137,6 @@ def test_the_reference_has_every_public_name_once_and_no_other():
         "eigenspan.studies.lightning": ["CurvatureCallback"],
         "eigenspan.studies.transformers": ["CurvatureCallback", "own_loss"],
         "eigenspan.studies.tracking": ["EigenspaceTracker", "Snapshot"],
-        "eigenspan.studies.lightning": ["CurvatureCallback"],
-        "eigenspan.studies.transformers": ["CurvatureCallback", "own_loss"],
         "eigenspan.studies.panels": functions_of(panels),
         "eigenspan.linops.distributed": distributed.__all__,
     }
