@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from interop_cases import EXTRA, theirs_to_mend
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -123,6 +124,30 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_fifteen_lines_are_for_any_model(capsys):
+    """Those of the page, on a network that it does not use, beside the dense Hessian."""
+    page = (ROOT / "docs" / "tutorials" / "your-own-model.md").read_text(encoding="utf-8")
+    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "es.Hessian" in block)
+    assert len([line for line in lines.splitlines() if line]) <= 15
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.ReLU(), torch.nn.Dropout(0.2)),
+        *(torch.nn.Flatten(), torch.nn.Linear(108, 1)),
+    ).double()
+    data = [(torch.randn(n, 1, 8, 8).double(), torch.randn(n, 1).double()) for n in (10, 7)]
+    names = {"model": model, "loss": torch.nn.MSELoss(), "data": data}
+    exec(lines, names)
+    dense = names["H"].to_dense()
+    leading = torch.linalg.eigh(dense)
+    vectors = leading.eigenvectors[:, leading.eigenvalues.abs().argsort(descending=True)[:20]]
+    largest = torch.cat([p.detach().flatten() for p in model.parameters()]).abs().topk(20).indices
+    overlap = float(vectors[largest].square().sum() / 20)
+    # Residuals of 1e-9 over the gap turn the eigenspace by far less than that.
+    assert names["overlap"] == pytest.approx(overlap, abs=1e-6)
+    assert names["low"] <= overlap <= names["high"]
+    assert f"overlap {overlap:.4f}" in capsys.readouterr().out
 
 
 def functions_of(module: ModuleType) -> list[str]:
