@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.fingerprint import feed
+from ..linops.fingerprint import digest
 from .images import Samples
 from .options import StudyOptions
 from .overlap_study import OverlapStudy
@@ -190,11 +189,9 @@ def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mappin
 
 def _digest(model: Callable[[], nn.Module], *parts: object) -> str:
     """What tells network, data and loss from others, so that a folder does not go on with those."""
-    total = hashlib.sha256()
     with untouched_random_state(torch.device("cpu")):
         torch.default_generator.manual_seed(0)
-        feed(total, [dict(model().state_dict()), *parts])
-    return total.hexdigest()[:16]
+        return digest([dict(model().state_dict()), *parts])[:16]
 
 
 def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:

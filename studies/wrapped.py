@@ -7,17 +7,15 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ..linops.compiled import as_written
 from ..linops.sharding import is_spread
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network within wrappers that compile it or copy it to other devices."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
-        inner = model.module if isinstance(model, parallel) else model._orig_mod
-        assert isinstance(inner, nn.Module)
-        model = inner
-    return model
+    inner = as_written(model.module if isinstance(model, parallel) else model)
+    return model if inner is model else unwrapped(inner)
 
 
 def is_sharded(model: nn.Module) -> bool:
