@@ -22,14 +22,14 @@ from ..linops.distributed import job
 from ..solvers import ConvergenceWarning
 from . import command_options as options
 from . import worker_commands
+from .bars_in_logs import legible_progress
 from .exits import plain_errors
 from .overlap_study import OverlapStudy
 from .planning import plan_study
 from .problems import find_problem
-from .progress_lines import legible_progress
 from .report import write_report
+from .results import read_results
 from .run_comparison import write_comparison
-from .study_results import read_results
 from .tables import HEADINGS, cells, residual, table_rows, text
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .options import SPLIT_NAMES
 from .records import DRAWS, LEVEL
+from .results import records_of, splits
 from .tables import RecordedLevel, TableRow, number, percent, share, table_rows, text
-
-SPLIT_NAMES = {"train": "training", "test": "test"}
-"""Splits in words."""
 
 
 def findings(results: dict[str, Any]) -> dict[str, list[str]]:
@@ -29,16 +28,6 @@ def findings(results: dict[str, Any]) -> dict[str, list[str]]:
         "Where the eigenvectors live": _localisation(results, results["records"][-1]),
         **_beside_others(results),
     }
-
-
-def splits(results: dict[str, Any]) -> list[str]:
-    """The splits that have records, training data first."""
-    return sorted({record["split"] for record in results["records"]}, reverse=True)
-
-
-def records_of(results: dict[str, Any], split: str) -> list[dict[str, Any]]:
-    """The records of a split, by step."""
-    return sorted((record for record in results["records"] if record["split"] == split), key=lambda one: one["step"])
 
 
 # -- the overlap ------------------------------------------------------------------------------------------------------

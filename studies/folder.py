@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy
-import scipy
 import torch
 from torch import Tensor
 
@@ -205,61 +201,3 @@ class StudyFolder:
     def unfinished(self, step: int, split: str) -> Path:
         """The folder of the products of a record that is not there yet."""
         return self.directory / "unfinished" / f"{step:08d}-{split}"
-
-
-def results_of(
-    records: Iterable[dict[str, Any]],
-    *,
-    study: str,
-    title: str,
-    description: str,
-    warning: str,
-    attribution: str,
-    command: str | None,
-    options: Mapping[str, Any],
-    shapes: Mapping[str, torch.Size],
-    table_k: Iterable[int],
-    device: torch.device | str,
-) -> dict[str, Any]:
-    """Records with what they are of and what computed them, as plain data: what `write_report` takes.
-
-    Args:
-        records: of all steps and splits.
-        study: its name.
-        title: for figures and reports.
-        description: of the data, in words.
-        warning: what must be known of the data wherever results are shown.
-        attribution: whose data they are.
-        command: the command line that repeats it; None where there is none.
-        options: what was asked for.
-        shapes: of the tensors that the Hessian is of, by name.
-        table_k: the dimensions to print.
-        device: where it was computed.
-    """
-    return {
-        "format": FORMAT,
-        "study": study,
-        "title": title,
-        "description": description,
-        "warning": warning,
-        "attribution": attribution,
-        "command": command,
-        "options": dict(options),
-        "environment": _environment(torch.device(device)),
-        "parameters": {"names": list(shapes), "sizes": [shape.numel() for shape in shapes.values()]},
-        "table_k": list(table_k),
-        "records": list(records),
-    }
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    return {
-        "eigenspan": __version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "threads": str(torch.get_num_threads()),
-        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
-    }

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..linops.composition import Composition
 from .drawing import Record, StudyFigure, array, draw_lines, empty_figure
-from .findings import records_of, splits
 from .panels import plot_composition, plot_layer_energy
+from .results import records_of, splits
 from .tables import number, text
 
 

@@ -23,6 +23,8 @@ STORING = ("block-lanczos", "sketched-two-pass")
 """Those of them that also take a ``storage``."""
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
+SPLIT_NAMES = {"train": "training", "test": "test"}
+"""Splits in words."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

@@ -14,16 +14,17 @@ from tqdm import tqdm
 
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.files import read_json, write_json
+from ..linops.files import read_json
 from ..metrics import overlap_curve
-from .command_line import command_line
+from .checkpoints import checkpoints_of
 from .comparisons import comparison
-from .folder import StudyFolder, results_of
-from .given import checkpoints_of
+from .folder import StudyFolder
 from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .problems import find_problem
 from .records import record_of
+from .repeat_command import repeat_command
+from .results import results_of, write_results
 from .solves import StepSolver, StepSolves
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
@@ -187,7 +188,7 @@ class OverlapStudy:
         self._announced(None)
         tracking = {split: self._tracking(checkpoints, split) for split in SPLITS[self.options.split]}
         results = {**self.results(), "tracking": tracking}
-        write_json(results, self.directory / "results.json")
+        write_results(results, self.directory)
         return results
 
     def results(self) -> dict[str, Any]:
@@ -203,7 +204,7 @@ class OverlapStudy:
             description=f"{self.data.description}; {weights}" if weights else self.data.description,
             warning=warning,
             attribution=self.data.attribution,
-            command=command_line(self.problem, self.options),
+            command=repeat_command(self.problem, self.options),
             options=attrs.asdict(self.options),
             shapes=self._parameters().shapes,
             table_k=reached_k(self.problem.table_k, self.options.k),

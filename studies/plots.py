@@ -33,9 +33,10 @@ from .drawing import (
     whole_numbers,
     write_figure,
 )
-from .findings import SPLIT_NAMES, records_of, splits
 from .layer_plots import composition_figure, energy_figure
+from .options import SPLIT_NAMES
 from .records import LEVEL
+from .results import records_of, splits
 from .tables import RecordedLevel, TableRow, share, table_rows
 from .tracking_plots import tracking_figure
 

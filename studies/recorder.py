@@ -18,13 +18,14 @@ from torch import nn
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.data import Batches
 from ..linops.curvature.guards import training_flags, untouched_random_state
-from ..linops.files import read_json, write_json
+from ..linops.files import read_json
 from ..linops.fingerprint import data_digest, digest
 from ..linops.parameters import Selection
 from ..solvers import BlockLanczos, ConvergenceWarning, EigenDecomposition
-from .folder import StudyFolder, results_of
+from .folder import StudyFolder
 from .options import SPLITS
 from .records import record_of
+from .results import results_of, write_results
 from .tables import table_for
 from .tracking import EigenspaceTracker, Snapshot
 from .wrapped import is_sharded, uncast, unwrapped
@@ -183,7 +184,7 @@ class CurvatureRecorder:
                 if not records:
                     return None
                 results = self._results(self._folder, records)
-                write_json(results, self.directory / "results.json")
+                write_results(results, self.directory)
                 return self._report(results)
         except Exception as error:  # as above: what comes after the training, such as saving the model, is worth more
             _log.warning("no report of the curvature records in %s: %s", self.directory, error)

@@ -9,10 +9,12 @@ from typing import Any
 
 from ..linops.files import written_whole
 from .certainty import certainty, certificate_table
-from .findings import SPLIT_NAMES, findings, records_of, splits
+from .findings import findings
+from .options import SPLIT_NAMES
 from .page import cell_row, command_box, definitions, figure, key_numbers, page, paragraphs, table, told
 from .plots import save_figures
 from .records import DRAWS, LEVEL
+from .results import records_of, splits
 from .tables import HEADINGS, cells, number, percent, residual, share, table_rows, text
 
 READING = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..linops.files import written_whole
 from .drawing import own_style, svg_of
-from .findings import SPLIT_NAMES
+from .options import SPLIT_NAMES
 from .page import cell_row, figure, key_numbers, page, paragraphs, table, told
 from .records import LEVEL
 from .report import READING, citation, data_note, plain, reproduction

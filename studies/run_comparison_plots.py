@@ -25,7 +25,7 @@ from .drawing import (
     step_colors,
     whole_numbers,
 )
-from .findings import SPLIT_NAMES
+from .options import SPLIT_NAMES
 from .records import LEVEL
 from .tables import share, table_rows
 

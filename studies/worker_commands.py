@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..solvers import decompose_folder, measure_columns
+from .bars_in_logs import legible_progress
 from .exits import plain_errors
 from .progress import progress_line
-from .progress_lines import legible_progress
 from .references import named
 
 

@@ -15,8 +15,8 @@ import eigenspan as es
 from eigenspan.solvers import planning
 from eigenspan.studies.recorder import CurvatureRecorder
 from eigenspan.studies.report import write_report
+from eigenspan.studies.results import read_results
 from eigenspan.studies.run_comparison import write_comparison
-from eigenspan.studies.study_results import read_results
 
 LOSS = nn.CrossEntropyLoss()
 DATA = small_data()

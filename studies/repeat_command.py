@@ -12,7 +12,7 @@ from .problem import Problem
 from .problems import PROBLEMS
 
 
-def command_line(problem: Problem, options: StudyOptions) -> str | None:
+def repeat_command(problem: Problem, options: StudyOptions) -> str | None:
     """The command of a study, with those options alone that it would not have by itself.
 
     Args:
