@@ -30,7 +30,7 @@ from .problems import find_problem
 from .report import write_report
 from .results import read_results
 from .run_comparison import write_comparison
-from .tables import HEADINGS, cells, residual, table_rows, text
+from .tables import HEADINGS, cells, ending, residual, table_rows, text
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -207,11 +207,11 @@ def _print_record(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
 
 def _headline(record: dict[str, Any]) -> str:
     """What a record has once, not for each k."""
-    row, report = table_rows(record, [1])[0], record["report"]
+    row = table_rows(record, [1])[0]
     return (
         f"step {row.step}, {row.split} data: loss {text(row.loss, '.4f')}, top eigenvalue "
         f"{text(row.top_eigenvalue, '.4g')}; {row.products} products, {text(row.seconds, '.1f')} s, "
-        f"{report['status'].lower().replace('_', ' ')}, residuals up to {text(residual(record), '.0e')} of the top"
+        f"{ending(record)}, residuals up to {text(residual(record), '.0e')} of the top"
     )
 
 

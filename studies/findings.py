@@ -9,7 +9,7 @@ from typing import Any
 from .options import SPLIT_NAMES
 from .records import DRAWS, LEVEL
 from .results import records_of, splits
-from .tables import RecordedLevel, TableRow, number, percent, share, table_rows, text
+from .tables import RecordedLevel, TableRow, above_chance, number, percent, share, table_rows, text
 
 
 def findings(results: dict[str, Any]) -> dict[str, list[str]]:
@@ -97,14 +97,11 @@ def _dependence(results: dict[str, Any], records: Sequence[dict[str, Any]]) -> l
     if len(records) > 1:
         largest = [table_rows(record, results["table_k"])[-1] for record in records]
         top, bottom = max(largest, key=lambda row: row.overlap), min(largest, key=lambda row: row.overlap)
-        above = [
-            sum(level.verdict == "above" for level in levels)
-            for levels in ([row.uniform for row in largest], [row.stratified for row in largest])
-        ]
+        uniform, stratified = above_chance(largest)
         sentences.append(
             f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({share(top.overlap)}) "
             f"and lowest at step {bottom.step:,} ({share(bottom.overlap)}). Of {len(records)} records, "
-            f"{above[0]} are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that of "
+            f"{uniform} are above the {LEVEL:.0%} interval of uniform chance, and {stratified} above that of "
             "stratified chance."
         )
     return sentences

@@ -35,7 +35,7 @@ def own_problem(
     losses: Mapping[int, float] | Sequence[float] | None = None,
     name: str = "own",
     title: str = "",
-    data: str = "data of one's own",
+    description: str = "data of one's own",
     optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = lambda p: torch.optim.SGD(p, lr=0.1),
     batch_size: int = 128,
     steps: int = 1000,
@@ -60,7 +60,7 @@ def own_problem(
             digits, is refused.
         name: what to call it by.
         title: for reports; by default the name.
-        data: what they are, in words.
+        description: of the data, in words.
         optimiser: of parameters.
         batch_size: of training.
         steps: of training, and ``record_every`` so many a record, unless a study says otherwise; for given checkpoints
@@ -85,7 +85,8 @@ def own_problem(
     _require_loss(model, loss, next(iter(hessian.values())))
     given, known = _by_step(checkpoints), _by_step(losses) or {}
     _require_checkpoints(given, known, train is not None)
-    data = f"{data} (SHA-256 {_digest(model, hessian, train, loss, *([] if given is None else [sorted(given)]))})"
+    steps_given = [] if given is None else [sorted(given)]
+    description = f"{description} (SHA-256 {_digest(model, hessian, train, loss, *steps_given)})"
     nothing = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
     def own(request: DataRequest) -> ProblemData:
@@ -100,7 +101,7 @@ def own_problem(
                 f"{name} has nothing to train on: give train=(inputs, targets) or checkpoints=, or take 0 steps"
             )
         batches = {split: hessian[split] for split in request.splits}
-        return ProblemData(nothing if train is None else train, batches, data)
+        return ProblemData(nothing if train is None else train, batches, description)
 
     return Problem(
         name=name,

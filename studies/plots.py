@@ -24,6 +24,7 @@ from .drawing import (
     draw_ratio_level,
     empty_figure,
     figure_of_panels,
+    literal,
     logarithmic,
     own_style,
     positive,
@@ -84,7 +85,7 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
             drawings.append(_exact(records, float(np.finfo(results["options"]["dtype"]).eps)))
         when = f", step {records[0]['step']}" if len(records) == 1 else ""
         for drawn in drawings:
-            drawn.figure.suptitle(f"{results['title']}: Hessian on {SPLIT_NAMES[split]} data{when}")
+            drawn.figure.suptitle(f"{literal(results['title'])}: Hessian on {SPLIT_NAMES[split]} data{when}")
             yield attrs.evolve(drawn, name=drawn.name + suffix)
     yield composition_figure(results)  # one for all splits, as the mask is
 

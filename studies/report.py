@@ -15,7 +15,7 @@ from .page import cell_row, command_box, definitions, figure, key_numbers, page,
 from .plots import save_figures
 from .records import DRAWS, LEVEL
 from .results import records_of, splits
-from .tables import HEADINGS, cells, number, percent, residual, share, table_rows, text
+from .tables import HEADINGS, cells, ending, number, percent, residual, share, table_rows, text
 
 READING = (
     "The overlap of two k-dimensional subspaces A and B with orthonormal bases is ‖AᵀB‖²_F / k: the mean squared "
@@ -221,7 +221,7 @@ def _solve_table(records: Sequence[dict[str, Any]]) -> str:
             *(record["split"], text(number(record["loss"]), ".4f"), text(values[0], ".4g"), text(values[-1], ".4g")),
             *(str(sum(value < 0 for value in values)), text(residual(record), ".1e"), str(report["products"])),
             *(text(number(report[name]), ".2f") for name in ("seconds_in_products", "seconds")),
-            report["status"].lower().replace("_", " "),
+            ending(record),
         )
         rows.append(cell_row(str(record["step"]), entries))
     caption = (

@@ -6,6 +6,7 @@ import builtins
 import io
 import logging
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def shown(figure: Figure, alternative: str) -> str:
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', r'\1role="img" fill="currentColor"', svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1, flags=re.DOTALL)
     width = 100 * figure.get_size_inches()[0]
-    return f'<figure class="drawn" aria-label="{alternative}" style="max-width: {width:.0f}px">{svg}</figure>'
+    return f'<figure class="drawn" aria-label="{escape(alternative)}" style="max-width: {width:.0f}px">{svg}</figure>'
 
 
 class _Loads(HTMLParser):
