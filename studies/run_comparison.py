@@ -12,8 +12,8 @@ from ..linops.files import written_whole
 from .drawing import own_style, svg_of
 from .options import SPLIT_NAMES
 from .page import cell_row, figure, key_numbers, page, paragraphs, table, told
+from .passages import READING, citation, data_note, plain, reproduction
 from .records import LEVEL
-from .report import READING, citation, data_note, plain, reproduction
 from .run_comparison_plots import run_figures
 from .runs import Runs
 from .tables import HEADINGS, TableRow, above_chance, cells, ending, leading, number, residual, share, table_rows, text
