@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import __version__
 from ..linops.files import read_json, write_json, written_whole
 from ..solvers import EigenDecomposition
-from .files import LOCK, locked
+from .lock import LOCK, locked
 from .records import FORMAT
 
 

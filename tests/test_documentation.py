@@ -5,6 +5,7 @@ Pages with figures are run by the build of the site, `.ci/docs`, all others here
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -143,3 +144,19 @@ def test_the_reference_has_every_public_name_once_and_no_other():
     texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md")]
     listed = [name for text in texts for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
     assert sorted(listed) == sorted(f"{module}.{name}" for module, names in public.items() for name in names)
+
+
+def purpose(file: Path) -> str:
+    """What a file says of itself first, as a cell of a table."""
+    said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return " ".join(said.partition("\n\n")[0].split()).replace("|", r"\|")
+
+
+def test_every_file_of_code_is_told_in_its_own_words():
+    """But for those of tests, which mirror the others, and those that make a folder a package."""
+    folders = ("linops", "solvers", "metrics", "studies", "tests", "benchmarks", "examples", "docs")
+    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    files = [file for file in files if not (file.name == "__init__.py" or file.name.startswith("test_"))]
+    page = (ROOT / "docs" / "where-things-are.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(f"| `{page_name(file)}` | {purpose(file)} |" for file in files)
