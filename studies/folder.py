@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
 from .. import __version__
-from ..linops.files import read_json, write_json, written_whole
+from ..linops.files import read_json, write_json
 from ..solvers import EigenDecomposition
 from .lock import LOCK, locked
 from .records import FORMAT
+from .tensor_files import read_tensors, write_tensors
 
 
 @attrs.frozen
@@ -153,8 +153,7 @@ class StudyFolder:
 
     def write_point(self, step: int, split: str, **tensors: Tensor) -> None:
         """Keeps what else a comparison of steps takes, for a record whose network is not kept."""
-        with written_whole(self._point(step, split)) as partial:
-            torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, partial)
+        write_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, self._point(step, split))
 
     def point(self, step: int, split: str) -> dict[str, Tensor]:
         """The tensors that `write_point` kept, by name.
@@ -162,12 +161,11 @@ class StudyFolder:
         Raises:
             ValueError: a file that is missing or damaged.
         """
-        path = self._point(step, split)
+        path, remedy = self._point(step, split), self._remedy(step, split)
         try:
-            found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in as many ways as its format has layers
-            raise ValueError(f"{path} cannot be read ({type(error).__name__}): {self._remedy(step, split)}") from error
-        return found
+            return read_tensors(path, remedy)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is missing: {remedy}") from error
 
     def _loaded(self, file: Path, step: int, split: str, device: str, mmap: bool = False) -> EigenDecomposition:
         remedy = self._remedy(step, split)

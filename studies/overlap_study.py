@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-def described(directory: Path | str) -> tuple[Problem, StudyOptions]:
+def described(directory: str | os.PathLike[str]) -> tuple[Problem, StudyOptions]:
     """What the study of a folder is of.
 
     Raises:
@@ -84,7 +85,7 @@ class OverlapStudy:
     """
 
     def __init__(
-        self, problem: Problem, options: StudyOptions, directory: Path | str, mesh: DeviceMesh | None = None
+        self, problem: Problem, options: StudyOptions, directory: str | os.PathLike[str], mesh: DeviceMesh | None = None
     ) -> None:
         self.problem = problem if options.weights is None else problem.with_weights(Path(options.weights))
         request = problem.resolved(options.data_request())
@@ -110,7 +111,7 @@ class OverlapStudy:
         return self.mesh is None or self.mesh.get_local_rank() == 0
 
     @classmethod
-    def open(cls, directory: Path | str) -> OverlapStudy:
+    def open(cls, directory: str | os.PathLike[str]) -> OverlapStudy:
         """The study that a folder was begun with.
 
         Args:

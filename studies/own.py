@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
@@ -128,7 +129,7 @@ def study_checkpoints(
     loss: Callable[[Tensor, Tensor], Tensor],
     batch: tuple[Samples, Tensor],
     checkpoints: Mapping[int, State] | Sequence[State],
-    directory: Path | str,
+    directory: str | os.PathLike[str],
     *,
     k: int = 20,
     losses: Mapping[int, float] | Sequence[float] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,7 +19,7 @@ from .results import records_of, splits
 from .tables import HEADINGS, cells, ending, number, percent, residual, share, table_rows, text
 
 
-def write_report(results: dict[str, Any], directory: Path) -> Path:
+def write_report(results: dict[str, Any], directory: str | os.PathLike[str]) -> Path:
     """Draws the figures of a study and writes them with its findings and tables into one file, ``report.html``.
 
     The file loads nothing, neither from the network nor from beside it, and runs no script. It appears whole or not

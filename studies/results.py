@@ -82,7 +82,7 @@ def write_results(results: dict[str, Any], directory: Path) -> None:
     write_json(results, directory / _FILE)
 
 
-def read_results(directory: Path | str) -> dict[str, Any]:
+def read_results(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """What ``results.json`` in a folder holds.
 
     Raises:
