@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, archives that are as they were written, and strict JSON."""
+"""Files that appear whole or not at all, and strict JSON in them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import json
 import math
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -51,22 +50,6 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-def require_checksums(file: Path | IO[bytes]) -> None:
-    """The parts of an archive of PyTorch or NumPy must be what was written, which not all readers ask.
-
-    Raises:
-        OSError: the file cannot be read.
-        zipfile.BadZipFile: it is no archive.
-        ValueError: a part is not. Archives with `torch.serialization.set_crc32_options` off have zeros for checksums
-            and are not looked at.
-    """
-    with zipfile.ZipFile(file) as archive:
-        if any(part.CRC for part in archive.infolist()):
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"the checksum of {damaged} is another one")
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:

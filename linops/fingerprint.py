@@ -32,9 +32,14 @@ class _Hash(Protocol):
 
 def fingerprint(A: LinearOperator) -> str:
     """See `LinearOperator.fingerprint`."""
+    return digest(A)[:_DIGITS]
+
+
+def digest(value: Any) -> str:
+    """What tells a value from others, as 64 hexadecimal digits: see `feed`."""
     total = hashlib.sha256()
-    feed(total, A)
-    return total.hexdigest()[:_DIGITS]
+    feed(total, value)
+    return total.hexdigest()
 
 
 def probed(A: LinearOperator) -> tuple[str, ...]:
@@ -92,9 +97,7 @@ def data_digest(batches: Iterable[Any], ordered: bool) -> DataDigest:
         by_sample = [t for t in tensors_of(batch) if t.ndim > 0 and len(t) == samples]
         form = hashlib.sha256()
         feed(form, map_tensors(lambda t: t.new_empty((0, *t.shape[1:])), batch))
-        rest = hashlib.sha256()
-        feed(rest, [t for t in tensors_of(batch) if not (t.ndim > 0 and len(t) == samples)])
-        shared.add(rest.hexdigest())
+        shared.add(digest([t for t in tensors_of(batch) if not (t.ndim > 0 and len(t) == samples)]))
         rows = [_bytes(t).reshape(samples, -1) for t in by_sample if t.numel() > 0]
         for i in range(samples):
             sample = form.copy()

@@ -8,7 +8,7 @@ from typing import Any
 
 from .page import cell_row, table
 from .records import DRAWS
-from .tables import TableRow, number, reached_k, residual, share, table_rows, text
+from .tables import TableRow, leading, number, reached_k, residual, share, table_rows, text
 
 
 def certainty(results: dict[str, Any]) -> dict[str, list[str]]:
@@ -70,15 +70,15 @@ def _premise(records: Sequence[dict[str, Any]]) -> list[str]:
             f"That no larger eigenvalue was missed is assumed and not shown. At step {last['step']:,} the premise is "
             f"that {premise}."
         )
-    leading = max((j for j, leads in enumerate(certificate["leads"], 1) if leads), default=0)
-    if leading == 0:
+    leads = leading(last)
+    if leads == 0:
         return [basis, f"Even so no gap sets the first of the {k:,} eigenvectors apart: no eigenspace is bounded."]
-    sine, overlap = (number(certificate[name][leading - 1]) for name in ("sines", "overlaps"))
+    sine, overlap = (number(certificate[name][leads - 1]) for name in ("sines", "overlaps"))
     angle = f"the sine of its largest angle to that is at most {sine:.1e}" if sine < 1 else "no angle is bounded"
     missed = f"at most {text(1 - overlap, '.1e')} is missing to an overlap of 1"
     return [
         basis,
-        f"By it the span of the first {leading:,} of {k:,} eigenvectors is the leading eigenspace but for an error: "
+        f"By it the span of the first {leads:,} of {k:,} eigenvectors is the leading eigenspace but for an error: "
         f"{angle}, and {missed} (Davis and Kahan).",
     ]
 

@@ -21,15 +21,15 @@ from ..linops.distributed import job
 from ..solvers import ConvergenceWarning
 from . import command_options as options
 from . import worker_commands
+from .bars_in_logs import legible_progress
 from .exits import plain_errors
 from .overlap_study import OverlapStudy
 from .planning import plan_study
 from .printing import record_printer
 from .problems import find_problem
-from .progress_lines import legible_progress
 from .report import write_report
+from .results import read_results
 from .run_comparison import write_comparison
-from .study_results import read_results
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -52,6 +52,20 @@ class _LogBetweenBars(logging.Handler):
         tqdm.write(f"eigenspan: {self.format(record)}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """Within it, what the library logs is printed."""
+    logger, handler = logging.getLogger("eigenspan"), _LogBetweenBars()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"eigenspan {__version__}")
@@ -72,10 +86,7 @@ def _common(
 ) -> None:
     """Options before any command."""
     if verbose:
-        logger, handler = logging.getLogger("eigenspan"), _LogBetweenBars()
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        context.call_on_close(lambda: logger.removeHandler(handler))
+        context.with_resource(_logged())
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated
 import attrs
 import typer
 
-from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
+from .options import DTYPES, SOLVERS, SPLITS, StudyOptions, own_choices
 from .problem import Problem
 from .problems import PROBLEMS
 
@@ -102,12 +102,6 @@ def options_of(context: typer.Context, problem: Problem) -> StudyOptions:
         ValueError: as `StudyOptions`.
     """
     given = {field.name: context.params[field.name] for field in attrs.fields(StudyOptions)}
-    own = {
-        "k": problem.k,
-        "steps": problem.steps if given["weights"] is None else 0,
-        "split": problem.split,
-        "compare": problem.compare,
-    }
-    chosen = {name: value if given[name] is None else given[name] for name, value in own.items()}
+    own = {name: value for name, value in own_choices(problem, given["weights"]).items() if given[name] is None}
     paths = {name: given[name].resolve() for name in ("data_root", "weights") if given[name] is not None}
-    return StudyOptions(**{**given, **chosen, **paths})
+    return StudyOptions(**{**given, **own, **paths})

@@ -82,6 +82,11 @@ def own_style() -> Iterator[None]:
         yield
 
 
+def literal(text: str) -> str:
+    """Text of the user's as it is, in figures: between two dollar signs Matplotlib reads formulas."""
+    return text.replace("$", r"\$")
+
+
 def empty_figure(size: tuple[float, float]) -> Figure:
     """A figure without panels, of a width and height in inches, that knows of no display."""
     return Figure(figsize=size, dpi=150, layout="constrained")

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .options import SPLIT_NAMES
 from .records import DRAWS, LEVEL
-from .tables import RecordedLevel, TableRow, number, percent, share, table_rows, text
-
-SPLIT_NAMES = {"train": "training", "test": "test"}
-"""Splits in words."""
+from .results import records_of, splits
+from .tables import RecordedLevel, TableRow, above_chance, number, percent, share, table_rows, text
 
 
 def findings(results: dict[str, Any]) -> dict[str, list[str]]:
@@ -29,16 +28,6 @@ def findings(results: dict[str, Any]) -> dict[str, list[str]]:
         "Where the eigenvectors live": _localisation(results, results["records"][-1]),
         **_beside_others(results),
     }
-
-
-def splits(results: dict[str, Any]) -> list[str]:
-    """The splits that have records, training data first."""
-    return sorted({record["split"] for record in results["records"]}, reverse=True)
-
-
-def records_of(results: dict[str, Any], split: str) -> list[dict[str, Any]]:
-    """The records of a split, by step."""
-    return sorted((record for record in results["records"] if record["split"] == split), key=lambda one: one["step"])
 
 
 # -- the overlap ------------------------------------------------------------------------------------------------------
@@ -108,14 +97,11 @@ def _dependence(results: dict[str, Any], records: Sequence[dict[str, Any]]) -> l
     if len(records) > 1:
         largest = [table_rows(record, results["table_k"])[-1] for record in records]
         top, bottom = max(largest, key=lambda row: row.overlap), min(largest, key=lambda row: row.overlap)
-        above = [
-            sum(level.verdict == "above" for level in levels)
-            for levels in ([row.uniform for row in largest], [row.stratified for row in largest])
-        ]
+        uniform, stratified = above_chance(largest)
         sentences.append(
             f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({share(top.overlap)}) "
             f"and lowest at step {bottom.step:,} ({share(bottom.overlap)}). Of {len(records)} records, "
-            f"{above[0]} are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that of "
+            f"{uniform} are above the {LEVEL:.0%} interval of uniform chance, and {stratified} above that of "
             "stratified chance."
         )
     return sentences

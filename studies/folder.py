@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy
-import scipy
 import torch
 from torch import Tensor
 
 from .. import __version__
-from ..linops.files import read_json, require_checksums, write_json, written_whole
+from ..linops.files import read_json, write_json
 from ..solvers import EigenDecomposition
-from .files import LOCK, locked
+from .lock import LOCK, locked
 from .records import FORMAT
+from .tensor_files import read_tensors, require_checksums, write_tensors
 
 
 @attrs.frozen
@@ -158,8 +155,7 @@ class StudyFolder:
 
     def write_point(self, step: int, split: str, **tensors: Tensor) -> None:
         """Keeps what else a comparison of steps takes, for a record whose network is not kept."""
-        with written_whole(self._point(step, split)) as partial:
-            torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, partial)
+        write_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, self._point(step, split))
 
     def point(self, step: int, split: str) -> dict[str, Tensor]:
         """The tensors that `write_point` kept, by name.
@@ -167,12 +163,11 @@ class StudyFolder:
         Raises:
             ValueError: a file that is missing or damaged.
         """
-        path = self._point(step, split)
+        path, remedy = self._point(step, split), self._remedy(step, split)
         try:
-            found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in as many ways as its format has layers
-            raise ValueError(f"{path} cannot be read ({type(error).__name__}): {self._remedy(step, split)}") from error
-        return found
+            return read_tensors(path, remedy)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is missing: {remedy}") from error
 
     def _loaded(self, file: Path, step: int, split: str, device: str) -> EigenDecomposition:
         remedy = self._remedy(step, split)
@@ -207,61 +202,3 @@ class StudyFolder:
     def unfinished(self, step: int, split: str) -> Path:
         """The folder of the products of a record that is not there yet."""
         return self.directory / "unfinished" / f"{step:08d}-{split}"
-
-
-def results_of(
-    records: Iterable[dict[str, Any]],
-    *,
-    study: str,
-    title: str,
-    description: str,
-    warning: str,
-    attribution: str,
-    command: str | None,
-    options: Mapping[str, Any],
-    shapes: Mapping[str, torch.Size],
-    table_k: Iterable[int],
-    device: torch.device | str,
-) -> dict[str, Any]:
-    """Records with what they are of and what computed them, as plain data: what `write_report` takes.
-
-    Args:
-        records: of all steps and splits.
-        study: its name.
-        title: for figures and reports.
-        description: of the data, in words.
-        warning: what must be known of the data wherever results are shown.
-        attribution: whose data they are.
-        command: the command line that repeats it; None where there is none.
-        options: what was asked for.
-        shapes: of the tensors that the Hessian is of, by name.
-        table_k: the dimensions to print.
-        device: where it was computed.
-    """
-    return {
-        "format": FORMAT,
-        "study": study,
-        "title": title,
-        "description": description,
-        "warning": warning,
-        "attribution": attribution,
-        "command": command,
-        "options": dict(options),
-        "environment": _environment(torch.device(device)),
-        "parameters": {"names": list(shapes), "sizes": [shape.numel() for shape in shapes.values()]},
-        "table_k": list(table_k),
-        "records": list(records),
-    }
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    return {
-        "eigenspan": __version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "threads": str(torch.get_num_threads()),
-        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
-    }

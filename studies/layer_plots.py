@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..linops.composition import Composition
-from .drawing import Record, StudyFigure, array, draw_lines, empty_figure
-from .findings import records_of, splits
+from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, literal
 from .panels import plot_composition, plot_layer_energy
+from .results import records_of, splits
 from .tables import number, text
 
 
@@ -72,7 +72,7 @@ def composition_figure(results: dict[str, Any]) -> StudyFigure:
     }
     figure = empty_figure((9, 1.6 + 0.5 * len(names)))
     plot_composition(figure.subplots(), ends)
-    figure.suptitle(f"{results['title']}: the {records[0]['k_max']} largest parameters")
+    figure.suptitle(f"{literal(results['title'])}: the {records[0]['k_max']} largest parameters")
     step, last = list(ends.items())[-1]
     most = max(range(len(names)), key=lambda index: last.counts[index])
     return StudyFigure(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
 
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh, Storage
-from .problem import DataRequest
+from .problem import DataRequest, Problem
 
 SOLVERS: dict[str, Callable[..., EigenSolver]] = {
     "block-lanczos": BlockLanczos,
@@ -23,7 +24,19 @@ STORING = ("block-lanczos", "sketched-two-pass")
 """Those of them that also take a ``storage``."""
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
+SPLIT_NAMES = {"train": "training", "test": "test"}
+"""Splits in words."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def own_choices(problem: Problem, weights: object) -> dict[str, Any]:
+    """The options that a problem chooses where they are left out, with or without given weights."""
+    return {
+        "k": problem.k,
+        "steps": problem.steps if weights is None else 0,
+        "split": problem.split,
+        "compare": problem.compare,
+    }
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,16 +15,17 @@ from tqdm import tqdm
 
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.files import read_json, write_json
+from ..linops.files import read_json
 from ..metrics import overlap_curve
-from .command_line import command_line
+from .checkpoints import checkpoints_of
 from .comparisons import comparison
-from .folder import StudyFolder, results_of
-from .given import checkpoints_of
+from .folder import StudyFolder
 from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .problems import find_problem
 from .records import record_of
+from .repeat_command import repeat_command
+from .results import results_of, write_results
 from .solves import StepSolver, StepSolves
 from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-def described(directory: Path | str) -> tuple[Problem, StudyOptions]:
+def described(directory: str | os.PathLike[str]) -> tuple[Problem, StudyOptions]:
     """What the study of a folder is of.
 
     Raises:
@@ -83,7 +85,7 @@ class OverlapStudy:
     """
 
     def __init__(
-        self, problem: Problem, options: StudyOptions, directory: Path | str, mesh: DeviceMesh | None = None
+        self, problem: Problem, options: StudyOptions, directory: str | os.PathLike[str], mesh: DeviceMesh | None = None
     ) -> None:
         self.problem = problem if options.weights is None else problem.with_weights(Path(options.weights))
         request = problem.resolved(options.data_request())
@@ -109,7 +111,7 @@ class OverlapStudy:
         return self.mesh is None or self.mesh.get_local_rank() == 0
 
     @classmethod
-    def open(cls, directory: Path | str) -> OverlapStudy:
+    def open(cls, directory: str | os.PathLike[str]) -> OverlapStudy:
         """The study that a folder was begun with.
 
         Args:
@@ -187,7 +189,7 @@ class OverlapStudy:
         self._announced(None)
         tracking = {split: self._tracking(checkpoints, split) for split in SPLITS[self.options.split]}
         results = {**self.results(), "tracking": tracking}
-        write_json(results, self.directory / "results.json")
+        write_results(results, self.directory)
         return results
 
     def results(self) -> dict[str, Any]:
@@ -203,7 +205,7 @@ class OverlapStudy:
             description=f"{self.data.description}; {weights}" if weights else self.data.description,
             warning=warning,
             attribution=self.data.attribution,
-            command=command_line(self.problem, self.options),
+            command=repeat_command(self.problem, self.options),
             options=attrs.asdict(self.options),
             shapes=self._parameters().shapes,
             table_k=reached_k(self.problem.table_k, self.options.k),

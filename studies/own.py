@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.fingerprint import feed
+from ..linops.fingerprint import digest
 from .images import Samples
 from .options import StudyOptions
 from .overlap_study import OverlapStudy
@@ -36,7 +36,7 @@ def own_problem(
     losses: Mapping[int, float] | Sequence[float] | None = None,
     name: str = "own",
     title: str = "",
-    data: str = "data of one's own",
+    description: str = "data of one's own",
     optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = lambda p: torch.optim.SGD(p, lr=0.1),
     batch_size: int = 128,
     steps: int = 1000,
@@ -61,7 +61,7 @@ def own_problem(
             digits, is refused.
         name: what to call it by.
         title: for reports; by default the name.
-        data: what they are, in words.
+        description: of the data, in words.
         optimiser: of parameters.
         batch_size: of training.
         steps: of training, and ``record_every`` so many a record, unless a study says otherwise; for given checkpoints
@@ -86,7 +86,8 @@ def own_problem(
     _require_loss(model, loss, next(iter(hessian.values())))
     given, known = _by_step(checkpoints), _by_step(losses) or {}
     _require_checkpoints(given, known, train is not None)
-    data = f"{data} (SHA-256 {_digest(model, hessian, train, loss, *([] if given is None else [sorted(given)]))})"
+    steps_given = [] if given is None else [sorted(given)]
+    description = f"{description} (SHA-256 {_digest(model, hessian, train, loss, *steps_given)})"
     nothing = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
     def own(request: DataRequest) -> ProblemData:
@@ -101,7 +102,7 @@ def own_problem(
                 f"{name} has nothing to train on: give train=(inputs, targets) or checkpoints=, or take 0 steps"
             )
         batches = {split: hessian[split] for split in request.splits}
-        return ProblemData(nothing if train is None else train, batches, data)
+        return ProblemData(nothing if train is None else train, batches, description)
 
     return Problem(
         name=name,
@@ -128,7 +129,7 @@ def study_checkpoints(
     loss: Callable[[Tensor, Tensor], Tensor],
     batch: tuple[Samples, Tensor],
     checkpoints: Mapping[int, State] | Sequence[State],
-    directory: Path | str,
+    directory: str | os.PathLike[str],
     *,
     k: int = 20,
     losses: Mapping[int, float] | Sequence[float] | None = None,
@@ -190,11 +191,9 @@ def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mappin
 
 def _digest(model: Callable[[], nn.Module], *parts: object) -> str:
     """What tells network, data and loss from others, so that a folder does not go on with those."""
-    total = hashlib.sha256()
     with untouched_random_state(torch.device("cpu")):
         torch.default_generator.manual_seed(0)
-        feed(total, [dict(model().state_dict()), *parts])
-    return total.hexdigest()[:16]
+        return digest([dict(model().state_dict()), *parts])[:16]
 
 
 def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:

@@ -13,7 +13,7 @@ from ..linops import Hessian
 from ..linops.distributed import DataParallel
 from ..solvers import DenseEigh, SolvePlan
 from ..solvers.planning import size_text
-from .given import checkpoints_of
+from .checkpoints import checkpoints_of
 from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
 from .solves import StepSolver

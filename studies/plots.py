@@ -24,6 +24,7 @@ from .drawing import (
     draw_ratio_level,
     empty_figure,
     figure_of_panels,
+    literal,
     logarithmic,
     own_style,
     positive,
@@ -33,9 +34,10 @@ from .drawing import (
     whole_numbers,
     write_figure,
 )
-from .findings import SPLIT_NAMES, records_of, splits
 from .layer_plots import composition_figure, energy_figure
+from .options import SPLIT_NAMES
 from .records import LEVEL
+from .results import records_of, splits
 from .tables import RecordedLevel, TableRow, share, table_rows
 from .tracking_plots import tracking_figure
 
@@ -83,7 +85,7 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
             drawings.append(_exact(records, float(np.finfo(results["options"]["dtype"]).eps)))
         when = f", step {records[0]['step']}" if len(records) == 1 else ""
         for drawn in drawings:
-            drawn.figure.suptitle(f"{results['title']}: Hessian on {SPLIT_NAMES[split]} data{when}")
+            drawn.figure.suptitle(f"{literal(results['title'])}: Hessian on {SPLIT_NAMES[split]} data{when}")
             yield attrs.evolve(drawn, name=drawn.name + suffix)
     yield composition_figure(results)  # one for all splits, as the mask is
 

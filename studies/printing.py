@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from .tables import HEADINGS, RecordedLevel, cells, number, residual, table_rows, text
+from .tables import HEADINGS, RecordedLevel, cells, ending, number, residual, table_rows, text
 
 
 def record_printer(table_k: tuple[int, ...], *, quiet: bool, as_json: bool) -> Callable[[dict[str, Any]], None]:
@@ -87,9 +87,9 @@ def _print_table(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
 
 def _headline(record: dict[str, Any]) -> str:
     """What a record has once, not for each k."""
-    row, report = table_rows(record, [1])[0], record["report"]
+    row = table_rows(record, [1])[0]
     return (
         f"step {row.step}, {row.split} data: loss {text(row.loss, '.4f')}, top eigenvalue "
         f"{text(row.top_eigenvalue, '.4g')}; {row.products} products, {text(row.seconds, '.1f')} s, "
-        f"{report['status'].lower().replace('_', ' ')}, residuals up to {text(residual(record), '.0e')} of the top"
+        f"{ending(record)}, residuals up to {text(residual(record), '.0e')} of the top"
     )

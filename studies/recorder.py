@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
@@ -19,18 +18,20 @@ from torch import nn
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.data import Batches
 from ..linops.curvature.guards import training_flags, untouched_random_state
-from ..linops.files import read_json, write_json
-from ..linops.fingerprint import data_digest, feed
+from ..linops.files import read_json
+from ..linops.fingerprint import data_digest, digest
 from ..linops.parameters import Selection
 from ..solvers import BlockLanczos, ConvergenceWarning, EigenDecomposition
-from .folder import StudyFolder, results_of
+from .folder import StudyFolder
 from .options import SPLITS
 from .records import record_of
+from .results import results_of, write_results
 from .tables import table_for
 from .tracking import EigenspaceTracker, Snapshot
 from .wrapped import is_sharded, uncast, unwrapped
 
 _log = logging.getLogger("eigenspan")
+_DIGITS = 16  # of digests
 
 
 class CurvatureRecorder:
@@ -84,10 +85,10 @@ class CurvatureRecorder:
         self.loss, self.data, self.parameters = loss, data, parameters
         self.directory, self.seconds, self.split, self.name = Path(directory), float(seconds), split, name
         with untouched_random_state(torch.device("cpu"), data):
-            digest = data_digest(Batches(data, None, torch.device("cpu")), ordered=False)
-        if digest.count == 0:
+            found = data_digest(Batches(data, None, torch.device("cpu")), ordered=False)
+        if found.count == 0:
             raise ValueError("there are no data to decompose the loss of: give a batch, or an iterable of batches")
-        self._data = _digest(digest)
+        self._data = digest(found)[:_DIGITS]
         self._folder: StudyFolder | None = None
         self._shapes: dict[str, torch.Size] = {}
         self._device = torch.device("cpu")
@@ -106,6 +107,7 @@ class CurvatureRecorder:
         Raises:
             ValueError: a k that is larger than the number of parameters, a selection that matches nothing, or a folder
                 that holds another study, such as a training from other initial values.
+            TypeError: selected parameters of several dtypes or devices.
             OSError: a folder that cannot be written.
             RuntimeError: a folder that another process is using.
 
@@ -141,7 +143,7 @@ class CurvatureRecorder:
             The record, see `record_of`; None if there is none, for a reason that is logged.
 
         Raises:
-            ValueError: as `begin`, if that was not called.
+            ValueError, TypeError, OSError, RuntimeError: as `begin`, if that was not called.
 
         Cost: ``seconds``, about.
         """
@@ -182,7 +184,7 @@ class CurvatureRecorder:
                 if not records:
                     return None
                 results = self._results(self._folder, records)
-                write_json(results, self.directory / "results.json")
+                write_results(results, self.directory)
                 return self._report(results)
         except Exception as error:  # as above: what comes after the training, such as saving the model, is worth more
             _log.warning("no report of the curvature records in %s: %s", self.directory, error)
@@ -232,11 +234,9 @@ class CurvatureRecorder:
 
     @contextlib.contextmanager
     def _undisturbed(self, model: nn.Module) -> Iterator[None]:
-        """Within it, the network is in evaluation mode, and not cast; afterwards all is as it was."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(training_flags(dict.fromkeys(model.modules(), False)))
-            stack.enter_context(untouched_random_state(self._device, self.data))
-            stack.enter_context(uncast(model))
+        """Within it, the network is in evaluation mode; afterwards all is as it was."""
+        flags = dict.fromkeys(model.modules(), False)
+        with training_flags(flags), untouched_random_state(self._device, self.data), uncast(model):
             yield
 
     def _give_up(self, reason: str) -> None:
@@ -253,14 +253,15 @@ class CurvatureRecorder:
         """What tells this training from others; one that is resumed has the initial values of the folder."""
         path = self.directory / "study.json"
         if step == 0:
-            initial: str | None = _digest(dict(model.named_parameters()), dict(model.named_buffers()))
+            values = [dict(model.named_parameters()), dict(model.named_buffers())]
+            initial: str | None = digest(values)[:_DIGITS]
         else:
             initial = read_json(path, "choose another folder").get("initial values") if path.exists() else None
         return {
             "study": self.name,
             "initial values": initial,
             "data": self._data,
-            "parameters": _digest(self._shapes),
+            "parameters": digest(self._shapes)[:_DIGITS],
             "split": self.split,
             "k": self.solver.k,
             "seed": self.solver.seed,
@@ -306,9 +307,3 @@ class CurvatureRecorder:
 
 class _ShortOfTimeError(TimeoutError):
     """Too few products fit now; another time the machine may be free."""
-
-
-def _digest(*values: Any) -> str:
-    total = hashlib.sha256()
-    feed(total, list(values))
-    return total.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -9,42 +10,16 @@ from typing import Any
 
 from ..linops.files import written_whole
 from .certainty import certainty, certificate_table
-from .findings import SPLIT_NAMES, findings, records_of, splits
-from .page import cell_row, command_box, definitions, figure, key_numbers, page, paragraphs, table, told
+from .findings import findings
+from .options import SPLIT_NAMES
+from .page import cell_row, definitions, figure, key_numbers, page, paragraphs, table, told
+from .passages import READING, citation, data_note, plain, reproduction
 from .plots import save_figures
-from .records import DRAWS, LEVEL
-from .tables import HEADINGS, cells, number, percent, residual, share, table_rows, text
-
-READING = (
-    "The overlap of two k-dimensional subspaces A and B with orthonormal bases is ‖AᵀB‖²_F / k: the mean squared "
-    "cosine of their principal angles. Here A is spanned by the coordinate axes of the k parameters that are largest "
-    "in magnitude, and B by the k Hessian eigenvectors whose eigenvalues are largest in magnitude.",
-    "Any two subspaces overlap a little. Uniform chance is the overlap of a random mask of k of all n parameters; its "
-    "mean is k / n. Stratified chance is that of random masks with as many parameters in every tensor as the k largest "
-    "have: it holds fixed in which tensors these lie, so that what is above it is due to which entries of a tensor "
-    "they are. Overlap / stratified chance is the overlap excess: 1 where there is no such effect. Means and standard "
-    "deviations of both levels are exact, not simulated.",
-    f"Intervals and p-values come from {DRAWS} random masks for each level. An interval, a band in the figures, holds "
-    f"{LEVEL:.0%} of them. The p-value is two-sided: how often a random mask is as far out as the observed one, above "
-    f"or below. It is never less than {2 / (1 + DRAWS):g}; there z says how far beyond all random masks the overlap "
-    f"is. Each p-value is of one k and one step: of twenty about one is below {1 - LEVEL:.2g} by chance alone.",
-    "Ratio is overlap / chance, and z the distance from chance in standard deviations of a random mask. The spread is "
-    "that of the mask alone, with the network fixed: another seed gives another network and other numbers. Records "
-    "along one training are not independent, and at small k the distribution is far from normal, so that there the "
-    "p-value is to be read and not z.",
-    "The energy of an eigenvector in a tensor is the sum of the squares of its entries there, 1 over all tensors. "
-    "A mask overlaps more by stratified chance where it holds much of a small tensor that has much energy.",
-    "The error of the overlap follows from the residual norms of the eigenpairs and the gaps between the eigenvalues. "
-    "It is a bound if no eigenvalue was missed that is larger in magnitude than the last one found; between nearly "
-    "equal eigenvalues there is none, and a dash or nothing is shown.",
-)
-CITATION = (
-    "A. Fernandez, F. Schneider, M. Mahsereci, P. Hennig (2025). Connecting Parameter Magnitudes and Hessian "
-    "Eigenspaces at Scale using Sketched Methods. Transactions on Machine Learning Research. arXiv 2504.14701."
-)
+from .results import records_of, splits
+from .tables import HEADINGS, cells, ending, number, percent, residual, share, table_rows, text
 
 
-def write_report(results: dict[str, Any], directory: Path) -> Path:
+def write_report(results: dict[str, Any], directory: str | os.PathLike[str]) -> Path:
     """Draws the figures of a study and writes them with its findings and tables into one file, ``report.html``.
 
     The file loads nothing, neither from the network nor from beside it, and runs no script. It appears whole or not
@@ -94,16 +69,6 @@ def _page(results: dict[str, Any], figures: Mapping[str, str]) -> str:
         "How to cite": citation(results),
     }
     return page(f"{results['study']}: large weights and the top Hessian eigenspace", header, sections)
-
-
-def data_note(results: dict[str, Any]) -> str:
-    """A note on data that are not what their name says; empty for others."""
-    if not results["warning"]:
-        return ""
-    return (
-        f'<p class="note" role="note"><strong>Mind the data: {escape(results["warning"])}.</strong> What is shown here '
-        "says nothing of the real ones.</p>\n"
-    )
 
 
 def _key_numbers(results: dict[str, Any]) -> str:
@@ -219,7 +184,7 @@ def _solve_table(records: Sequence[dict[str, Any]]) -> str:
             *(record["split"], text(number(record["loss"]), ".4f"), text(values[0], ".4g"), text(values[-1], ".4g")),
             *(str(sum(value < 0 for value in values)), text(residual(record), ".1e"), str(report["products"])),
             *(text(number(report[name]), ".2f") for name in ("seconds_in_products", "seconds")),
-            report["status"].lower().replace("_", " "),
+            ending(record),
         )
         rows.append(cell_row(str(record["step"]), entries))
     caption = (
@@ -248,36 +213,3 @@ def _setting(results: dict[str, Any]) -> str:
         **results["environment"],
     }
     return reproduction(results) + definitions(entries)
-
-
-def reproduction(results: dict[str, Any]) -> str:
-    """The command that repeats a study, or that there is none."""
-    if results["command"] is None:
-        return paragraphs(
-            [
-                "It was run from Python, on a network and data that have no name here. What is known of these is "
-                "below: the same code with these settings repeats it."
-            ]
-        )
-    own = " in the folder of that module" if ":" in results["study"] else ""
-    version = results["environment"].get("eigenspan", "")
-    return paragraphs([f"With eigenspan {version}{own} this repeats it; options left out are the study's own:"]) + (
-        command_box(results["command"])
-    )
-
-
-def plain(value: object) -> str:
-    """An option in words."""
-    if value is None:
-        return "-"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def citation(results: dict[str, Any]) -> str:
-    """The method, the software and the data."""
-    version = results["environment"].get("eigenspan", "")
-    return (
-        f'<p>The method: {escape(CITATION)} <a href="https://arxiv.org/abs/2504.14701">arxiv.org/abs/2504.14701</a></p>'
-        f"<p>The software: eigenspan {escape(version)}; CITATION.cff has both. The data: "
-        f"{escape(results['attribution'] or results['description'])}.</p>\n"
-    )

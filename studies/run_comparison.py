@@ -10,13 +10,13 @@ from typing import Any
 
 from ..linops.files import written_whole
 from .drawing import own_style, svg_of
-from .findings import SPLIT_NAMES
+from .options import SPLIT_NAMES
 from .page import cell_row, figure, key_numbers, page, paragraphs, table, told
+from .passages import READING, citation, data_note, plain, reproduction
 from .records import LEVEL
-from .report import READING, citation, data_note, plain, reproduction
 from .run_comparison_plots import run_figures
 from .runs import Runs
-from .tables import HEADINGS, TableRow, cells, number, residual, share, table_rows, text
+from .tables import HEADINGS, TableRow, above_chance, cells, ending, leading, number, residual, share, table_rows, text
 
 
 def write_comparison(directories: Sequence[Path], path: Path) -> Path:
@@ -130,10 +130,7 @@ def found(runs: Runs, split: str) -> list[str]:
     overlap, uniform, stratified = map(_spread, _numbers(rows))
     low, high = (choose(by_label, key=lambda label: by_label[label].overlap) for choose in (min, max))
     values = [row.top_eigenvalue for row in rows]
-    above = [
-        sum(level.verdict == "above" for level in levels)
-        for levels in ([row.uniform for row in rows], [row.stratified for row in rows])
-    ]
+    above = above_chance(rows)
     return [
         f"At k = {runs.k:,} and the last step of each of {count} runs the overlap is {share(overlap[0])} on "
         f"average, from {share(overlap[1])} ({low}) to {share(overlap[2])} ({high}).",
@@ -213,16 +210,15 @@ def _certainty_table(runs: Runs) -> str:
     rows = []
     for split in runs.splits:
         for label, records in runs.records(split).items():
-            certificate, at_k = records[-1]["certificate"], table_rows(records[-1], runs.table_k)
+            last = records[-1]
+            at_k = table_rows(last, runs.table_k)
             row = next((row for row in reversed(at_k) if math.isfinite(row.error[0])), at_k[-1])
-            leading = [] if certificate is None else [j for j, leads in enumerate(certificate["leads"], 1) if leads]
             rows.append(
                 cell_row(
                     label,
                     [
-                        *(split, str(records[-1]["step"]), records[-1]["report"]["status"].lower().replace("_", " ")),
-                        text(residual(records[-1]), ".1e"),
-                        "-" if certificate is None else f"{max(leading, default=0)} of {records[-1]['k_max']}",
+                        *(split, str(last["step"]), ending(last), text(residual(last), ".1e")),
+                        "-" if last["certificate"] is None else f"{leading(last)} of {last['k_max']}",
                         *(str(row.k), *map(share, row.error)),
                     ],
                 )

@@ -18,6 +18,7 @@ from .drawing import (
     draw_ratio_level,
     empty_figure,
     figure_of_panels,
+    literal,
     logarithmic,
     positive,
     ranks,
@@ -25,7 +26,7 @@ from .drawing import (
     step_colors,
     whole_numbers,
 )
-from .findings import SPLIT_NAMES
+from .options import SPLIT_NAMES
 from .records import LEVEL
 from .tables import share, table_rows
 
@@ -46,7 +47,7 @@ def run_figures(title: str, runs: Mapping[str, Sequence[Record]], split: str, k:
     last = {label: records[-1] for label, records in runs.items()}
     drawings = [_by_k(last, k), *([_by_step(runs, k)] if max(map(len, runs.values())) > 1 else []), _spectra(last)]
     for drawn in drawings:
-        drawn.figure.suptitle(f"{title}: Hessian on {SPLIT_NAMES[split]} data")
+        drawn.figure.suptitle(f"{literal(title)}: Hessian on {SPLIT_NAMES[split]} data")
         yield drawn
 
 
@@ -71,7 +72,7 @@ def _by_k(last: Mapping[str, Record], k: int) -> StudyFigure:
     top, colors = panels["overlap"], _colors(last)
     overlap = np.stack([array(record["overlap"])[:k] for record in last.values()])
     for label, curve in zip(last, overlap, strict=True):
-        top.plot(ranks(curve), curve, color=colors[label], label=label)
+        top.plot(ranks(curve), curve, color=colors[label], label=literal(label))
     for null in ("uniform", "stratified"):
         mean, low, high = (
             np.stack([array(record[f"chance_{null}"][what])[:k] for record in last.values()])
@@ -110,7 +111,7 @@ def _by_step(runs: Mapping[str, Sequence[Record]], k: int) -> StudyFigure:
         overlap, mean = (
             np.array(values) for values in zip(*((r.overlap, r.stratified.mean) for r in rows), strict=True)
         )
-        panels[0].plot(steps, overlap, "o-", color=colors[label], label=label)
+        panels[0].plot(steps, overlap, "o-", color=colors[label], label=literal(label))
         panels[0].plot(steps, mean, color=colors[label], ls=_STRATIFIED[1], lw=1)
         panels[1].plot(steps, ratio(overlap, mean), "o-", color=colors[label])
         ends.append(f"{label}, from {share(overlap[0])} to {share(overlap[-1])}")
@@ -135,7 +136,8 @@ def _spectra(last: Mapping[str, Record]) -> StudyFigure:
         for label, curve in values.items():
             magnitudes: Array = positive(sign * curve)
             known = np.isfinite(magnitudes)
-            axes.plot(ranks(curve)[known], magnitudes[known], color=colors[label], lw=1.4, marker=".", label=label)
+            named = {"color": colors[label], "label": literal(label)}
+            axes.plot(ranks(curve)[known], magnitudes[known], lw=1.4, marker=".", **named)
         axes.set(title=f"{name} eigenvalues", xlabel="rank i by magnitude")
         axes.xaxis.set_major_locator(whole_numbers(5))
         logarithmic(axes)

@@ -8,8 +8,7 @@ from typing import Any
 
 import attrs
 
-from .findings import records_of, splits
-from .study_results import read_results
+from .results import read_results, records_of, splits
 from .tables import reached_k
 
 

@@ -13,8 +13,7 @@ from ..linops import GGN, Hessian
 from ..linops.distributed import DataParallel, share_of
 from ..solvers import DenseEigh, EigenDecomposition
 from .comparisons import COMPARED_K, layer_eigenpairs
-from .findings import SPLIT_NAMES
-from .options import DTYPES, SPLITS, StudyOptions
+from .options import DTYPES, SPLIT_NAMES, SPLITS, StudyOptions
 from .problem import Operator, Problem, ProblemData
 from .training import Checkpoint
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..linops.fingerprint import feed
+from ..linops.fingerprint import digest
 
 State: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor]"
 """A state dict, or a file that ``torch.save(model.state_dict(), path)`` wrote."""
@@ -56,7 +56,5 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> li
 def digest_of(state: State) -> str:
     """Digits that tell a state from others: of a file, those of its bytes."""
     if isinstance(state, Mapping):
-        total = hashlib.sha256()
-        feed(total, dict(state))
-        return total.hexdigest()
+        return digest(dict(state))
     return hashlib.sha256(Path(state).read_bytes()).hexdigest()

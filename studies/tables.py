@@ -120,6 +120,24 @@ def residual(record: dict[str, Any]) -> float:
     return max(known) / scale if known and scale > 0 else math.nan
 
 
+def ending(record: dict[str, Any]) -> str:
+    """How the solve of a record ended, in a word or two."""
+    return str(record["report"]["status"]).lower().replace("_", " ")
+
+
+def leading(record: dict[str, Any]) -> int:
+    """How many pairs of a record are shown to be the leading ones: the largest such k; 0 without a certificate."""
+    leads = [] if record["certificate"] is None else record["certificate"]["leads"]
+    return max((k for k, shown in enumerate(leads, 1) if shown), default=0)
+
+
+def above_chance(rows: Sequence[TableRow]) -> tuple[int, int]:
+    """How many rows are above the interval of uniform chance, and how many above that of stratified chance."""
+    verdicts = [(row.uniform.verdict, row.stratified.verdict) for row in rows]
+    uniform, stratified = (sum(verdict == "above" for verdict in level) for level in zip(*verdicts, strict=True))
+    return uniform, stratified
+
+
 HEADINGS = ("k", "overlap", "uniform", "ratio", "z", "p", "stratified", "ratio", "z", "p")
 """Of the columns of `cells`."""
 

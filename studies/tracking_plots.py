@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .drawing import StudyFigure, array, draw_lines, empty_figure, ranks, step_key
-from .findings import records_of
 from .panels import plot_overlap_matrix
+from .results import records_of
 from .tables import text
 
 

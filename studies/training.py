@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.files import require_checksums, written_whole
 from ..solvers.streams import stream
 from .problem import Batch, Problem, ProblemData, converted
 from .states import load_state
+from .tensor_files import read_tensors, write_tensors
 
 CHECKPOINT_FORMAT = "eigenspan checkpoint 1"
 """What the files of this version begin with."""
@@ -89,7 +90,7 @@ class Checkpoint:
 def train(
     problem: Problem,
     data: ProblemData,
-    directory: Path | str,
+    directory: str | os.PathLike[str],
     *,
     steps: int,
     record_every: int,
@@ -202,8 +203,7 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "random": _random_state(self.device),
         }
-        with written_whole(path) as partial:
-            torch.save(state, partial)
+        write_tensors(state, path)
         return losses
 
     def load(self, path: Path, step: int) -> dict[str, float]:
@@ -228,17 +228,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: the file is damaged, or no checkpoint of this version.
     """
-    with path.open("rb") as file:
-        try:
-            require_checksums(file)
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in as many ways as its format has layers
-            raise ValueError(
-                f"{path} is damaged or no checkpoint ({type(error).__name__}): remove it, and training goes on from "
-                "the one before"
-            ) from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    state = read_tensors(path, "remove it, and training goes on from the one before")
+    if state.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is no checkpoint of this version of eigenspan: use another directory")
     return state
 

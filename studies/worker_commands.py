@@ -10,9 +10,9 @@ import attrs
 import typer
 
 from ..solvers import decompose_folder, measure_columns
+from .bars_in_logs import legible_progress
 from .exits import plain_errors
 from .progress import progress_of
-from .progress_lines import legible_progress
 from .references import named
 
 

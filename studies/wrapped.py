@@ -1,4 +1,4 @@
-"""What trainers wrap a network in."""
+"""What trainers make of a network, undone: wrappers, shards, casts."""
 
 from __future__ import annotations
 

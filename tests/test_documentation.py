@@ -168,3 +168,12 @@ def test_the_reference_has_every_public_name_once_and_no_other():
     texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md")]
     listed = [name for text in texts for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
     assert sorted(listed) == sorted(f"{module}.{name}" for module, names in public.items() for name in names)
+
+
+def test_every_folder_of_code_is_on_the_page_of_files():
+    """But for tests, which mirror the others; the build lists the files of each."""
+    page = (ROOT / "docs" / "where-things-are.md").read_text(encoding="utf-8")
+    tops = ("linops", "solvers", "metrics", "studies", "benchmarks", "examples", "docs")
+    files = [file for top in tops for file in (ROOT / top).rglob("*.py") if file.name != "__init__.py"]
+    folders = {file.parent.relative_to(ROOT).as_posix() for file in files} | {"tests"}
+    assert set(re.findall(r"<!-- the files of (\S+), by the build -->", page)) == folders

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import io
 import logging
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from matplotlib.figure import Figure
 
 from eigenspan.studies.drawing import OVERLAP
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 STYLE = {
     "axes.axisbelow": True,
     "axes.facecolor": "none",
@@ -47,6 +50,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Public names in backticks become links, and the index of the reference lists the names on its other pages."""
     if page.file.src_uri == "coming-from.md":  # which has namesakes
         return markdown
+    if page.file.src_uri == "where-things-are.md":
+        return re.sub(r"<!-- the files of (\S+), by the build -->", lambda found: files_of(found[1]), markdown)
     if page.file.src_uri != "api/index.md":
         parts = re.split(r"(^```.*?^```|^#.*?$|\[[^\]]*\])", markdown, flags=re.DOTALL | re.MULTILINE)
         return "".join(part if number % 2 else linked(part) for number, part in enumerate(parts))
@@ -60,6 +65,17 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return markdown.replace("<!-- the names, by the build -->", "\n".join(rows))
 
 
+def files_of(folder: str) -> str:
+    """A table of the files of code in a folder, but for tests, in the words that each begins with."""
+    rows = ["| file | holds |", "|---|---|"]
+    for file in sorted((ROOT / folder).glob("*.py")):
+        if file.name != "__init__.py" and not file.name.startswith("test_"):
+            said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            summary = " ".join(said.partition("\n\n")[0].split()).replace("|", r"\|")
+            rows.append(f"| `{folder}/{file.name}` | {summary} |")
+    return "\n".join(rows)
+
+
 def shown(figure: Figure, alternative: str) -> str:
     """The HTML of a figure, black in the colour of the page's text; ``alternative`` says what it shows."""
     buffer = io.StringIO()
@@ -70,7 +86,7 @@ def shown(figure: Figure, alternative: str) -> str:
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', r'\1role="img" fill="currentColor"', svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1, flags=re.DOTALL)
     width = 100 * figure.get_size_inches()[0]
-    return f'<figure class="drawn" aria-label="{alternative}" style="max-width: {width:.0f}px">{svg}</figure>'
+    return f'<figure class="drawn" aria-label="{escape(alternative)}" style="max-width: {width:.0f}px">{svg}</figure>'
 
 
 class _Loads(HTMLParser):

@@ -9,7 +9,8 @@ import eigenspan as es
 from eigenspan.linops import Dense, Structure
 from eigenspan.studies.comparison_plots import comparison_figure, layer_matrices
 from eigenspan.studies.comparisons import LAYER_K, comparison, layer_eigenpairs
-from eigenspan.studies.findings import findings, records_of
+from eigenspan.studies.findings import findings
+from eigenspan.studies.results import records_of
 from eigenspan.studies.training import train
 
 

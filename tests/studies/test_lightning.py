@@ -134,23 +134,16 @@ def test_a_module_without_a_second_derivative_trains_to_the_end(tmp_path, caplog
 
 
 @pytest.mark.parametrize(
-    ("schedule", "error", "message"),
+    ("changes", "message"),
     [
-        ({"every": 0}, ValueError, "every is a number of steps, at least 1; got 0"),
-        ({"every": 1.5}, TypeError, "integer"),
-        ({"steps": [3, -1]}, ValueError, r"numbers from 0 on; got \[-1, 3\]"),
-        ({"steps": []}, ValueError, r"one or more numbers"),
-        ({"steps": 3}, TypeError, "a collection of integers, got int"),
-        ({}, ValueError, "give every= or steps=, one of the two"),
-        ({"every": 1, "steps": [1]}, ValueError, "one of the two"),
-        ({"every": 1, "data": []}, ValueError, "no data"),
+        ({"every": 0}, "at least 1; got 0"),
+        ({"steps": [1], "data": []}, "no data"),
+        ({"every": 1, "k": 0}, "at least 1"),
     ],
 )
-def test_wrong_schedules_and_data_are_refused_at_once(tmp_path, schedule, error, message):
-    data = schedule.get("data", DATA.train)
-    options = {name: value for name, value in schedule.items() if name != "data"}
-    with pytest.raises(error, match=message):
-        CurvatureCallback(LOSS, data, tmp_path / "curvature", **options)
+def test_wrong_schedules_data_and_options_are_refused_at_once(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        CurvatureCallback(LOSS, **{"data": DATA.train, "directory": tmp_path / "curvature", **changes})
 
 
 def test_what_does_not_go_with_the_module_ends_the_fit_before_its_first_step(tmp_path):

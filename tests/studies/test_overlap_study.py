@@ -20,7 +20,7 @@ from torch import nn
 import eigenspan as es
 from eigenspan.linops.distributed import job
 from eigenspan.solvers import EigenDecomposition
-from eigenspan.studies.files import LOCK
+from eigenspan.studies.lock import LOCK
 from eigenspan.studies.options import SOLVERS
 from eigenspan.studies.overlap_study import OverlapStudy
 

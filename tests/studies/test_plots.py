@@ -80,6 +80,11 @@ def drawn_lines(axes, count):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_title_is_no_formula(results, tmp_path):
+    """Although there is a dollar sign before and after what would be none."""
+    assert len(save_figures({**results, "title": r"$\frac$"}, tmp_path)) == len(NAMES)
+
+
 def test_each_figure_is_a_png_and_an_svg(drawn, folder):
     assert list(drawn) == NAMES
     paths = {path.name for path in (folder / "figures").iterdir()}

@@ -15,8 +15,8 @@ import eigenspan as es
 from eigenspan.solvers import planning
 from eigenspan.studies.recorder import CurvatureRecorder
 from eigenspan.studies.report import write_report
+from eigenspan.studies.results import read_results
 from eigenspan.studies.run_comparison import write_comparison
-from eigenspan.studies.study_results import read_results
 
 LOSS = nn.CrossEntropyLoss()
 DATA = small_data()
@@ -148,7 +148,7 @@ def test_results_make_a_report_and_compare_the_steps(tmp_path):
     assert write_report(results, tmp_path) == report
 
 
-def test_the_command_line_reports_and_compares_such_folders(tmp_path):
+def test_its_folders_are_reported_again_and_compared(tmp_path):
     for seed in (1, 2):
         model = network(seed)
         one = recorder(tmp_path / f"seed-{seed}", k=6)

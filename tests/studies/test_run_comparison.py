@@ -7,7 +7,9 @@ import pytest
 from page_cases import Page
 from study_cases import run
 
+from eigenspan.studies.drawing import svg_of
 from eigenspan.studies.run_comparison import found, write_comparison
+from eigenspan.studies.run_comparison_plots import run_figures
 from eigenspan.studies.runs import Runs
 from eigenspan.studies.tables import cells, table_rows
 
@@ -39,6 +41,13 @@ def test_it_loads_nothing(source):
     assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base"}
     assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in page.attributes("img"))
     assert len(page.attributes("img")) == source.count("<figcaption>") == 6  # three a split
+
+
+def test_names_of_runs_are_no_formulas(runs):
+    """Although there is a dollar sign before and after what would be none."""
+    records = {f"$_{place}$": folder for place, folder in enumerate(Runs.read(runs).records("train").values())}
+    for drawn in run_figures(r"$\frac$", records, "train", 6):
+        assert svg_of(drawn.figure).startswith(b"<?xml")
 
 
 def test_tables_hold_the_numbers_of_the_runs(runs, source):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from eigenspan.studies.results import read_results
 from eigenspan.studies.runs import Runs
-from eigenspan.studies.study_results import read_results
 
 
 @pytest.fixture

@@ -290,7 +290,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, content):
     whole = checkpoint.path.read_bytes()
     checkpoint.path.write_bytes(whole[: len(whole) // 2] if content is None else content)
     for action in (lambda: run(tmp_path), lambda: checkpoint.restore(SMALL, DATA, device="cpu")):
-        with pytest.raises(ValueError, match=r"step-000003\.pt is damaged or no checkpoint .* remove it"):
+        with pytest.raises(ValueError, match=r"step-000003\.pt is damaged or of another kind .* remove it"):
             action()
     checkpoint.path.unlink()
     assert run(tmp_path)[1] == checkpoint
@@ -307,7 +307,7 @@ def test_a_flipped_bit_is_a_damaged_checkpoint(tmp_path, part):
     content[place] ^= 1
     checkpoint.path.write_bytes(content)
     for action in (lambda: run(tmp_path), lambda: checkpoint.restore(SMALL, DATA, device="cpu")):
-        with pytest.raises(ValueError, match=r"step-000003\.pt is damaged or no checkpoint .* remove it"):
+        with pytest.raises(ValueError, match=r"step-000003\.pt is damaged or of another kind .* remove it"):
             action()
 
 
@@ -324,7 +324,7 @@ def test_checkpoints_without_checksums_are_read(tmp_path):
 @pytest.mark.parametrize("content", [{"model": {}}, torch.zeros(2), [1]])
 def test_a_foreign_file_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "step-000000.pt")
-    with pytest.raises(ValueError, match="no checkpoint of this version"):
+    with pytest.raises(ValueError, match=r"no checkpoint of this version|expected a dict: remove it"):
         run(tmp_path)
 
 

@@ -160,16 +160,10 @@ def test_a_model_without_a_second_derivative_trains_to_the_end(tmp_path, caplog)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"every": 0}, ValueError, "every is a number of steps, at least 1; got 0"),
-        ({"steps": [-1]}, ValueError, "numbers from 0 on"),
-        ({}, ValueError, "one of the two"),
-        ({"every": 1, "seconds": -1}, ValueError, "more than 0"),
-    ],
+    ("changes", "message"), [({"steps": [-1]}, "numbers from 0 on"), ({"every": 1, "seconds": -1}, "more than 0")]
 )
-def test_wrong_schedules_are_refused_at_once(tmp_path, changes, error, message):
-    with pytest.raises(error, match=message):
+def test_wrong_schedules_and_options_are_refused_at_once(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
         CurvatureCallback(BATCH, tmp_path, **changes)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import attrs
 
-from .options import StudyOptions
+from .options import StudyOptions, own_choices
 from .problem import Problem
 from .problems import PROBLEMS
 
 
-def command_line(problem: Problem, options: StudyOptions) -> str | None:
+def repeat_command(problem: Problem, options: StudyOptions) -> str | None:
     """The command of a study, with those options alone that it would not have by itself.
 
     Args:
@@ -43,10 +43,7 @@ def _own_options(problem: Problem, options: StudyOptions) -> dict[str, object]:
     defaults = {field.name: field.default for field in attrs.fields(StudyOptions)}
     return {
         **defaults,
-        "k": problem.k,
-        "steps": problem.steps if options.weights is None else 0,
-        "split": problem.split,
-        "compare": problem.compare,
+        **own_choices(problem, options.weights),
         "data": problem.default_source(root),
         "hessian_samples": problem.hessian_samples,
         "image_size": problem.image_size if options.data == "fake" else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.files import written_whole
 from .problem import Problem, ProblemData
 from .states import State, digest_of, load_state, read_state
+from .tensor_files import write_tensors
 from .training import CHECKPOINT_FORMAT, Checkpoint, losses_of, read_checkpoint, train
 
 _CLOSE = 1e-3
@@ -22,7 +23,7 @@ _CLOSE = 1e-3
 def checkpoints_of(
     problem: Problem,
     data: ProblemData,
-    directory: Path | str,
+    directory: str | os.PathLike[str],
     *,
     steps: int,
     seed: int,
@@ -102,8 +103,7 @@ def _written(
             "or the network, the loss or the data are others than it was measured with"
         )
     contents = {"format": CHECKPOINT_FORMAT, "of": identity, "step": step, "losses": losses}
-    with written_whole(path) as partial:
-        torch.save({**contents, "model": network.state_dict()}, partial)
+    write_tensors({**contents, "model": network.state_dict()}, path)
     return losses
 
 

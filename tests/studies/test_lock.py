@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eigenspan.studies.files import LOCK, locked
+from eigenspan.studies.lock import LOCK, locked
 
 HOST = socket.gethostname()
 
@@ -24,7 +24,7 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
     code = f"""if True:
         import sys
         from pathlib import Path
-        from eigenspan.studies.files import locked
+        from eigenspan.studies.lock import locked
         for line in sys.stdin:
             try:
                 with locked(Path({str(tmp_path)!r})):

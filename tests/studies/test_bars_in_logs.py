@@ -7,8 +7,8 @@ import pytest
 from study_cases import SMALL, options
 from tqdm import tqdm
 
+from eigenspan.studies.bars_in_logs import ProgressLines, legible_progress
 from eigenspan.studies.overlap_study import OverlapStudy
-from eigenspan.studies.progress_lines import ProgressLines, legible_progress
 
 
 class Clock:
@@ -76,7 +76,7 @@ def test_other_text_is_passed_on_whole(step):
 def test_a_study_tells_of_its_training_and_its_solves(tmp_path, monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr("eigenspan.studies.progress_lines._SECONDS", 0.0)
+    monkeypatch.setattr("eigenspan.studies.bars_in_logs._SECONDS", 0.0)
     with legible_progress():
         OverlapStudy(SMALL, options(compare=False), tmp_path).run(progress=True)
     lines = log.getvalue().splitlines()

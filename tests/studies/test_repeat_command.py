@@ -8,9 +8,9 @@ import typer
 from study_cases import SMALL
 
 from eigenspan.studies import cli, problems
-from eigenspan.studies.command_line import command_line
 from eigenspan.studies.options import StudyOptions
 from eigenspan.studies.overlap_study import OverlapStudy
+from eigenspan.studies.repeat_command import repeat_command
 
 
 class _StudyMadeError(RuntimeError):
@@ -40,7 +40,7 @@ def test_it_asks_for_the_same_options(arguments, monkeypatch, tmp_path):
         chosen = attrs.evolve(
             options, data=request.source, hessian_samples=request.hessian_samples, image_size=request.image_size
         )
-        asked.append((problem.name, chosen, command_line(problem, chosen)))
+        asked.append((problem.name, chosen, repeat_command(problem, chosen)))
         raise _StudyMadeError
 
     monkeypatch.setattr(OverlapStudy, "__init__", made)
@@ -54,4 +54,4 @@ def test_it_asks_for_the_same_options(arguments, monkeypatch, tmp_path):
 
 
 def test_a_problem_without_a_name_has_none():
-    assert command_line(SMALL, StudyOptions(k=6, steps=4, data="embedded")) is None
+    assert repeat_command(SMALL, StudyOptions(k=6, steps=4, data="embedded")) is None

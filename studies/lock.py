@@ -1,4 +1,4 @@
-"""The folder of a study, which one process uses at a time."""
+"""The lock of a study: one process uses its folder at a time."""
 
 from __future__ import annotations
 
