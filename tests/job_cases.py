@@ -11,6 +11,18 @@ import torch
 
 from eigenspan.linops.distributed import job
 
+PRELOADED = ["distributed_cases", "shared_log_cases", "study_cases"]
+PRELOADED += ["torch._dynamo", "torch.distributed.tensor"]  # PyTorch's own first use of a mesh takes a second to import
+
+
+def forkserver():
+    """Processes by its context begin with everything imported: it is one of all tests, which import it once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # else it skips what it does not find
+        multiprocessing.forkserver.ensure_running()
+    return context
+
 
 def ranks(case, count, folder, timeout=120, jobs=1, **axes):
     """The exit codes and outputs of a job's processes, which are ended after ten minutes.
@@ -21,10 +33,7 @@ def ranks(case, count, folder, timeout=120, jobs=1, **axes):
     store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     shared = {"WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port, "RANK_TIMEOUT": timeout}
     shared["TORCHELASTIC_USE_AGENT_STORE"] = True
-    context = multiprocessing.get_context("forkserver")  # imports once for all ranks
-    context.set_forkserver_preload(["distributed_cases", "shared_log_cases", "torch.distributed.tensor"])
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # else it skips what it does not find
-        multiprocessing.forkserver.ensure_running()
+    context = forkserver()
     processes = []
     for rank in range(count):
         own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
@@ -52,5 +61,5 @@ def main(case, folder, environment, jobs, axes):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     for _ in range(jobs):
-        with job(timeout=float(os.environ["RANK_TIMEOUT"]), **axes) as mesh:
+        with mock.patch.object(os, "fsync"), job(timeout=float(os.environ["RANK_TIMEOUT"]), **axes) as mesh:
             torch.save(case(mesh), folder / f"{torch.distributed.get_rank()}.pt")

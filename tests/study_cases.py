@@ -1,12 +1,14 @@
 """A study that takes a moment: 27 parameters, three records, two splits."""
 
 import os
+from pathlib import Path
 from unittest import mock
 
 import torch
 from torch import nn
 
 import eigenspan as es
+from eigenspan.studies.drawing import svg_of, write_figure
 from eigenspan.studies.options import StudyOptions
 from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.problem import Problem, ProblemData
@@ -48,6 +50,18 @@ def options(**changes):
 
 def run(directory, **changes):
     return OverlapStudy(SMALL, options(**changes), directory).run()
+
+
+def unarranged(figure, stem):
+    """Writes both files of a figure as `write_figure` does, but does not arrange it: how it looks is tested with it."""
+    figure.set_layout_engine("none")
+    write_figure(figure, stem)
+
+
+def only_vectors(figure, stem):
+    """Writes what a page shows of a figure, not arranged."""
+    figure.set_layout_engine("none")
+    Path(f"{stem}.svg").write_bytes(svg_of(figure))
 
 
 def shared(mesh, directory, stop=None):

@@ -41,25 +41,29 @@ def assert_uniform_and_covering(p_values, covered) -> None:
 
 
 class TestUnderTheNull:
-    """2,000 random masks or subspaces: p-values are uniform, and 95 % intervals hold 93 to 97 % of them."""
+    """Random masks or subspaces: p-values are uniform, and 95 % intervals hold 93 to 97 % of them.
+
+    By chance another share of 2,000 is held with a probability of 4e-5, of 1,000 with 0.3 %. A null whose deviation is
+    10 % too small, so that 92.2 % are held, is seen by 2,000 with a probability of 90 %, by 1,000 with 81 %.
+    """
 
     @pytest.mark.parametrize(
-        ("sizes", "counts"),
+        ("sizes", "counts", "masks"),
         [
-            pytest.param([300], [1], id="one coordinate"),
-            pytest.param([300], [3], id="three"),
-            pytest.param([300], [290], id="nearly all"),
-            pytest.param([20, 180, 1, 99], [2, 1, 0, 0], id="few strata"),
-            pytest.param([20, 180, 1, 99], [17, 60, 1, 40], id="full strata"),
-            pytest.param([3000, 400], [1500, 4], id="a stratum by its moments"),
+            pytest.param([300], [1], DRAWN, id="one coordinate"),
+            pytest.param([300], [3], DRAWN, id="three"),
+            pytest.param([300], [290], DRAWN, id="nearly all"),
+            pytest.param([20, 180, 1, 99], [2, 1, 0, 0], DRAWN, id="few strata"),
+            pytest.param([20, 180, 1, 99], [17, 60, 1, 40], DRAWN // 2, id="full strata"),
+            pytest.param([2100, 400], [1050, 4], DRAWN // 2, id="a stratum by its moments"),
         ],
     )
-    def test_masks(self, sizes, counts, device):
+    def test_masks(self, sizes, counts, masks, device):
         n = sum(sizes)
         subspace, labels = uneven(n, 12, 2, device), labels_of(*sizes, device=device)
         strata, generator = Strata(labels, torch.tensor(counts)), numpy.random.default_rng(1)
         p_values, covered = [], []
-        for seed in range(DRAWN):
+        for seed in range(masks):
             mask = MaskSubspace.from_indices(strata.mask(generator), n, torch.float64)
             level = chance(mask, subspace, labels if len(sizes) > 1 else None, draws=FEW, seed=seed)
             low, high = level.interval()
@@ -119,8 +123,8 @@ class TestUnderTheNull:
         subspace, generator = uneven(200, 9, 2, device), numpy.random.default_rng(3)
         strata = Strata(torch.zeros(200, dtype=torch.long), torch.tensor([9]))
         whole, each = 0, 0
-        low, high = chance_curve(torch.arange(200.0, device=device), subspace, draws=9999).band()
-        narrow = chance_curve(torch.arange(200.0, device=device), subspace, draws=9999).interval()
+        drawn = chance_curve(torch.arange(200.0, device=device), subspace, draws=9999)
+        (low, high), narrow = drawn.band(), drawn.interval()
         for order in strata.orders(torch.arange(9), DRAWN, generator):
             scores = torch.zeros(200, device=device)
             scores[torch.from_numpy(order).to(device)] = torch.arange(9, 0, -1.0, device=device)
@@ -190,9 +194,9 @@ class TestMoments:
         """Three standard errors of mean, deviation and skewness, beside those of samples."""
         values = torch.logspace(0, -2, 4001, dtype=torch.float64, device=device)
         strata = Strata(torch.zeros(4001, dtype=torch.long, device=device), torch.tensor([1500]))
-        drawn = strata.sums(values, 20_000, 1)
-        keys = numpy.random.default_rng(2)
-        sampled = values.cpu().numpy()[ordered_samples(4001, 1500, 5_000, keys)].sum(axis=1)
+        drawn = strata.sums(values, 10_000, 1)
+        generator, population = numpy.random.default_rng(2), values.cpu().numpy()
+        sampled = numpy.array([generator.permutation(population)[:1500].sum() for _ in range(10_000)])
         for moment, power in ((numpy.mean, 1), (numpy.std, 2), (scipy.stats.skew, 3)):
             single = {1: sampled.std(), 2: sampled.std() / 2**0.5, 3: 6**0.5}[power]
             error = single * math.sqrt(1 / len(sampled) + 1 / len(drawn))
@@ -224,7 +228,7 @@ class TestLaws:
     def test_masks_of_millions(self, device):
         n, k = 2_000_000, 400_000
         A, B = (MaskSubspace.random(n, k, seed=seed, device=device) for seed in (1, 2))
-        level = chance(A, B, torch.arange(n, device=device) // 32_000)
+        level = chance(A, B, torch.arange(n, device=device) // 250_000)
         # So many coordinates are as good as normal: a half of a probability of one number in 300 steps of a deviation.
         assert level.p_value() == pytest.approx(scipy.stats.norm.sf(level.z), abs=1e-3)
 

@@ -12,12 +12,12 @@ import checkpoint_cases
 import pytest
 import torch
 import worker_cases
-from study_cases import SMALL, UNTIMED
+from study_cases import SMALL, UNTIMED, unarranged
 from typer.testing import CliRunner
 
 from eigenspan.linops.files import write_json
 from eigenspan.solvers import BlockLanczos, BlockStore, EigenDecomposition, StoredMatrix
-from eigenspan.studies import cli, problems, report
+from eigenspan.studies import cli, plots, problems, report
 from eigenspan.studies.options import StudyOptions
 from eigenspan.studies.overlap_study import OverlapStudy
 from eigenspan.studies.tables import HEADINGS
@@ -50,7 +50,8 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
 
 
-def test_a_study_prints_tables_and_writes_its_files(tmp_path):
+def test_a_study_prints_tables_and_writes_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "write_figure", unarranged)
     result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)
     assert result.exit_code == 0, result.output
     assert "step 2" in result.output
@@ -376,7 +377,19 @@ def test_two_ranks_find_what_one_process_finds(tmp_path):
     launchers = [["-m"], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]]
     for number, launcher in enumerate(launchers):
         folder = tmp_path / str(number)
-        options = ["--k", "4", "--steps", "2", "--dtype", "float64", "--out", str(folder)]
+        options = [
+            "--k",
+            "4",
+            "--steps",
+            "2",
+            "--dtype",
+            "float64",
+            "--no-compare",
+            "--hessian-samples",
+            "200",
+            "--out",
+            str(folder),
+        ]
         command = [sys.executable, *launcher, "eigenspan", "study", "mnist16", *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=True)
         assert done.stdout.count("Report: ") == 1

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from page_cases import Page
-from study_cases import run
+from study_cases import only_vectors, run
 
 import eigenspan as es
 from eigenspan.studies import plots, report
@@ -31,14 +31,8 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def source(results, folder):
-    """With figures as they are drawn, not arranged: how they look is tested with them."""
-
-    def written(figure, stem):
-        figure.set_layout_engine("none")
-        figure.savefig(f"{stem}.svg", metadata={"Date": None})
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "write_figure", written)
+        patch.setattr(plots, "write_figure", only_vectors)
         path = write_report(results, folder)
     assert path == folder / "report.html"
     return path.read_bytes().decode("utf-8")
@@ -377,11 +371,12 @@ def test_certificates_are_those_of_the_eigenpairs_in_the_folder(results, folder,
         assert any(row[-9] == "2" and row[-8:-5] == cells for row in rows if len(row) >= 9)
 
 
-def test_steps_that_were_not_set_beside_one_another_have_no_such_figure(results, tmp_path):
+def test_steps_that_were_not_set_beside_one_another_have_no_such_figure(results, tmp_path, monkeypatch):
     """As in results of another origin."""
     others = {name: entry for name, entry in results.items() if name != "tracking"}
     steps = [record for record in others["records"] if record["split"] == "train"][:2]
     others["records"] = [{n: e for n, e in record.items() if n not in ("comparison", "exact")} for record in steps]
+    monkeypatch.setattr(plots, "write_figure", lambda figure, stem: None)
     assert "through-training" not in {drawn.name for drawn in plots.save_figures(others, tmp_path)}
 
 
