@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from eigenspan.studies import study_checkpoints
-from eigenspan.studies.report import write_report
+from eigenspan.studies import study_checkpoints, write_report
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=300, help="of training")

@@ -4,13 +4,13 @@ Needs `pip install "eigenspan[transformers]"`, no network, and less than a minut
 """
 
 import argparse
-import json
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
+from eigenspan.studies import read_results
 from eigenspan.studies.transformers import CurvatureCallback
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -51,7 +51,7 @@ Trainer(
     callbacks=[curvature],
 ).train()
 
-for record in json.loads((options.out / "results.json").read_text())["records"]:
+for record in read_results(options.out)["records"]:
     values, overlap, chance = record["eigenvalues"], record["overlap"][-1], record["chance_stratified"]["mean"][-1]
     print(
         f"step {record['step']:3}: loss {record['loss']:.2f}, eigenvalues {values[0]:.3g} … {values[-1]:.3g}, the "

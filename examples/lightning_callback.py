@@ -4,14 +4,13 @@ Needs `pip install "eigenspan[lightning]"`, no network, and less than a minute: 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import lightning
 import torch
 from torch import nn
 
-from eigenspan.studies import DataRequest
+from eigenspan.studies import DataRequest, read_results
 from eigenspan.studies.lightning import CurvatureCallback
 from eigenspan.studies.problems import find_problem
 
@@ -59,7 +58,7 @@ lightning.Trainer(
     enable_progress_bar=False,
 ).fit(Digits(), loader)
 
-for record in json.loads((options.out / "results.json").read_text())["records"]:
+for record in read_results(options.out)["records"]:
     values, overlap, chance = record["eigenvalues"], record["overlap"][-1], record["chance_stratified"]["mean"][-1]
     print(
         f"step {record['step']:3}: loss {record['loss']:.3f}, eigenvalues {values[0]:.3g} … {values[-1]:.3g}, the "

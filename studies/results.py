@@ -85,6 +85,9 @@ def write_results(results: dict[str, Any], directory: Path) -> None:
 def read_results(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """What ``results.json`` in a folder holds.
 
+    Args:
+        directory: the folder of a study, a list of checkpoints or a recorder.
+
     Raises:
         FileNotFoundError: the folder has no results, or none yet.
         OSError: the file cannot be read.

@@ -33,7 +33,8 @@ def write_comparison(directories: Sequence[Path], path: Path) -> Path:
 
     Raises:
         ValueError: runs that cannot be compared, or results that are damaged or of another version.
-        OSError: results that are missing, or a file that cannot be read or written.
+        FileNotFoundError: results that are missing, or a folder for the page.
+        OSError: a file that cannot be read or written.
 
     Cost: some seconds.
     """
