@@ -13,6 +13,9 @@ from .recorder import CurvatureRecorder
 class ScheduledRecorder:
     """A recorder that is told of a training as it goes, and records at some of its steps.
 
+    Where several steps pass between two calls, as with several optimisers, the first that comes after one that was due
+    is recorded.
+
     Args:
         recorder: what records.
         every: so many steps, 0 among them.
@@ -36,19 +39,23 @@ class ScheduledRecorder:
         if self._steps is not None and (not self._steps or min(self._steps) < 0):
             raise ValueError(f"steps are one or more numbers from 0 on; got {sorted(self._steps)}")
         self.recorder = recorder
-        self._last: int | None = None
+        self._told = -1  # the last step that it was told of
 
     def begin(self, model: nn.Module, step: int) -> None:
         """A training begins, or is resumed, at a step; see `CurvatureRecorder.begin`."""
-        self._last = None
+        self._told = step - 1
         self.recorder.begin(model, step)
         self.after(model, step)
 
     def after(self, model: nn.Module, step: int) -> None:
         """The network has taken so many steps; it may be told of one several times."""
-        due = step % self._every == 0 if self._every is not None else step in (self._steps or ())
-        if due and step != self._last:
-            self._last = step
+        before, self._told = self._told, step
+        if self._steps is not None:
+            due = any(before < one <= step for one in self._steps)
+        else:
+            assert self._every is not None
+            due = step // self._every > before // self._every
+        if due:
             self.recorder.record(model, step)
 
     def end(self) -> None:

@@ -48,6 +48,19 @@ def test_each_step_that_is_due_is_recorded_once(schedule, first, expected):
 
 
 @pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [({"every": 3}, [0, 4, 6]), ({"steps": [3, 7]}, [4, 8]), ({"steps": [1, 2, 8]}, [2, 8])],
+)
+def test_where_steps_are_passed_over_the_next_is_recorded(schedule, expected):
+    recorder = Recorder()
+    scheduled = ScheduledRecorder(recorder, **schedule)
+    scheduled.begin(None, 0)
+    for step in (2, 4, 6, 8):  # of two optimisers, one after the other
+        scheduled.after(None, step)
+    assert [step for kind, step in recorder.calls if kind == "record"] == expected
+
+
+@pytest.mark.parametrize(
     ("schedule", "error", "message"),
     [
         ({"every": 0}, ValueError, "every is a number of steps, at least 1; got 0"),
