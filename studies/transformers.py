@@ -98,8 +98,9 @@ def own_loss(model: nn.Module) -> Objective:
 
     It is a mean over the labels of a batch that are not -100: of a causal language model over those that are predicted,
     all but the first of each row; of a classifier over samples. A batch weighs by their number, so that over several
-    batches it is the mean over all labels, however they are cut. Most models compute it in float32, so that of a model
-    in float64 no more than seven digits mean something.
+    batches it is the mean over all labels, however they are cut; one without labels, such as of answers to questions,
+    weighs by its samples. Most models compute it in float32, so that of a model in float64 no more than seven digits
+    mean something.
 
     Args:
         model: that it is of, which says whether it predicts the next label.
@@ -113,7 +114,10 @@ def own_loss(model: nn.Module) -> Objective:
         return found
 
     def weight(batch: Mapping[str, Any]) -> float:
-        labels: Tensor = batch["labels"]
-        return float(((labels[..., 1:] if shifted else labels) != _IGNORED).sum())
+        labels: Tensor | None = batch.get("labels")
+        if labels is None:
+            return Objective(loss).weight(batch)
+        # One label a row is of a head that the model's type does not name, and predicts nothing else.
+        return float(((labels[..., 1:] if shifted and labels.ndim > 1 else labels) != _IGNORED).sum())
 
     return Objective(loss, weight)

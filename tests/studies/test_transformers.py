@@ -219,3 +219,21 @@ def test_labels_that_are_predicted_where_they_stand_all_count():
     parts = [{name: tensor[rows] for name, tensor in BATCH.items()} for rows in (slice(0, 1), slice(1, 6))]
     H = es.Hessian(model, own_loss(model), parts, parameters="cls.predictions.transform")
     assert H.loss() == pytest.approx(float(model(**BATCH).loss.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["NextSentencePrediction", "MultipleChoice", "QuestionAnswering"])
+def test_heads_with_one_label_a_row_or_none_weigh_by_rows(kind):
+    torch.manual_seed(4)
+    config = transformers.BertConfig(
+        vocab_size=19, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    model = getattr(transformers, f"BertFor{kind}")(config).eval()
+    answers = torch.tensor([0, 1, 1, 0, 1, 0])
+    data = {"input_ids": BATCH["input_ids"], "labels": answers}
+    if kind == "MultipleChoice":
+        data["input_ids"] = data["input_ids"].view(6, 2, 6)
+    if kind == "QuestionAnswering":
+        data = {"input_ids": BATCH["input_ids"], "start_positions": answers, "end_positions": answers + 2}
+    parts = [{name: tensor[rows] for name, tensor in data.items()} for rows in (slice(0, 1), slice(1, 6))]
+    H = es.Hessian(model, own_loss(model), parts, parameters="bert.encoder")
+    assert H.loss() == pytest.approx(float(model(**data).loss.detach()), rel=1e-6)
