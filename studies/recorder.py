@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy
 import torch
 from torch import nn
 
@@ -38,9 +40,9 @@ class CurvatureRecorder:
     """Records the top Hessian eigenspace of a network in training beside its largest weights, in a folder of a study.
 
     A record holds what one of `OverlapStudy` does, without its comparisons. It is of the network in evaluation mode:
-    without dropout, with batch normalisation by running statistics, and in the dtype of its parameters where
-    accelerate casts. The training goes on as if there had been none: modes, gradients, buffers and random numbers are
-    as they were.
+    without dropout, with batch normalisation by running statistics, and in the dtype of its parameters where autocast
+    or accelerate casts. The training goes on as if there had been none: modes, gradients, buffers and random numbers
+    are as they were.
 
     What cannot be recorded never ends the training: the reason is logged, as a warning of the logger ``eigenspan``,
     once. If there was no record before, it is taken for one of the model, and no more are tried.
@@ -50,7 +52,8 @@ class CurvatureRecorder:
         data: a batch or a re-iterable of batches, see `Hessian`.
         directory: where the records go. A training that is resumed goes on in the same; a new one needs a new one.
         k: eigenpairs.
-        parameters: which to select, see `ParameterSpace`: the adapters of a large model, or some of its layers.
+        parameters: which to select, see `ParameterSpace`: the adapters of a large model, or some of its layers. All
+            records are of those that this selects at the beginning, whatever is frozen or added later.
         seconds: that a record may take, about. A product is timed first, and as many as fit are allowed: a record that
             ends early says so by its status and residual norms. Where fewer fit than k there is none.
         seed: of the solver and of random masks.
@@ -84,7 +87,7 @@ class CurvatureRecorder:
         self.solver = BlockLanczos(k=k, seed=seed)
         self.loss, self.data, self.parameters = loss, data, parameters
         self.directory, self.seconds, self.split, self.name = Path(directory), float(seconds), split, name
-        with untouched_random_state(torch.device("cpu"), data):
+        with _untouched_random_numbers(torch.device("cpu"), data):
             found = data_digest(Batches(data, None, torch.device("cpu")), ordered=False)
         if found.count == 0:
             raise ValueError("there are no data to decompose the loss of: give a batch, or an iterable of batches")
@@ -123,6 +126,13 @@ class CurvatureRecorder:
             if self.parameters is not None:
                 raise
             self._give_up(str(error))
+            return
+        if space.dtype not in (torch.float32, torch.float64):
+            dtype = str(space.dtype).removeprefix("torch.")
+            self._give_up(
+                f"its parameters are {dtype}, in which second derivatives have no digits left, and solvers work in "
+                "float32 or float64: keep them in float32 and let autocast cast, or select those that are"
+            )
             return
         if self.solver.k > space.size:
             raise ValueError(f"k is at most the number of parameters, {space.size}; got {self.solver.k}")
@@ -194,7 +204,9 @@ class CurvatureRecorder:
 
     def _measure(self, model: nn.Module, step: int, folder: StudyFolder) -> dict[str, Any]:
         began = time.perf_counter()
-        H = Hessian(model, self.loss, self.data, parameters=self.parameters)
+        H = Hessian(model, self.loss, self.data, parameters=list(self._shapes))
+        if H.parameters.shapes != self._shapes:
+            raise ValueError(f"the parameters had other shapes at the beginning, {H.parameters.shapes} now")
         solver = self._affordable(H, began)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the record says how the solve ended
@@ -235,8 +247,12 @@ class CurvatureRecorder:
     @contextlib.contextmanager
     def _undisturbed(self, model: nn.Module) -> Iterator[None]:
         """Within it, the network is in evaluation mode; afterwards all is as it was."""
-        flags = dict.fromkeys(model.modules(), False)
-        with training_flags(flags), untouched_random_state(self._device, self.data), uncast(model):
+        with (
+            training_flags(dict.fromkeys(model.modules(), False)),
+            _untouched_random_numbers(self._device, self.data),
+            uncast(model),
+            torch.autocast(self._device.type, enabled=False),
+        ):
             yield
 
     def _give_up(self, reason: str) -> None:
@@ -307,3 +323,15 @@ class CurvatureRecorder:
 
 class _ShortOfTimeError(TimeoutError):
     """Too few products fit now; another time the machine may be free."""
+
+
+@contextlib.contextmanager
+def _untouched_random_numbers(device: torch.device, data: Any) -> Iterator[None]:
+    """Within it random numbers may be drawn, also by data sets that take those of Python or NumPy."""
+    states = random.getstate(), numpy.random.get_state()  # noqa: NPY002 - the one that others may draw from
+    with untouched_random_state(device, data):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            numpy.random.set_state(states[1])  # noqa: NPY002

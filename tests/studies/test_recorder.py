@@ -4,7 +4,9 @@ import copy
 import json
 import logging
 import math
+import random
 
+import numpy
 import pytest
 import torch
 from second_derivative_cases import Squares
@@ -124,6 +126,63 @@ def test_selected_parameters_alone(tmp_path):
     values = torch.linalg.eigvalsh(H.to_dense())
     expected = values[values.abs().argsort(descending=True)][:4]
     assert record["eigenvalues"] == pytest.approx(expected.tolist(), abs=1e-9)
+
+
+def test_within_autocast_numbers_are_those_without(tmp_path):
+    model = network().float()
+    one = recorder(tmp_path, data=(BATCH[0].float(), BATCH[1]))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = one.record(model, 0)
+    assert cast["eigenvalues"] == one.record(model, 0)["eigenvalues"]
+
+
+def test_all_records_are_of_the_parameters_that_were_trained_at_the_beginning(tmp_path):
+    one, model = recorder(tmp_path), network()
+    model[0].requires_grad_(False)
+    first = one.record(model, 0)
+    model[0].requires_grad_(True)
+    model[4].requires_grad_(False)
+    model.append(nn.Linear(3, 3).double())
+    nn.init.eye_(model[5].weight)
+    nn.init.zeros_(model[5].bias)
+    second = one.record(model, 1)
+    assert second["eigenvalues"] == pytest.approx(first["eigenvalues"], rel=1e-9)  # the solver's own tolerance
+    assert one.finish() is not None
+    assert len(read_results(tmp_path)["records"]) == 2
+
+
+def test_parameters_of_another_shape_than_at_the_beginning_have_no_record(tmp_path, caplog):
+    one, model = recorder(tmp_path), network()
+    one.record(model, 0)
+    model[4] = nn.Linear(3, 5).double()
+    assert one.record(model, 1) is None
+    assert "other shapes at the beginning" in caplog.text
+    assert one.finish() is not None
+
+
+class Drawing(torch.utils.data.Dataset):
+    """Samples whose reading takes random numbers of Python and NumPy."""
+
+    def __len__(self):
+        return len(BATCH[1])
+
+    def __getitem__(self, index):
+        drawn()
+        return BATCH[0][index], BATCH[1][index]
+
+
+def drawn():
+    return random.random(), numpy.random.random()  # noqa: NPY002 - the state that data sets share with a training
+
+
+def test_random_numbers_of_python_and_numpy_are_as_they_were(tmp_path):
+    states = random.getstate(), numpy.random.get_state()  # noqa: NPY002
+    expected = drawn()
+    random.setstate(states[0])
+    numpy.random.set_state(states[1])  # noqa: NPY002
+    one = recorder(tmp_path, data=torch.utils.data.DataLoader(Drawing(), batch_size=16))
+    assert one.record(network(), 0) is not None
+    assert drawn() == expected
 
 
 def test_results_make_a_report_and_compare_the_steps(tmp_path):
@@ -264,6 +323,7 @@ def test_an_interruption_is_none_of_these(tmp_path, monkeypatch):
 
 def test_a_dtype_that_solvers_do_not_take(tmp_path, caplog):
     assert recorder(tmp_path, data=(BATCH[0].bfloat16(), BATCH[1])).record(network().bfloat16(), 0) is None
+    assert "its parameters are bfloat16" in caplog.text
     assert "float32 or float64" in caplog.text
 
 
