@@ -247,9 +247,12 @@ class CurvatureRecorder:
     @contextlib.contextmanager
     def _undisturbed(self, model: nn.Module) -> Iterator[None]:
         """Within it, the network is in evaluation mode; afterwards all is as it was."""
-        flags = dict.fromkeys(model.modules(), False)
-        uncasting = uncast(model), torch.autocast(self._device.type, enabled=False)
-        with training_flags(flags), _untouched_random_numbers(self._device, self.data), uncasting[0], uncasting[1]:
+        with (
+            training_flags(dict.fromkeys(model.modules(), False)),
+            _untouched_random_numbers(self._device, self.data),
+            uncast(model),
+            torch.autocast(self._device.type, enabled=False),
+        ):
             yield
 
     def _give_up(self, reason: str) -> None:

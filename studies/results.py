@@ -99,8 +99,8 @@ def read_results(directory: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         if (path.parent / "study.json").exists():
             raise FileNotFoundError(
-                f"{directory} has no results yet: finish its study by eigenspan resume {directory}, or the training "
-                "that it records"
+                f"{directory} has no results yet: finish the training that it records, or its study by eigenspan "
+                f"resume {directory}"
             )
         raise FileNotFoundError(f"{directory} has no {path.name}: name the folder of a study that was finished")
     remedy = f"remove it, and make it anew by eigenspan resume {directory}"

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import random
-import types
 
 import numpy
 import pytest
@@ -227,8 +226,8 @@ def test_its_folders_are_reported_again_and_compared(tmp_path):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Each block that planning times takes so many seconds a column, and all else none."""
-    each = {"seconds": 1000.0}
+    """Each block that planning times takes so many seconds a column, and its own algebra none."""
+    each = {"seconds": 1000.0}  # beside which those that pass do not count
 
     def timed(function, X, device):
         function(X)
@@ -237,15 +236,14 @@ def slow(monkeypatch):
     monkeypatch.setattr(planning, "_timed", timed)
     monkeypatch.setattr(planning, "_tall_rate", lambda A, work: math.inf)
     monkeypatch.setattr(planning, "_core_rate", lambda A, work: math.inf)
-    monkeypatch.setattr("eigenspan.studies.recorder.time", types.SimpleNamespace(perf_counter=lambda: 0.0))
     return each
 
 
 def test_no_more_products_than_fit(tmp_path, slow):
-    """Of 1000 seconds each in 12,000, two are for the test of symmetry."""
+    """Of 1000 seconds each in 12,000 less what planning takes, two are for the test of symmetry."""
     record = recorder(tmp_path, seconds=12_000).record(network(), 0)
     assert 6 <= record["report"]["products"] <= 12
-    assert record["report"]["solver"]["max_products"] == 10
+    assert record["report"]["solver"]["max_products"] <= 10
     assert record["report"]["status"] == "OUT_OF_PRODUCTS"
     assert max(record["residual_norms"]) > 1e-3 * abs(record["eigenvalues"][0])
     slow["seconds"] = 1e-6

@@ -37,7 +37,9 @@ def test_a_folder_without_results_says_what_to_do(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.json: name the folder of a study"):
         read_results(tmp_path)
     (folder / "results.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no results yet: finish its study by eigenspan resume .*a, or the training"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no results yet: finish the training that .* by eigenspan resume .*a$"
+    ):
         read_results(folder)
 
 
