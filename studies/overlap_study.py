@@ -25,7 +25,6 @@ from .problem import Problem
 from .problems import find_problem
 from .records import record_of
 from .solves import StepSolver, StepSolves
-from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint
 
@@ -206,7 +205,7 @@ class OverlapStudy:
             command=command_line(self.problem, self.options),
             options=attrs.asdict(self.options),
             shapes=self._parameters().shapes,
-            table_k=reached_k(self.problem.table_k, self.options.k),
+            table_k=self.problem.dimensions(self.options.k),
             device=self.options.device,
         )
 
@@ -230,7 +229,7 @@ class OverlapStudy:
         self.folder.write_eigenpairs(checkpoint.step, split, eig, found.layers)
         record = {
             "loss": found.loss,
-            **record_of(found.H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
+            **record_of(found.H, eig, self.problem.dimensions(self.options.k), self.options.seed),
         }
         if found.others:
             record["comparison"] = comparison(eig, found.others)
@@ -254,4 +253,4 @@ class OverlapStudy:
             layers = self.folder.layers(step, split, names, device)
             scores = {"magnitude": magnitude(H.parameters)}
             tracker.add(Snapshot(step, eig, scores, H.gradient(), layers=layers))
-        return self.folder.write_tracking(tracker.to_dict(reached_k(self.problem.table_k, self.options.k)), split)
+        return self.folder.write_tracking(tracker.to_dict(self.problem.dimensions(self.options.k)), split)
