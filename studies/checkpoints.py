@@ -111,5 +111,8 @@ def _state(given: State, step: int) -> tuple[Mapping[str, torch.Tensor], str]:
     """A state dict, and what to call it in messages."""
     if isinstance(given, Mapping):
         return given, f"the given state of step {step}"
-    expected = "expected a state dict, as torch.save(model.state_dict(), path) writes; of another file give the dict"
+    expected = (
+        "expected a state dict, as torch.save(model.state_dict(), path) writes; of another file give the dict in it, "
+        'such as torch.load(path)["state_dict"]'
+    )
     return read_state(Path(given), expected), str(given)

@@ -207,7 +207,7 @@ def report(
 def _run(run: OverlapStudy, traceback: bool, quiet: bool, as_json: bool) -> None:
     """Do what is left of a study, and write its report."""
     with plain_errors(2, traceback):
-        show = record_printer(run.problem.table_k, quiet=quiet, as_json=as_json)
+        show = record_printer(run.problem.dimensions(run.options.k), quiet=quiet, as_json=as_json)
     kept = f"; what is done is kept in {run.directory}"
     with plain_errors(1, traceback, kept), legible_progress(), _warnings_between_bars():
         results = run.run(progress=run.leads and not quiet, on_record=show)

@@ -18,7 +18,9 @@ def _choices(names: Iterable[str]) -> str:
     return f"One of {', '.join(names)}."
 
 
-Name = Annotated[str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}.", metavar="NAME")]
+Name = Annotated[
+    str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}, or your own, my_module:problem.", metavar="NAME")
+]
 Pairs = Annotated[int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")]
 Steps = Annotated[
     int | None, typer.Option(min=0, help="Training steps.", show_default="the study's, or 0 with --weights")

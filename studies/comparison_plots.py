@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .comparisons import LAYER_K
-from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, step_key
+from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, room_for, short_names, step_key
 from .panels import plot_layer_energy
 from .tables import text
 
@@ -22,7 +22,8 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
     others, split = list(records[0]["comparison"]), records[0]["split"]
     several = len(records) > 1
     names = results["parameters"]["names"]
-    figure = empty_figure((11, 4.4 + (1.2 + 0.3 * len(names) if several else 0)))
+    shown = short_names(names)
+    figure = empty_figure((11 + room_for(shown) * several, 4.4 + (1.2 + 0.3 * len(names) if several else 0)))
     rows = [others, ["next", "last"]] if several else [others]
     width = 2 if several else len(others)
     mosaic = [[row[column * len(row) // width] for column in range(width)] for row in rows]
@@ -40,10 +41,11 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
             ("next", following, steps[1:], "layers: overlap with the step before"),
             ("last", last, steps, "layers: overlap with the last step"),
         ):
-            plot_layer_energy(panels[panel], values, names, labels)
+            plot_layer_energy(panels[panel], values, shown, labels)
             panels[panel].set(title=title, xlabel="step")
             panels[panel].tick_params(labelsize="small")
             figure.colorbar(panels[panel].images[0], ax=panels[panel])
+        panels["last"].tick_params(labelleft=False)  # the rows are those beside it
     described = (
         f" Below, the {LAYER_K} leading eigenvectors of the Hessian of each tensor by itself: how much of their span "
         "at the step before, and of that at the last step, they have."

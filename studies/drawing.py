@@ -128,6 +128,20 @@ def write_figure(figure: Figure, stem: Path) -> None:
         raster.print_png(partial, metadata={"Software": None})
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names without the leading parts that all of them share, as those of adapters have many."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len({tuple(one[: shared + 1]) for one in parts}) == 1 and min(map(len, parts)) > shared + 1:
+        shared += 1
+    return [".".join(one[shared:]) for one in parts]
+
+
+def room_for(names: Sequence[str]) -> float:
+    """Inches that labels of an axis take beyond the three that every figure has for them."""
+    return max(0.0, 0.1 * max(map(len, names)) - 3)
+
+
 def array(values: Sequence[float | None]) -> Array:
     """Floats, NaN for null."""
     return np.array(values, dtype=float)

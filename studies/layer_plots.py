@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..linops.composition import Composition
-from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, literal
+from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, literal, room_for, short_names
 from .panels import plot_composition, plot_layer_energy
 from .results import records_of, splits
 from .tables import number, text
@@ -21,13 +21,15 @@ def energy_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure
         records: of one split, by step.
     """
     names, last = results["parameters"]["names"], records[-1]
-    figure = empty_figure((11, 4.2 + 0.3 * len(names)))
+    shown = short_names(names)
+    figure = empty_figure((11 + room_for(shown), 4.2 + 0.3 * len(names)))
     panels = figure.subplot_mosaic([["first", "spaces"], ["ratio", "ratio"]], height_ratios=[1 + 0.1 * len(names), 1])
     first, spaces = (array(last["layer_energy"][what]) for what in ("eigenvectors", "eigenspaces"))
     for what, values, labels in (("first", first, None), ("spaces", spaces, results["table_k"])):
-        plot_layer_energy(panels[what], values, names, labels)
+        plot_layer_energy(panels[what], values, shown, labels)
         figure.colorbar(panels[what].images[0], ax=panels[what])
     panels["first"].set_title(f"energy of eigenvectors, step {last['step']}")
+    panels["spaces"].tick_params(labelleft=False)  # the rows are those beside it
     panels["spaces"].set(title=f"mean of the first k, step {last['step']}", xlabel="k")
     ends = [*records[:1], *records[1:][-1:]]  # dots of more would hide one another
     ratios = [array(record["participation_ratio"]) for record in ends]
@@ -66,11 +68,12 @@ def composition_figure(results: dict[str, Any]) -> StudyFigure:
     """
     names, sizes = (tuple(results["parameters"][what]) for what in ("names", "sizes"))
     records = records_of(results, splits(results)[0])
+    shown = tuple(short_names(names))
     ends = {
-        f"step {record['step']}": Composition("tensor", names, sizes, tuple(record["mask_counts"]))
+        f"step {record['step']}": Composition("tensor", shown, sizes, tuple(record["mask_counts"]))
         for record in (records[0], records[-1])
     }
-    figure = empty_figure((9, 1.6 + 0.5 * len(names)))
+    figure = empty_figure((9 + room_for(shown), 1.6 + 0.5 * len(names)))
     plot_composition(figure.subplots(), ends)
     figure.suptitle(f"{literal(results['title'])}: the {records[0]['k_max']} largest parameters")
     step, last = list(ends.items())[-1]

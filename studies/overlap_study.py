@@ -27,7 +27,6 @@ from .records import record_of
 from .repeat_command import repeat_command
 from .results import results_of, write_results
 from .solves import StepSolver, StepSolves
-from .tables import reached_k
 from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint
 
@@ -208,7 +207,7 @@ class OverlapStudy:
             command=repeat_command(self.problem, self.options),
             options=attrs.asdict(self.options),
             shapes=self._parameters().shapes,
-            table_k=reached_k(self.problem.table_k, self.options.k),
+            table_k=self.problem.dimensions(self.options.k),
             device=self.options.device,
         )
 
@@ -232,7 +231,7 @@ class OverlapStudy:
         self.folder.write_eigenpairs(checkpoint.step, split, eig, found.layers)
         record = {
             "loss": found.loss,
-            **record_of(found.H, eig, reached_k(self.problem.table_k, self.options.k), self.options.seed),
+            **record_of(found.H, eig, self.problem.dimensions(self.options.k), self.options.seed),
         }
         if found.others:
             record["comparison"] = comparison(eig, found.others)
@@ -256,4 +255,4 @@ class OverlapStudy:
             layers = self.folder.layers(step, split, names, device)
             scores = {"magnitude": magnitude(H.parameters)}
             tracker.add(Snapshot(step, eig, scores, H.gradient(), layers=layers))
-        return self.folder.write_tracking(tracker.to_dict(reached_k(self.problem.table_k, self.options.k)), split)
+        return self.folder.write_tracking(tracker.to_dict(self.problem.dimensions(self.options.k)), split)

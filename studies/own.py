@@ -167,6 +167,8 @@ def _by_step(values: Mapping[int, _Value] | Sequence[_Value] | None) -> dict[int
     """Values by step; those of a sequence by their places."""
     if values is None:
         return None
+    if isinstance(values, (str, os.PathLike)):  # a string is a sequence, of its letters
+        raise TypeError(f"checkpoints are a list of files, or a mapping by step; got one path, {str(values)!r}")
     return {
         index(step): value for step, value in (values.items() if isinstance(values, Mapping) else enumerate(values))
     }
@@ -206,6 +208,11 @@ def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
 def _require_loss(
     model: Callable[[], nn.Module], loss: Callable[[Tensor, Tensor], Tensor], batch: tuple[Samples, Tensor]
 ) -> None:
+    if isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is a function that makes a torch.nn.Module, and got one itself, {type(model).__name__}(…): give "
+            "the class, or lambda: network"
+        )
     with untouched_random_state(torch.device("cpu")), torch.no_grad():
         network = copy.deepcopy(model())
         if not isinstance(network, nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .tables import HEADINGS, RecordedLevel, cells, ending, number, residual, table_rows, text
 
 
-def record_printer(table_k: tuple[int, ...], *, quiet: bool, as_json: bool) -> Callable[[dict[str, Any]], None]:
+def record_printer(table_k: Sequence[int], *, quiet: bool, as_json: bool) -> Callable[[dict[str, Any]], None]:
     """What prints each record as it is ready.
 
     Args:
@@ -35,7 +35,7 @@ def record_printer(table_k: tuple[int, ...], *, quiet: bool, as_json: bool) -> C
     return lambda record: _print_table(record, table_k)
 
 
-def record_summary(record: dict[str, Any], table_k: tuple[int, ...]) -> dict[str, Any]:
+def record_summary(record: dict[str, Any], table_k: Sequence[int]) -> dict[str, Any]:
     """A record at the k of interest, as plain data that JSON can hold: what is not finite is None."""
     rows, report = table_rows(record, table_k), record["report"]
     summary = {
@@ -65,7 +65,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _print_table(record: dict[str, Any], table_k: tuple[int, ...]) -> None:
+def _print_table(record: dict[str, Any], table_k: Sequence[int]) -> None:
     """A table, or lines where a table would not fit. In ASCII, which every terminal can show."""
     rows = [cells(row) for row in table_rows(record, table_k)]
     table = Table(*HEADINGS, box=None, pad_edge=False)

@@ -14,6 +14,7 @@ from ..linops import GGN, Hessian
 from ..linops.curvature.guards import untouched_random_state
 from .images import Images, Samples, decoded_once
 from .states import State, digest_of, read_state
+from .tables import reached_k
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, one row a sample."""
@@ -117,7 +118,7 @@ class Problem:
         steps: of training.
         record_every: so many steps, a checkpoint.
         k: the dimension of the largest eigenspace and mask.
-        table_k: the dimensions to print.
+        table_k: the dimensions to print, see `dimensions`.
         split: which data the Hessian is of.
         hessian_samples: in each Hessian batch; None where that cannot be chosen.
         image_size: pixels a side of generated images; None where there are none.
@@ -167,6 +168,16 @@ class Problem:
         if not found:
             raise ValueError(f"{self.name} has checkpoints of the steps {sorted(self.checkpoints)}, all beyond {steps}")
         return found
+
+    def dimensions(self, k: int) -> list[int]:
+        """The dimensions to print of a study of k pairs: those of ``table_k`` up to there, and k if nobody foresaw it.
+
+        Args:
+            k: of the study.
+
+        Cost: none.
+        """
+        return reached_k((*self.table_k, k) if k > self.k else self.table_k, k)
 
     def operator(self, kind: type[Operator], model: nn.Module, batch: Batch, dtype: torch.dtype) -> Operator:
         """The Hessian or GGN of a network's loss on one batch, by the problem's own plan.

@@ -166,7 +166,8 @@ class CurvatureRecorder:
             with self._undisturbed(model):
                 found = self._measure(model, step, self._folder)
         except Exception as error:  # whatever it is, a training that may have taken days is worth more than a record
-            reason = f"at step {step}, {type(error).__name__}: {error}"
+            kind = "" if isinstance(error, TimeoutError) else f"{type(error).__name__}: "
+            reason = f"at step {step}, {kind}{error}"
             # The first record tells whether the model can be decomposed at all; later ones fail for what is of a step.
             if not self._recorded and not isinstance(error, _ShortOfTimeError):
                 self._give_up(reason)
@@ -233,13 +234,14 @@ class CurvatureRecorder:
     def _affordable(self, H: Hessian, began: float) -> BlockLanczos:
         """The solver with as many products as fit into what is left of the time since ``began``."""
         plan = self.solver.plan(H)
-        left = self.seconds - (time.perf_counter() - began) - self._afterwards
+        spent = time.perf_counter() - began
+        left = self.seconds - spent - self._afterwards
         products = int(left * plan.products / plan.seconds) - 2  # the test of symmetry
         if products < self.solver.k:
             text = (
                 f"{max(0, products)} products of {plan.seconds / plan.products:.2g} s fit into what is left of "
-                f"{self.seconds:g} s, and k={self.solver.k} pairs take as many at least: give more seconds, fewer data "
-                "or a smaller k"
+                f"{self.seconds:g} s, of which timing one took {spent:.2g}, and k={self.solver.k} pairs take as many "
+                "at least: give more seconds, fewer data or a smaller k"
             )
             raise _ShortOfTimeError(text) if left > 0 else TimeoutError(text)
         return self.solver if products >= self.solver.most_vectors else attrs.evolve(self.solver, max_products=products)

@@ -33,8 +33,10 @@ def read_state(path: Path, expected: str) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in as many ways as its format has layers
             raise ValueError(f"{path} cannot be loaded ({type(error).__name__}): {expected}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds no state dict: {expected}")
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict, but {', '.join(map(repr, [*state][:8]))}: {expected}")
     return dict(state)
 
 

@@ -11,9 +11,11 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('this callback needs transformers: pip install "eigenspan[transformers]"') from error
 
+import torch
 from torch import Tensor, nn
 
 from ..linops import Objective
+from ..linops.curvature.data import Batches
 from .recorder import CurvatureRecorder
 from .schedule import ScheduledRecorder
 
@@ -39,7 +41,8 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
 
     Raises:
         ValueError: neither or both of ``every`` and ``steps``, or other values out of range.
-        TypeError: data that can be gone through only once.
+        TypeError: data that can be gone through only once; without a loss, batches that are no mappings with
+            ``labels``.
 
     Cost: see `CurvatureRecorder`.
     """
@@ -58,6 +61,8 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
         self._recorder = ScheduledRecorder(
             CurvatureRecorder(loss, data, directory, **options), every=every, steps=steps
         )
+        if loss is None:
+            _require_labels(next(iter(Batches(data, None, torch.device("cpu")))))
 
     def on_train_begin(
         self,
@@ -121,3 +126,13 @@ def own_loss(model: nn.Module) -> Objective:
         return float(((labels[..., 1:] if shifted and labels.ndim > 1 else labels) != _IGNORED).sum())
 
     return Objective(loss, weight)
+
+
+def _require_labels(batch: Any) -> None:
+    """A model computes its loss of nothing else, and in a training nobody would see why there are no records."""
+    if not isinstance(batch, Mapping) or batch.get("labels") is None:
+        found = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise TypeError(
+            "a model of transformers computes its loss of a mapping of its arguments with their labels, as in "
+            f'{{"input_ids": ids, "labels": labels}}; got {found}: add labels, or give loss='
+        )

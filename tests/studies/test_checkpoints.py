@@ -141,11 +141,15 @@ def test_states_that_do_not_fit_are_refused(tmp_path, training, state, words):
         study(tmp_path / "study", [state(training[0][0])])
 
 
-@pytest.mark.parametrize("content", [b"", {"state_dict": {"weight": 3}}])
-def test_files_that_hold_no_state_dict_are_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"", "cannot be loaded"), ({"epoch": 3, "state_dict": {}}, "but 'epoch', 'state_dict': ")]
+)
+def test_files_that_hold_no_state_dict_are_refused(tmp_path, content, found):
     path = tmp_path / "model.ckpt"
     torch.save(content, path) if content else path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model.ckpt .*expected a state dict, .*of another file give the dict"):
+    with pytest.raises(
+        ValueError, match=rf"model.ckpt .*{found}.*expected a state dict, .*of another file give the dict"
+    ):
         study(tmp_path / "study", [path])
 
 
@@ -155,6 +159,7 @@ def test_files_that_hold_no_state_dict_are_refused(tmp_path, content):
         ({"checkpoints": []}, ValueError, r"one or more, of steps from 0 on; got the steps \[\]"),
         ({"checkpoints": {-1: {}}}, ValueError, r"got the steps \[-1\]"),
         ({"checkpoints": {"0.weight": torch.zeros(2)}}, TypeError, "integer"),  # a state dict, not a list of them
+        ({"checkpoints": "last.pt"}, TypeError, "a list of files, or a mapping by step; got one path, 'last.pt'"),
         ({"checkpoints": ["missing.pt"]}, FileNotFoundError, "the checkpoint of step 0, missing.pt, is missing"),
         (
             {"checkpoints": [{}], "losses": {1: 0.3}},

@@ -44,6 +44,13 @@ def test_a_study_of_it(tmp_path):
     assert again["records"] == results["records"]
 
 
+def test_more_pairs_than_it_has_by_itself_are_in_the_tables(tmp_path):
+    results = OverlapStudy(own(k=2), StudyOptions(k=4, steps=0, compare=False), tmp_path / "study").run()
+    assert results["table_k"] == [1, 2, 4]
+    assert len(results["records"][0]["layer_energy"]["eigenspaces"][0]) == 3
+    assert own(k=4).dimensions(3) == [1, 2, 3]
+
+
 def test_eigenvalues_are_those_of_the_dense_hessian(tmp_path):
     """Of a network that is trained already, in float64: to the tolerance of the solver, 1e-9 of the largest."""
     torch.manual_seed(5)
@@ -84,6 +91,8 @@ def test_data_that_are_none_are_refused(changes, error, message):
 def test_factories_and_losses_that_are_none_are_refused():
     with pytest.raises(TypeError, match=r"makes a torch.nn.Module, and made <class 'int'>"):
         own_problem(lambda: 3, LOSS, DATA.hessian)
+    with pytest.raises(TypeError, match=r"got one itself, Sequential\(…\): give the class, or lambda: network"):
+        own_problem(small_model(), LOSS, DATA.hessian)
     with pytest.raises(ValueError, match="the loss of a sample is one number"):
         own_problem(small_model, lambda output, target: output, DATA.hessian)
 

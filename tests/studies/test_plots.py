@@ -192,7 +192,8 @@ def test_layers_of_eigenvectors_are_those_of_the_last_record(results, drawn):
     spaces = panel(drawn, "energy-by-layer", "mean of the first k, step 2")
     for axes, what in ((vectors, "eigenvectors"), (spaces, "eigenspaces")):
         assert axes.images[0].get_array().tolist() == record["layer_energy"][what]
-        assert [label.get_text() for label in axes.get_yticklabels()] == results["parameters"]["names"]
+    assert [label.get_text() for label in vectors.get_yticklabels()] == results["parameters"]["names"]
+    assert not spaces.get_yticklabels()  # the rows are those beside it
     assert [label.get_text() for label in spaces.get_xticklabels()] == ["2", "6"]
     ratios = panel(drawn, "energy-by-layer", "participation ratio")
     for drawing, one in zip(ratios.lines, results["records"], strict=True):
@@ -263,10 +264,9 @@ def test_exact_shows_the_errors_and_what_was_missed(results, drawn):
     assert f"{worst:.1e}" in drawn["exact"].alternative
 
 
-def test_every_figure_has_words_and_no_labels_that_overlap(drawn):
-    for one in drawn.values():
-        assert len(one.caption) > 40
-        assert any(character.isdigit() for character in one.alternative)
+def require_room(figures):
+    """No labels of ticks, and no titles, that overlap one another."""
+    for one in figures.values():
         one.figure.draw_without_rendering()
         for axes in one.figure.axes:
             for axis in (axes.xaxis, axes.yaxis):
@@ -274,6 +274,39 @@ def test_every_figure_has_words_and_no_labels_that_overlap(drawn):
                 assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
         titles = [axes.title.get_window_extent() for axes in one.figure.axes if axes.get_title()]
         assert not any(first.overlaps(second) for first, second in itertools.combinations(titles, 2))
+
+
+def test_every_figure_has_words_and_no_labels_that_overlap(drawn):
+    require_room(drawn)
+    for one in drawn.values():
+        assert len(one.caption) > 40
+        assert any(character.isdigit() for character in one.alternative)
+
+
+@pytest.mark.parametrize(
+    ("long", "shown"),
+    [
+        ("base_model.model.transformer.h.0.attn.c_attn.lora_A.default.{}", "{}"),
+        (
+            "{}.encoder.layer.0.attention.output.dense.adapter.weight",
+            "{}.encoder.layer.0.attention.output.dense.adapter.weight",
+        ),
+    ],
+)
+def test_long_names_have_room_without_what_all_of_them_share(results, tmp_path, laid_out, long, shown):
+    """Panels that are pressed to nothing come with a warning, an error here."""
+    named = copy.deepcopy(results)
+    old = results["parameters"]["names"]
+    last = [name.replace(".", "_") for name in old]
+    named["parameters"]["names"] = [long.format(name) for name in last]
+    for tracked in named["tracking"].values():
+        for one in tracked["by_k"].values():
+            one["layers"] = {long.format(name.replace(".", "_")): overlaps for name, overlaps in one["layers"].items()}
+    figures = {one.name: one for one in save_figures(named, tmp_path)}
+    require_room(figures)
+    for name in ("energy-by-layer", "mask-by-layer", "beside-others"):
+        written = [[label.get_text() for label in axes.get_yticklabels()] for axes in figures[name].figure.axes]
+        assert [shown.format(name) for name in last] in written
 
 
 # -- little and missing -----------------------------------------------------------------------------------------------

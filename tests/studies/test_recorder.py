@@ -257,7 +257,9 @@ def test_where_too_few_fit_there_is_no_record_until_more_do(tmp_path, slow, capl
     assert one.record(model, 0) is None
     assert one.record(model, 1) is None
     assert [entry.levelno for entry in caplog.records] == [logging.WARNING]
-    assert "products of 1e+03 s fit into what is left of 5000 s, and k=6 pairs take as many at least" in caplog.text
+    assert "products of 1e+03 s fit into what is left of 5000 s, of which timing one took " in caplog.text
+    assert ", and k=6 pairs take as many at least" in caplog.text
+    assert "Error" not in caplog.text
     slow["seconds"] = 0.001
     assert one.record(model, 2) is not None
     assert [record["step"] for record in records_in(tmp_path)] == [2]

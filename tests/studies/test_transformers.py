@@ -167,6 +167,21 @@ def test_wrong_schedules_and_options_are_refused_at_once(tmp_path, changes, mess
         CurvatureCallback(BATCH, tmp_path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({"input_ids": BATCH["input_ids"]}, "the keys input_ids"),
+        ([{"input_ids": BATCH["input_ids"], "labels": None}], "the keys input_ids, labels"),
+        ((BATCH["input_ids"], BATCH["labels"]), "a tuple"),
+    ],
+)
+def test_batches_without_labels_are_refused_at_once(tmp_path, data, found):
+    with pytest.raises(TypeError, match=f"with their labels, .*got {found}: add labels, or give loss="):
+        CurvatureCallback(data, tmp_path, every=1)
+    pair = (torch.zeros(2, 3), torch.zeros(2))
+    CurvatureCallback(pair, tmp_path, every=1, loss=torch.nn.MSELoss())  # which takes what its loss does
+
+
 def test_a_selection_that_matches_nothing_ends_the_training_before_its_first_step(tmp_path):
     model = gpt2()
     with pytest.raises(ValueError, match="matches no parameter"):
