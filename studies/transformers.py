@@ -41,8 +41,7 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
 
     Raises:
         ValueError: neither or both of ``every`` and ``steps``, or other values out of range.
-        TypeError: data that can be gone through only once; without a loss, batches that are no mappings with
-            ``labels``.
+        TypeError: data that can be gone through only once; without a loss, batches that are no mappings.
 
     Cost: see `CurvatureRecorder`.
     """
@@ -62,7 +61,7 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
             CurvatureRecorder(loss, data, directory, **options), every=every, steps=steps
         )
         if loss is None:
-            _require_labels(next(iter(Batches(data, None, torch.device("cpu")))))
+            _require_arguments(next(iter(Batches(data, None, torch.device("cpu")))))
 
     def on_train_begin(
         self,
@@ -115,7 +114,12 @@ def own_loss(model: nn.Module) -> Objective:
     shifted = getattr(model, "loss_type", "") in ("ForCausalLM", None)  # which None stands for
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        found: Tensor = model(**batch).loss
+        found: Tensor | None = model(**batch).loss
+        if found is None:
+            raise ValueError(
+                f"{type(model).__name__} computes no loss of batches with the keys {', '.join(batch)}: add labels, or "
+                "give loss="
+            )
         return found
 
     def weight(batch: Mapping[str, Any]) -> float:
@@ -128,11 +132,10 @@ def own_loss(model: nn.Module) -> Objective:
     return Objective(loss, weight)
 
 
-def _require_labels(batch: Any) -> None:
+def _require_arguments(batch: Any) -> None:
     """A model computes its loss of nothing else, and in a training nobody would see why there are no records."""
-    if not isinstance(batch, Mapping) or batch.get("labels") is None:
-        found = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+    if not isinstance(batch, Mapping):
         raise TypeError(
-            "a model of transformers computes its loss of a mapping of its arguments with their labels, as in "
-            f'{{"input_ids": ids, "labels": labels}}; got {found}: add labels, or give loss='
+            "a model of transformers computes its loss of a mapping of its arguments, as in "
+            f'{{"input_ids": ids, "labels": labels}}; got a {type(batch).__name__}: give one, or loss='
         )

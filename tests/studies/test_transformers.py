@@ -167,19 +167,19 @@ def test_wrong_schedules_and_options_are_refused_at_once(tmp_path, changes, mess
         CurvatureCallback(BATCH, tmp_path, **changes)
 
 
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        ({"input_ids": BATCH["input_ids"]}, "the keys input_ids"),
-        ([{"input_ids": BATCH["input_ids"], "labels": None}], "the keys input_ids, labels"),
-        ((BATCH["input_ids"], BATCH["labels"]), "a tuple"),
-    ],
-)
-def test_batches_without_labels_are_refused_at_once(tmp_path, data, found):
-    with pytest.raises(TypeError, match=f"with their labels, .*got {found}: add labels, or give loss="):
-        CurvatureCallback(data, tmp_path, every=1)
-    pair = (torch.zeros(2, 3), torch.zeros(2))
-    CurvatureCallback(pair, tmp_path, every=1, loss=torch.nn.MSELoss())  # which takes what its loss does
+def test_batches_that_are_no_arguments_are_refused_at_once(tmp_path):
+    pair = (BATCH["input_ids"], BATCH["labels"])
+    with pytest.raises(TypeError, match=r"a mapping of its arguments, .*got a tuple: give one, or loss="):
+        CurvatureCallback(pair, tmp_path, every=1)
+    CurvatureCallback(pair, tmp_path, every=1, loss=torch.nn.CrossEntropyLoss())  # which takes what its loss does
+
+
+def test_a_model_that_computes_no_loss_of_a_batch_says_what_is_missing(tmp_path, caplog):
+    callback = CurvatureCallback({"input_ids": BATCH["input_ids"]}, tmp_path / "curvature", every=1, parameters=LAST)
+    train(tmp_path, [callback])
+    (entry,) = [entry for entry in caplog.records if entry.name == "eigenspan"]
+    found = "GPT2LMHeadModel computes no loss of batches with the keys input_ids: add labels, or give loss="
+    assert found in entry.getMessage()
 
 
 def test_a_selection_that_matches_nothing_ends_the_training_before_its_first_step(tmp_path):
@@ -237,7 +237,7 @@ def test_labels_that_are_predicted_where_they_stand_all_count():
 
 
 @pytest.mark.parametrize("kind", ["NextSentencePrediction", "MultipleChoice", "QuestionAnswering"])
-def test_heads_with_one_label_a_row_or_none_weigh_by_rows(kind):
+def test_heads_with_one_label_a_row_or_none_weigh_by_rows(tmp_path, kind):
     torch.manual_seed(4)
     config = transformers.BertConfig(
         vocab_size=19, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
@@ -250,5 +250,6 @@ def test_heads_with_one_label_a_row_or_none_weigh_by_rows(kind):
     if kind == "QuestionAnswering":
         data = {"input_ids": BATCH["input_ids"], "start_positions": answers, "end_positions": answers + 2}
     parts = [{name: tensor[rows] for name, tensor in data.items()} for rows in (slice(0, 1), slice(1, 6))]
+    CurvatureCallback(data, tmp_path, every=1)  # whatever the answers are called
     H = es.Hessian(model, own_loss(model), parts, parameters="bert.encoder")
     assert H.loss() == pytest.approx(float(model(**data).loss.detach()), rel=1e-6)
