@@ -305,8 +305,13 @@ def test_long_names_have_room_without_what_all_of_them_share(results, tmp_path, 
     figures = {one.name: one for one in save_figures(named, tmp_path)}
     require_room(figures)
     for name in ("energy-by-layer", "mask-by-layer", "beside-others"):
-        written = [[label.get_text() for label in axes.get_yticklabels()] for axes in figures[name].figure.axes]
+        figure = figures[name].figure
+        written = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
         assert [shown.format(name) for name in last] in written
+        inches = [axes.get_window_extent().width / figure.dpi for axes in figure.axes if axes.get_title()]
+        assert (
+            min(inches, default=3) > 2.5
+        )  # beside the labels, a panel keeps about the width that it has with short ones
 
 
 # -- little and missing -----------------------------------------------------------------------------------------------
