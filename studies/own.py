@@ -133,6 +133,7 @@ def study_checkpoints(
     *,
     k: int = 20,
     losses: Mapping[int, float] | Sequence[float] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """The study of a list of checkpoints on one batch: `OverlapStudy` of an `own_problem`, without comparisons.
@@ -145,6 +146,7 @@ def study_checkpoints(
         directory: where the study lives; the same call goes on after an interruption.
         k: eigenpairs.
         losses: of the batch at these steps, as far as they are known, see `own_problem`.
+        progress: whether to show bars for records and solves.
         options: see `StudyOptions`.
 
     Returns:
@@ -160,7 +162,8 @@ def study_checkpoints(
     problem = own_problem(
         model, loss, {"train": batch}, checkpoints=checkpoints, losses=losses, k=k, name="checkpoints"
     )
-    return OverlapStudy(problem, StudyOptions(k=k, steps=problem.steps, compare=False, **options), directory).run()
+    chosen = StudyOptions(k=k, steps=problem.steps, compare=False, **options)
+    return OverlapStudy(problem, chosen, directory).run(progress=progress)
 
 
 def _by_step(values: Mapping[int, _Value] | Sequence[_Value] | None) -> dict[int, _Value] | None:

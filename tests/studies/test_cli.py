@@ -224,7 +224,7 @@ def test_reports_that_cannot_be_written_are_one_line(studied, tmp_path):
     for arguments, words in (
         ((folder, tmp_path / "fake"), "made-up data say nothing of real ones"),
         ((folder, tmp_path / "old"), "is of format 1"),
-        ((tmp_path / "unfinished",), "finish its study by eigenspan resume"),
+        ((tmp_path / "unfinished",), "has no results yet: finish the training"),
         ((tmp_path / "nowhere", folder), "has no results.json"),
         ((folder, "--out", tmp_path / "page.html"), "--out is of comparisons"),
         ((folder, folder, "--out", tmp_path / "no" / "page.html"), "no is no folder: make it"),
