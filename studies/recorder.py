@@ -87,7 +87,7 @@ class CurvatureRecorder:
         self.solver = BlockLanczos(k=k, seed=seed)
         self.loss, self.data, self.parameters = loss, data, parameters
         self.directory, self.seconds, self.split, self.name = Path(directory), float(seconds), split, name
-        with _untouched_random_numbers(torch.device("cpu"), data):
+        with untouched_random_numbers(torch.device("cpu"), data):
             found = data_digest(Batches(data, None, torch.device("cpu")), ordered=False)
         if found.count == 0:
             raise ValueError("there are no data to decompose the loss of: give a batch, or an iterable of batches")
@@ -251,7 +251,7 @@ class CurvatureRecorder:
         """Within it, the network is in evaluation mode; afterwards all is as it was."""
         with (
             training_flags(dict.fromkeys(model.modules(), False)),
-            _untouched_random_numbers(self._device, self.data),
+            untouched_random_numbers(self._device, self.data),
             uncast(model),
             torch.autocast(self._device.type, enabled=False),
         ):
@@ -328,7 +328,7 @@ class _ShortOfTimeError(TimeoutError):
 
 
 @contextlib.contextmanager
-def _untouched_random_numbers(device: torch.device, data: Any) -> Iterator[None]:
+def untouched_random_numbers(device: torch.device, data: Any) -> Iterator[None]:
     """Within it random numbers may be drawn, also by data sets that take those of Python or NumPy."""
     states = random.getstate(), numpy.random.get_state()  # noqa: NPY002 - the one that others may draw from
     with untouched_random_state(device, data):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..linops import Objective
 from ..linops.curvature.data import Batches
-from .recorder import CurvatureRecorder
+from .recorder import CurvatureRecorder, untouched_random_numbers
 from .schedule import ScheduledRecorder
 
 _IGNORED = -100  # the label of what has no part in the loss
@@ -61,7 +61,8 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
             CurvatureRecorder(loss, data, directory, **options), every=every, steps=steps
         )
         if loss is None:
-            _require_arguments(next(iter(Batches(data, None, torch.device("cpu")))))
+            with untouched_random_numbers(torch.device("cpu"), data):
+                _require_arguments(next(iter(Batches(data, None, torch.device("cpu")))))
 
     def on_train_begin(
         self,

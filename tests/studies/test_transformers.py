@@ -182,6 +182,13 @@ def test_a_model_that_computes_no_loss_of_a_batch_says_what_is_missing(tmp_path,
     assert found in entry.getMessage()
 
 
+def test_making_one_draws_no_random_numbers(tmp_path):
+    """A loader draws a seed each time that it is gone through."""
+    state = torch.get_rng_state()
+    CurvatureCallback(torch.utils.data.DataLoader(rows_of(BATCH), batch_size=2, shuffle=True), tmp_path, every=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_selection_that_matches_nothing_ends_the_training_before_its_first_step(tmp_path):
     model = gpt2()
     with pytest.raises(ValueError, match="matches no parameter"):
