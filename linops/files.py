@@ -61,7 +61,7 @@ def write_json(data: dict[str, Any], path: Path) -> None:
         OSError: the file cannot be written.
     """
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, remedy: str = "remove it, and it is made anew") -> dict[str, Any]:
@@ -84,11 +84,12 @@ def read_json(path: Path, remedy: str = "remove it, and it is made anew") -> dic
     return data
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
+    """Plain data as strict JSON can hold them: numbers that are not finite become None."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from ..linops.files import finite
 from .tables import HEADINGS, RecordedLevel, cells, ending, number, residual, table_rows, text
 
 
@@ -38,31 +38,28 @@ def record_printer(table_k: Sequence[int], *, quiet: bool, as_json: bool) -> Cal
 def record_summary(record: dict[str, Any], table_k: Sequence[int]) -> dict[str, Any]:
     """A record at the k of interest, as plain data that JSON can hold: what is not finite is None."""
     rows, report = table_rows(record, table_k), record["report"]
-    summary = {
-        "step": record["step"],
-        "split": record["split"],
-        "loss": number(record["loss"]),
-        "top_eigenvalue": rows[0].top_eigenvalue,
-        "products": report["products"],
-        "seconds": rows[0].seconds,
-        "status": report["status"],
-        "largest_residual": residual(record),  # of the largest |λ|
-    }
     levels = ("uniform", "stratified")
-    overlaps = [
-        {"k": row.k, "overlap": _finite(row.overlap), **{null: _level(getattr(row, null)) for null in levels}}
-        for row in rows
-    ]
-    return {**{name: _finite(value) for name, value in summary.items()}, "overlaps": overlaps}
+    summary: dict[str, Any] = finite(
+        {
+            "step": record["step"],
+            "split": record["split"],
+            "loss": number(record["loss"]),
+            "top_eigenvalue": rows[0].top_eigenvalue,
+            "products": report["products"],
+            "seconds": rows[0].seconds,
+            "status": report["status"],
+            "largest_residual": residual(record),  # of the largest |λ|
+            "overlaps": [
+                {"k": row.k, "overlap": row.overlap, **{null: _level(getattr(row, null)) for null in levels}}
+                for row in rows
+            ],
+        }
+    )
+    return summary
 
 
-def _level(level: RecordedLevel) -> dict[str, Any]:
-    numbers = {"chance": level.mean, "ratio": level.ratio, "z": level.z, "p": level.p}
-    return {name: _finite(value) for name, value in numbers.items()}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _level(level: RecordedLevel) -> dict[str, float]:
+    return {"chance": level.mean, "ratio": level.ratio, "z": level.z, "p": level.p}
 
 
 def _print_table(record: dict[str, Any], table_k: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ from ..linops.curvature.guards import training_flags, untouched_random_state
 from ..linops.files import read_json
 from ..linops.fingerprint import data_digest, digest
 from ..linops.parameters import Selection
-from ..solvers import BlockLanczos, ConvergenceWarning, EigenDecomposition
+from ..solvers import BlockLanczos, ConvergenceWarning
 from .folder import StudyFolder
 from .options import SPLITS
 from .records import record_of
@@ -291,7 +291,7 @@ class CurvatureRecorder:
         for record in records:
             step = record["step"]
             point = folder.point(step, self.split)
-            eig: EigenDecomposition = folder.eigenpairs(step, self.split)
+            eig = folder.eigenpairs(step, self.split)
             tracker.add(Snapshot(step, eig, {"magnitude": point["magnitude"]}, point["gradient"]))
         tracking = folder.write_tracking(tracker.to_dict(table), self.split)
         results = results_of(

@@ -250,10 +250,7 @@ def _cost_table(runs: Runs) -> str:
                 [
                     str(len(records)),
                     f"{sum(report['products'] for report in reports):,}",
-                    *(
-                        text(sum(number(report[name]) for report in reports), ".1f")
-                        for name in ("seconds_in_products", "seconds")
-                    ),
+                    *(_total(reports, name) for name in ("seconds_in_products", "seconds")),
                     _total(records, "seconds"),
                     f"{max(memory) / 2**30:.2f}" if memory else "-",
                 ],

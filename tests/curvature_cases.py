@@ -154,6 +154,20 @@ class Cube(torch.autograd.Function):
         return 3 * X**2 * slope
 
 
+class Once(torch.autograd.Function):
+    """The sine, whose derivative is marked as one that has no derivative."""
+
+    @staticmethod
+    def forward(ctx, X):
+        ctx.save_for_backward(X)
+        return X.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        return slope * ctx.saved_tensors[0].cos()
+
+
 class Applied(nn.Module):
     """A function as a module."""
 

@@ -5,9 +5,9 @@ import json
 import logging
 import types
 
+import curvature_cases as cases
 import pytest
 import torch
-from second_derivative_cases import Squares
 from study_cases import small_data
 from torch import nn
 
@@ -122,7 +122,7 @@ def test_a_training_that_is_resumed_goes_on(tmp_path):
 
 def test_a_module_without_a_second_derivative_trains_to_the_end(tmp_path, caplog):
     squared = Module()
-    squared.layers[2] = Squares()
+    squared.layers[2] = cases.Applied(cases.Once.apply)
     module, trainer = fit(
         tmp_path, [CurvatureCallback(LOSS, DATA.train, tmp_path / "curvature", every=1, k=2)], squared
     )

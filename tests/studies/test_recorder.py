@@ -6,10 +6,10 @@ import logging
 import math
 import random
 
+import curvature_cases as cases
 import numpy
 import pytest
 import torch
-from second_derivative_cases import Squares
 from study_cases import small_data
 from torch import nn
 
@@ -280,7 +280,7 @@ def test_one_that_takes_longer_to_time_is_not_tried_again(tmp_path, caplog, monk
 def test_a_model_that_cannot_be_derived_twice_trains_to_the_end(tmp_path, caplog):
     def model():
         torch.manual_seed(2)
-        return nn.Sequential(nn.Linear(4, 3), Squares(), nn.Linear(3, 3)).double()
+        return nn.Sequential(nn.Linear(4, 3), cases.Applied(cases.Once.apply), nn.Linear(3, 3)).double()
 
     plain = train(model(), 5)
     one, recorded, tries = recorder(tmp_path), model(), []

@@ -5,9 +5,9 @@ import json
 import logging
 import types
 
+import curvature_cases as cases
 import pytest
 import torch
-from second_derivative_cases import Squares
 
 import eigenspan as es
 
@@ -151,7 +151,7 @@ def test_a_model_without_a_second_derivative_trains_to_the_end(tmp_path, caplog)
 
     callback = CurvatureCallback(BATCH, tmp_path / "curvature", every=1, k=2)
     model = gpt2()
-    model.transformer.h[0].mlp.act = Squares()
+    model.transformer.h[0].mlp.act = cases.Applied(cases.Once.apply)
     train(tmp_path, [callback, Count()], model)
     assert steps == [1, 2, 3, 4]
     warned = [entry for entry in caplog.records if entry.name == "eigenspan" and entry.levelno >= logging.WARNING]

@@ -4,7 +4,6 @@ import curvature_cases as cases
 import pytest
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 import eigenspan as es
@@ -15,20 +14,6 @@ ENGINES = ("linearised", "retained")
 
 def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
-
-
-class Once(torch.autograd.Function):
-    """The sine, whose derivative is marked as one that has no derivative."""
-
-    @staticmethod
-    def forward(ctx, X):
-        ctx.save_for_backward(X)
-        return X.sin()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, slope):
-        return slope * ctx.saved_tensors[0].cos()
 
 
 class BranchingAtZero(torch.autograd.Function):
@@ -53,7 +38,7 @@ def with_function(function):
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_functions_that_are_once_differentiable_are_refused(operator, engine):
     """PyTorch's own double backward goes past them in silence where the path ends there."""
-    A = operator(with_function(Once.apply), CROSS_ENTROPY, cases.classes(), engine=engine)
+    A = operator(with_function(cases.Once.apply), CROSS_ENTROPY, cases.classes(), engine=engine)
     with pytest.raises(ValueError, match="once_differentiable"):
         A @ torch.ones(53, dtype=torch.float64)
 
