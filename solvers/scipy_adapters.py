@@ -29,8 +29,8 @@ class Arpack(EigenSolver):
 
     It keeps ``ncv`` vectors only and multiplies one at a time. For k = n, which ARPACK cannot do, the matrix is formed
     and diagonalised. ARPACK takes eigenvalues below eps^(2/3) for zero, so A is first divided by about its norm.
-    Copies of a repeated eigenvalue may be missing although all that was found has converged: `BlockLanczos` looks for
-    them.
+    Copies of a repeated eigenvalue may be missing although all that was found has converged, and the vectors of those
+    that are found be as accurate as the root of the tolerance alone: `BlockLanczos` looks for them.
 
     Args:
         k: how many pairs.

@@ -6,6 +6,7 @@ Pages with figures are run by the build of the site, `.ci/docs`, all others here
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import sys
 from pathlib import Path
@@ -57,6 +58,16 @@ def missing_package(example) -> str | None:
     return None
 
 
+@pytest.fixture
+def _log_as_before():
+    """Pages show what the log has to say, which tests after them do not ask for."""
+    logger = logging.getLogger("eigenspan")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("_log_as_before")
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a page saves does not land in the checkout
