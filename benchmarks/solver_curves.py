@@ -1,4 +1,4 @@
-"""Accuracy against products: the figure of docs/solvers.md.
+"""Accuracy against products, on the Hessian of `mnist16` and three spectra, with skerch beside.
 
 Run `python benchmarks/solver_curves.py STEM` after `pip install -e ".[bench]"`: it writes STEM.svg and STEM.png. Every
 solver is given 2, 3, 4, 6, 8 and 10 products a pair; "error" is ‖A - Â‖_F over that of the best approximation of rank

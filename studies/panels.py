@@ -216,5 +216,5 @@ def _write_values(axes: Axes, image: AxesImage, values: Array) -> None:
         if np.isfinite(value):
             red, green, blue, _ = image.to_rgba(np.array(value))
             dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
-            color = "white" if dark else "black"
+            color = "white" if dark else "#111111"  # black may become white where a page is dark
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize="x-small")

@@ -22,6 +22,7 @@ import eigenspan
 from eigenspan import studies
 from eigenspan.linops import distributed
 from eigenspan.studies import panels
+from eigenspan.studies.tables import table_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONAL = {"curvlinops", "hessian_eigenthings", "laplace", "peft", "skerch", "transformers"}
@@ -128,6 +129,33 @@ def test_what_shows_a_figure_is_hidden(page):
         assert "shown(figure" not in line or re.fullmatch(
             r'print\(shown\(figure, ".+"\)\)  # markdown-exec: hide', line
         )
+
+
+PICTURE = re.compile(r"!\[[^\]]*\][(\[]|<(?:img|image|picture|object|embed|iframe)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT], ids=page_name)
+def test_every_figure_of_the_site_is_made_by_its_build(page):
+    """From code on the page, by `shown`: none is a file, which nobody would draw again."""
+    assert PICTURE.findall(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("picture", ["![a](b.png)", "![a][b]", '<img src="b.svg">', '<object data="b.svg">'])
+def test_a_picture_in_a_file_is_found(picture):
+    assert PICTURE.search(f"text {picture} text")
+
+
+def test_the_readme_states_what_the_study_found():
+    """At the last step and the largest k, of the results that docs/claim.md draws and tells."""
+    results = studies.read_results(ROOT / "docs" / "data" / "mnist16")
+    row = table_rows(results["records"][-1], results["table_k"])[-1]
+    stated = (
+        f"At step {row.step} and k = {row.k} the overlap is {row.overlap:.3f}: twice that of a random mask, and "
+        f"{row.stratified.ratio:.2f} times that of a random mask with as many entries in every tensor "
+        f"(p = {row.stratified.p:.2f})."
+    )
+    assert round(row.uniform.ratio, 1) == 2
+    assert stated in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
 def test_links_between_pages_lead_somewhere():
