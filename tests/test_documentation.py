@@ -160,9 +160,21 @@ def test_the_readme_states_what_the_study_found():
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\(([^()#\s]+)(?:#[^()\s]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_the_benchmarks_that_pages_name_are_there():
+    """With the options that they are given, in the same pair of backticks or on the same line of a block."""
+    named = 0
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for name, given in re.findall(r"benchmarks/(\w+\.py)([^`\n]*)", page.read_text(encoding="utf-8")):
+            code = (ROOT / "benchmarks" / name).read_text(encoding="utf-8")
+            for option in re.findall(r"--[a-z][a-z0-9-]*", given):
+                assert f'"{option}"' in code, f"{page_name(page)}: benchmarks/{name} has no {option}"
+            named += 1
+    assert named > 20
 
 
 def test_fifteen_lines_are_for_any_model(capsys):
