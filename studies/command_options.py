@@ -52,7 +52,7 @@ StorageKind = Annotated[
         "--storage",
         help="Where block-lanczos and sketched-two-pass keep their basis: device, host, disk (in TMPDIR), or auto, the "
         "first with room.",
-        show_default="device",
+        show_default="the study's, or device",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings alone.")]
@@ -104,6 +104,7 @@ def options_of(context: typer.Context, problem: Problem) -> StudyOptions:
         ValueError: as `StudyOptions`.
     """
     given = {field.name: context.params[field.name] for field in attrs.fields(StudyOptions)}
-    own = {name: value for name, value in own_choices(problem, given["weights"]).items() if given[name] is None}
+    choices = own_choices(problem, given["weights"], given["solver"])
+    own = {name: value for name, value in choices.items() if given[name] is None}
     paths = {name: given[name].resolve() for name in ("data_root", "weights") if given[name] is not None}
     return StudyOptions(**{**given, **own, **paths})
