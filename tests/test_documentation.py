@@ -5,6 +5,7 @@ Pages with figures are run by the build of the site, `.ci/docs`, all others here
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import re
@@ -159,6 +160,30 @@ def test_fifteen_lines_are_for_any_model(capsys):
     assert names["overlap"] == pytest.approx(overlap, abs=1e-6)
     assert names["low"] <= overlap <= names["high"]
     assert f"overlap {overlap:.4f}" in capsys.readouterr().out
+
+
+def names_in(file: Path) -> set[str]:
+    """The names that the code of a file uses, but for importing them."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return used | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def test_nothing_exported_is_unused():
+    """By the code of tests, examples and benchmarks, or in the words of a page beside the reference."""
+    used = {
+        name
+        for top in ("tests", "examples", "benchmarks")
+        for file in (ROOT / top).rglob("*.py")
+        for name in names_in(file)
+    }
+    words = {
+        word
+        for page in PAGES
+        if page.parent.name != "api"
+        for word in re.findall(r"\w+", page.read_text(encoding="utf-8"))
+    }
+    assert {*eigenspan.__all__, *studies.__all__, *distributed.__all__} - used - words == set()
 
 
 def functions_of(module: ModuleType) -> list[str]:
