@@ -30,7 +30,7 @@ from .sharding import all_columns, own_columns, rows_of_columns, summed, whole
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "meshes_of", "share_of", "whole"]
+__all__ = ["ColumnParallel", "DataParallel", "RowSharded", "job", "share_of", "whole"]
 
 _JOBS = itertools.count()  # of this process, which are as many on each rank
 _MEETINGS: list[tuple[Any, int, int]] = []

@@ -48,7 +48,7 @@ class LockFile:
             OSError: the folder cannot be written.
         """
         if not self._made():
-            self._remove_stale()
+            self.remove_stale()
             if not self._made():
                 return False
         if self._lapse is not None:
@@ -97,7 +97,12 @@ class LockFile:
                 raise
         return True
 
-    def _remove_stale(self) -> None:
+    def remove_stale(self) -> None:
+        """Remove the lock if it can be taken over.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         found = self.holder()
         if not self.is_stale():
             return

@@ -337,6 +337,18 @@ class BlockStore:
         for partial in self.folder.glob("*.partial"):
             partial.unlink(missing_ok=True)
 
+    def remove_stale_claims(self) -> None:
+        """Remove the claims of processes that died, also once what they claimed is done.
+
+        Cost: the names of all files.
+        """
+        for lock in self._claims():
+            lock.remove_stale()
+
+    def _claims(self) -> list[LockFile]:
+        held = [path for path in self.folder.glob("*.claim") if path.name == _WHOLE or _CLAIM.search(path.name)]
+        return [LockFile(path, self._lapse) for path in held]
+
     def progress(self) -> Progress:
         """How much is done and left, and how long it may take.
 
@@ -346,9 +358,7 @@ class BlockStore:
         done = sum(len(columns) for found in blocks.values() for columns in found)
         totals = [matrix.columns for matrix in self.matrices.values()]
         total = sum(columns for columns in totals if columns is not None) if None not in totals else None
-        held = [path for path in self.folder.glob("*.claim") if path.name == _WHOLE or _CLAIM.search(path.name)]
-        locks = [LockFile(path, self._lapse) for path in held]
-        at_work = sum(not lock.is_stale() for lock in locks)
+        at_work = sum(not lock.is_stale() for lock in self._claims())
         seconds = sum(sum(found.values()) for found in blocks.values())
         return Progress(done, total, at_work, seconds / done if done else None)
 

@@ -86,7 +86,7 @@ class Certificate:
 
     @property
     def _verdict(self) -> str:
-        basis = f"with probability {self.probability:g}," if self.probability is not None else "assuming that"
+        basis = f"with probability {self.probability:g}" if self.probability is not None else "assuming that"
         lead = f"the first {self.leading} of {len(self.values)} lead" if self.leading > 0 else "none is shown to lead"
         return f"{'certain, as' if self.probability == 1 else basis} {self.premise}: {lead}"
 

@@ -104,7 +104,7 @@ class BlockKrylov(Solver):
             raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {storage}")
         if storage.is_rounding(A.dtype):  # which ends with k products that are kept as well
             columns += self.k * A.dtype.itemsize // storage.dtype_for(A.dtype).itemsize
-        return storage.prepared(A, rows, columns)
+        return storage.prepared(A, rows, columns, min(columns, self._workload(A).basis))
 
     @property
     def _widest(self) -> int:

@@ -206,7 +206,8 @@ class Lanczos(BlockLanczos):
     """The k leading eigenpairs by the Lanczos method, `BlockLanczos` with a block of one.
 
     The fewest products, one at a time, where eigenvalues are distinct: of one that is repeated, copies may be missing
-    although all that was found has converged.
+    although all that was found has converged. A ``start``, which may lack leading pairs, comes beside a random vector,
+    so that the blocks are then of two.
 
     Args:
         block_size: 1.

@@ -33,7 +33,8 @@ class Storage:
     - ``"host"``: main memory, pinned for an operator on a GPU;
     - ``"disk"``: memory-mapped files without a name, which vanish with the last result that uses them, or with the
       process. The system keeps as much of them in its cache as it has memory to spare;
-    - ``"auto"``: the first of these that holds all vectors that may come to be kept in a quarter of what is free.
+    - ``"auto"``: the first of these that holds the vectors that are expected, see ``plan``, in a quarter of what is
+      free. Of those that may come to be kept, up to four times as many, the rest of the memory has room.
 
     Numbers are stored in ``dtype`` and computed with in the dtype of the operator. What is kept in the dtype of the
     operator gives, wherever it lives, the same eigenvalues as in its memory, to the last bit on a CPU, and the same
@@ -95,7 +96,7 @@ class Storage:
         """
         return self.dtype_for(dtype) != dtype
 
-    def prepared(self, A: LinearOperator, rows: int, columns: int) -> Storage:
+    def prepared(self, A: LinearOperator, rows: int, columns: int, expected: int | None = None) -> Storage:
         """This storage, or what ``"auto"`` picks, once it is known to have room for (rows, columns) numbers for A.
 
         Memory is not asked whether it has, as it may be lent to others until it is needed. In a job all ranks must call
@@ -105,6 +106,7 @@ class Storage:
             A: the operator.
             rows: of the basis.
             columns: that it may come to have.
+            expected: that it is expected to have, by which ``"auto"`` picks; by default all of them.
 
         Raises:
             OSError: a directory that cannot be written, or whose disk has too little room, on any rank.
@@ -114,9 +116,10 @@ class Storage:
         """
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if meshes_of(A) else 1
         height = rows if A.row_mesh is None else -(-rows // A.row_mesh.size())
-        own = height * columns * self.dtype_for(A.dtype).itemsize
-        need, kinds = ranks * own, _KINDS[1:]
-        chosen, failure = self.chosen(own, A.device, ranks=ranks), None
+        each, kinds = height * self.dtype_for(A.dtype).itemsize, _KINDS[1:]
+        need = ranks * each * columns
+        chosen = self.chosen(each * (columns if expected is None else expected), A.device, ranks=ranks)
+        failure: OSError | None = None
         if self.kind == "auto":
             chosen = self._picked(kinds[-int(least(-kinds.index(chosen.kind), A))])
         try:

@@ -104,6 +104,7 @@ def measure_columns(
                 break
             if measured == before:  # others have claimed all that is missing
                 time.sleep(min(1.0, lapse / 8))
+    store.remove_stale_claims()  # of blocks that others had written when they died
     return measured
 
 

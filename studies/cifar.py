@@ -199,6 +199,7 @@ def _problem(
         hessian_samples=samples,
         plan=_PLAN,
         compare=False,
+        storage="auto",  # 1,000 pairs in memory would not leave room for their programs in 16 GB
     )
 
 

@@ -89,7 +89,11 @@ def _common(
         context.with_resource(_logged())
 
 
-@app.command()
+@app.command(
+    epilog="Such as: eigenspan study mnist16 --k 100 --steps 200. Without its data: eigenspan study cifar10-3c3d "
+    "--data fake --steps 0 --k 500. Your own: eigenspan study my_module:problem. What it would take: eigenspan plan, "
+    "with the same name and options."
+)
 def study(
     context: typer.Context,
     name: options.Name,
@@ -136,7 +140,7 @@ def study(
         _run(run, traceback, quiet, as_json)
 
 
-@app.command()
+@app.command(epilog="Such as: eigenspan plan imagenet-resnet18 --data fake --steps 0 --k 100 --device cuda.")
 def plan(
     context: typer.Context,
     name: options.Name,
@@ -168,7 +172,7 @@ def plan(
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
-@app.command()
+@app.command(epilog="Such as: eigenspan resume runs/mnist16.")
 def resume(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
@@ -185,7 +189,9 @@ def resume(
     _run(run, traceback, quiet, as_json)
 
 
-@app.command()
+@app.command(
+    epilog="Such as: eigenspan report runs/mnist16. Several: eigenspan report runs/seed1 runs/seed2 --out seeds.html."
+)
 def report(
     context: typer.Context,
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of finished studies.")],
@@ -217,8 +223,12 @@ def _run(run: OverlapStudy, traceback: bool, quiet: bool, as_json: bool) -> None
                 typer.echo(json.dumps({"report": path}) if as_json else f"Report: {path}")
 
 
-for command in (worker_commands.measure, worker_commands.status, worker_commands.decompose):
-    app.command()(command)
+for command, example in (
+    (worker_commands.measure, "eigenspan measure my_module:problem --folder blocks"),
+    (worker_commands.status, "eigenspan status blocks"),
+    (worker_commands.decompose, "eigenspan decompose blocks --out eigenpairs.npz"),
+):
+    app.command(epilog=f"Such as: {example}.")(command)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +13,25 @@ from .options import DTYPES, SOLVERS, SPLITS, StudyOptions, own_choices
 from .problem import Problem
 from .problems import PROBLEMS
 
+_DATA, _COMPUTING, _OUTPUT = "Data and weights", "How it is computed", "What is printed"  # panels of the help
+
 
 def _choices(names: Iterable[str]) -> str:
     return f"One of {', '.join(names)}."
 
 
+def _completed(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell proposes for the beginning of a word."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 Name = Annotated[
-    str, typer.Argument(help=f"The study: {', '.join(PROBLEMS)}, or your own, my_module:problem.", metavar="NAME")
+    str,
+    typer.Argument(
+        help=f"The study: {', '.join(PROBLEMS)}, or your own, my_module:problem.",
+        metavar="NAME",
+        autocompletion=_completed(PROBLEMS),
+    ),
 ]
 Pairs = Annotated[int | None, typer.Option(min=1, help="Eigenpairs, and the largest mask.", show_default="the study's")]
 Steps = Annotated[
@@ -28,16 +40,27 @@ Steps = Annotated[
 SolverName = Annotated[
     str,
     typer.Option(
-        help=f"How to find the eigenpairs. {_choices(SOLVERS)} The sketches improve on the published one, which is "
-        "SketchedEigh(outer=o, inner=2*o, basis='first', core='two-sided') in Python."
+        help=f"How to find the eigenpairs. {_choices(SOLVERS)}",
+        autocompletion=_completed(SOLVERS),
+        rich_help_panel=_COMPUTING,
     ),
 ]
-Exact = Annotated[bool, typer.Option("--exact", help="Diagonalise densely too, and compare.")]
-Split = Annotated[
-    str | None, typer.Option(help=f"Which data the Hessian is of. {_choices(SPLITS)}", show_default="the study's")
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Diagonalise densely too, and compare.", rich_help_panel=_COMPUTING)
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-Dtype = Annotated[str, typer.Option(help=f"Precision. {_choices(DTYPES)}")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Which data the Hessian is of. {_choices(SPLITS)}",
+        show_default="the study's",
+        autocompletion=_completed(SPLITS),
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=_COMPUTING)]
+Dtype = Annotated[
+    str,
+    typer.Option(help=f"Precision. {_choices(DTYPES)}", autocompletion=_completed(DTYPES), rich_help_panel=_COMPUTING),
+]
 Compare = Annotated[
     bool | None,
     typer.Option(
@@ -52,11 +75,13 @@ StorageKind = Annotated[
         "--storage",
         help="Where block-lanczos and sketched-two-pass keep their basis: device, host, disk (in TMPDIR), or auto, the "
         "first with room.",
-        show_default="device",
+        show_default="the study's, or device",
+        autocompletion=_completed(("device", "host", "disk", "auto")),
+        rich_help_panel=_COMPUTING,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings alone.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print each record as a line of JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings alone.", rich_help_panel=_OUTPUT)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print each record as a line of JSON.", rich_help_panel=_OUTPUT)]
 Seed = Annotated[int, typer.Option(min=0, help="Of initialisation, data order, solver and random masks.")]
 Data = Annotated[
     str | None,
@@ -64,21 +89,36 @@ Data = Annotated[
         help="Where the data come from: embedded, folder, fake, ... as the study has them. Fake ones are made up, for "
         "a run without data.",
         show_default="folder with --data-root, else the study's",
+        rich_help_panel=_DATA,
     ),
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder with the full data.", show_default="what the study has without")
+    Path | None,
+    typer.Option(help="Folder with the full data.", show_default="what the study has without", rich_help_panel=_DATA),
 ]
 Download = Annotated[
-    bool, typer.Option("--download", help="First get the data from the network into --data-root, if they are public.")
+    bool,
+    typer.Option(
+        "--download",
+        help="First get the data from the network into --data-root, if they are public.",
+        rich_help_panel=_DATA,
+    ),
 ]
 HessianSamples = Annotated[
-    int | None, typer.Option(min=1, help="Samples that the Hessian is of.", show_default="the study's")
+    int | None,
+    typer.Option(min=1, help="Samples that the Hessian is of.", show_default="the study's", rich_help_panel=_DATA),
 ]
-ImageSize = Annotated[int | None, typer.Option(min=1, help="Pixels a side of fake images.", show_default="the study's")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pixels a side of fake images.", show_default="the study's", rich_help_panel=_DATA),
+]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="File with the state dict of a trained network to begin with.", show_default="random values"),
+    typer.Option(
+        help="File with the state dict of a trained network to begin with.",
+        show_default="random values",
+        rich_help_panel=_DATA,
+    ),
 ]
 
 
@@ -104,6 +144,7 @@ def options_of(context: typer.Context, problem: Problem) -> StudyOptions:
         ValueError: as `StudyOptions`.
     """
     given = {field.name: context.params[field.name] for field in attrs.fields(StudyOptions)}
-    own = {name: value for name, value in own_choices(problem, given["weights"]).items() if given[name] is None}
+    choices = own_choices(problem, given["weights"], given["solver"])
+    own = {name: value for name, value in choices.items() if given[name] is None}
     paths = {name: given[name].resolve() for name in ("data_root", "weights") if given[name] is not None}
     return StudyOptions(**{**given, **own, **paths})

@@ -85,4 +85,5 @@ IMAGENET_RESNET18 = Problem(
     # The graphs of all images fit nowhere: those of a few are built anew for each block of columns.
     plan=HessianPlan(engine="retained", micro_batch_size=20, chunk_size=1),
     compare=False,
+    storage="auto",
 )

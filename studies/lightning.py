@@ -16,7 +16,7 @@ from .schedule import ScheduledRecorder
 
 
 class CurvatureCallback(Callback):  # type: ignore[misc]
-    """Records spectrum, masks and overlaps at steps of a training, and writes a report when it ends.
+    """Records spectrum, masks and overlaps at steps of a training, and writes a report when it ends, however it ends.
 
     Steps are those of the optimisers, ``trainer.global_step``. In a job of many processes the first one records, while
     the others wait for it in their next step: keep ``seconds`` below the timeout of the job. Modules whose parameters
@@ -62,6 +62,10 @@ class CurvatureCallback(Callback):  # type: ignore[misc]
         """Records, if the step is one of those."""
         if trainer.is_global_zero:
             self._recorder.after(trainer.model, trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes results and report of what was recorded before an error or an interruption."""
+        self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes results and report."""

@@ -29,13 +29,14 @@ SPLIT_NAMES = {"train": "training", "test": "test"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def own_choices(problem: Problem, weights: object) -> dict[str, Any]:
-    """The options that a problem chooses where they are left out, with or without given weights."""
+def own_choices(problem: Problem, weights: object, solver: object) -> dict[str, Any]:
+    """The options that a problem chooses where they are left out, with or without given weights, by that solver."""
     return {
         "k": problem.k,
         "steps": problem.steps if weights is None else 0,
         "split": problem.split,
         "compare": problem.compare,
+        "storage": problem.storage if solver in STORING else None,
     }
 
 

@@ -147,14 +147,15 @@ def study_checkpoints(
         k: eigenpairs.
         losses: of the batch at these steps, as far as they are known, see `own_problem`.
         progress: whether to show bars for records and solves.
-        options: see `StudyOptions`.
+        options: see `StudyOptions`, but for steps, split and compare.
 
     Returns:
         The results, see `OverlapStudy.run`; `write_report` makes a report of them.
 
     Raises:
         TypeError: as `own_problem`.
-        ValueError: as `own_problem`; a state of another network or with another loss than is known of it.
+        ValueError: as `own_problem`; a state of another network or with another loss than is known of it; options that
+            are fixed here.
         OSError: a file that cannot be read, or the directory cannot be written.
 
     Cost: a solve for each checkpoint, and its bytes on disk once more.
@@ -162,7 +163,13 @@ def study_checkpoints(
     problem = own_problem(
         model, loss, {"train": batch}, checkpoints=checkpoints, losses=losses, k=k, name="checkpoints"
     )
-    chosen = StudyOptions(k=k, steps=problem.steps, compare=False, **options)
+    fixed: dict[str, Any] = {"steps": problem.steps, "split": "train", "compare": False}
+    for name in fixed.keys() & options.keys():
+        raise ValueError(
+            f"of given checkpoints and one batch, {name} is {fixed[name]!r}: leave it out, or give own_problem(…, "
+            "checkpoints=…) and StudyOptions to OverlapStudy"
+        )
+    chosen = StudyOptions(k=k, **fixed, **options)
     return OverlapStudy(problem, chosen, directory).run(progress=progress)
 
 

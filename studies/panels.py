@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 from torch import Tensor
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('panels need Matplotlib: pip install "eigenspan[studies]"', name=error.name) from error
 
 from ..linops.composition import Composition
 from ..metrics import ChanceCurve, PrincipalAngles

@@ -56,7 +56,7 @@ def record_of(H: Hessian | DataParallel, eig: EigenDecomposition, table_k: Seque
     scores, labels = magnitude(H.parameters), H.parameters.labels()
     curves = [chance_curve(scores, eig.subspace, strata, draws=DRAWS, seed=seed) for strata in (None, labels)]
     certificate = certify(eig) if bool(eig.residual_norms.isfinite().all()) else None  # else they were not measured
-    mask, energy = MaskSubspace.top_k(scores, len(eig.eigenvalues)), layer_energy(eig.eigenvectors, labels)
+    mask, energy = MaskSubspace.top_k(scores, len(eig.eigenvalues)), layer_energy(eig.subspace, labels)
     return {
         "k_max": len(eig.eigenvalues),
         "overlap": curves[0].observed.tolist(),
@@ -69,7 +69,7 @@ def record_of(H: Hessian | DataParallel, eig: EigenDecomposition, table_k: Seque
             "eigenvectors": energy[:, :FIRST].tolist(),
             "eigenspaces": torch.stack([energy[:, :k].mean(dim=1) for k in table_k], dim=1).tolist(),
         },
-        "participation_ratio": participation_ratio(eig.eigenvectors).tolist(),
+        "participation_ratio": participation_ratio(eig.subspace).tolist(),
         "eigenvalues": eig.eigenvalues.tolist(),
         "residual_norms": eig.residual_norms.tolist(),
         "report": eig.report.to_dict() | {"status_text": eig.report.status.value, "seconds": eig.report.seconds},

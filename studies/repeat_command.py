@@ -29,6 +29,8 @@ def repeat_command(problem: Problem, options: StudyOptions) -> str | None:
         value = getattr(options, name)
         if value == own:
             continue
+        if name == "storage" and value is None:
+            value = "device"  # what solvers do by default, where the problem would choose another
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
@@ -43,7 +45,7 @@ def _own_options(problem: Problem, options: StudyOptions) -> dict[str, object]:
     defaults = {field.name: field.default for field in attrs.fields(StudyOptions)}
     return {
         **defaults,
-        **own_choices(problem, options.weights),
+        **own_choices(problem, options.weights, options.solver),
         "data": problem.default_source(root),
         "hessian_samples": problem.hessian_samples,
         "image_size": problem.image_size if options.data == "fake" else None,

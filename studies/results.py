@@ -103,7 +103,7 @@ def read_results(directory: str | os.PathLike[str]) -> dict[str, Any]:
                 f"resume {directory}"
             )
         raise FileNotFoundError(f"{directory} has no {path.name}: name the folder of a study that was finished")
-    remedy = f"remove it, and make it anew by eigenspan resume {directory}"
+    remedy = f"remove it, and make it anew by eigenspan resume {directory}, or by the training that recorded it"
     results = read_json(path, remedy)
     if results.get("format") != FORMAT:
         raise ValueError(

@@ -5,6 +5,7 @@ Pages with figures are run by the build of the site, `.ci/docs`, all others here
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import re
@@ -22,7 +23,6 @@ import eigenspan
 from eigenspan import studies
 from eigenspan.linops import distributed
 from eigenspan.studies import panels
-from eigenspan.studies.tables import table_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONAL = {"curvlinops", "hessian_eigenthings", "laplace", "peft", "skerch", "transformers"}
@@ -145,36 +145,11 @@ def test_a_picture_in_a_file_is_found(picture):
     assert PICTURE.search(f"text {picture} text")
 
 
-def test_the_readme_states_what_the_study_found():
-    """At the last step and the largest k, of the results that docs/claim.md draws and tells."""
-    results = studies.read_results(ROOT / "docs" / "data" / "mnist16")
-    row = table_rows(results["records"][-1], results["table_k"])[-1]
-    stated = (
-        f"At step {row.step} and k = {row.k} the overlap is {row.overlap:.3f}: twice that of a random mask, and "
-        f"{row.stratified.ratio:.2f} times that of a random mask with as many entries in every tensor "
-        f"(p = {row.stratified.p:.2f})."
-    )
-    assert round(row.uniform.ratio, 1) == 2
-    assert stated in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-
-
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^()#\s]+)(?:#[^()\s]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
-
-
-def test_the_benchmarks_that_pages_name_are_there():
-    """With the options that they are given, in the same pair of backticks or on the same line of a block."""
-    named = 0
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for name, given in re.findall(r"benchmarks/(\w+\.py)([^`\n]*)", page.read_text(encoding="utf-8")):
-            code = (ROOT / "benchmarks" / name).read_text(encoding="utf-8")
-            for option in re.findall(r"--[a-z][a-z0-9-]*", given):
-                assert f'"{option}"' in code, f"{page_name(page)}: benchmarks/{name} has no {option}"
-            named += 1
-    assert named > 20
 
 
 def test_fifteen_lines_are_for_any_model(capsys):
@@ -199,6 +174,30 @@ def test_fifteen_lines_are_for_any_model(capsys):
     assert names["overlap"] == pytest.approx(overlap, abs=1e-6)
     assert names["low"] <= overlap <= names["high"]
     assert f"overlap {overlap:.4f}" in capsys.readouterr().out
+
+
+def names_in(file: Path) -> set[str]:
+    """The names that the code of a file uses, but for importing them."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return used | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def test_nothing_exported_is_unused():
+    """By the code of tests, examples and benchmarks, or in the words of a page beside the reference."""
+    used = {
+        name
+        for top in ("tests", "examples", "benchmarks")
+        for file in (ROOT / top).rglob("*.py")
+        for name in names_in(file)
+    }
+    words = {
+        word
+        for page in PAGES
+        if page.parent.name != "api"
+        for word in re.findall(r"\w+", page.read_text(encoding="utf-8"))
+    }
+    assert {*eigenspan.__all__, *studies.__all__, *distributed.__all__} - used - words == set()
 
 
 def functions_of(module: ModuleType) -> list[str]:

@@ -88,17 +88,21 @@ def test_every_module_of_the_wheel_imports(site, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("file", ADAPTERS, ids=str)
-def test_an_adapter_without_its_trainer_names_the_extra(file, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "needed", "extra"),
+    [*((file, file.stem, file.stem) for file in ADAPTERS), (Path("studies/panels.py"), "matplotlib", "studies")],
+    ids=str,
+)
+def test_a_module_without_what_it_needs_names_the_extra(file, needed, extra, tmp_path):
     code = f"""
 import sys
-sys.modules["{file.stem}"] = None
+sys.modules["{needed}"] = None
 try:
     import {module_name(file)}
 except ImportError as error:
     print(error)
 """
-    assert f'pip install "eigenspan[{file.stem}]"' in run_python(code, tmp_path)
+    assert f'pip install "eigenspan[{extra}]"' in run_python(code, tmp_path)
 
 
 def test_the_wheel_brings_its_licence_and_command(wheel):

@@ -23,6 +23,7 @@ ADDRESSES = {
 _OWN = re.compile(r"^(Source|Cost): ", re.MULTILINE)
 _ARGUMENTS = re.compile(r"^Args:\n(?:(?: +.*)?\n?)*", re.MULTILINE)
 _SHARED = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
+_PAGE = re.compile(r"``docs/([\w/-]+\.md)``")
 _NAME = re.compile(r"(?<![`\w])`([A-Za-z_]\w*)(?:\.\w+)*`(?!`)")
 
 
@@ -53,10 +54,10 @@ def linked(text: str) -> str:
 
 
 def rewritten(text: str) -> str:
-    """A docstring in which Source and Cost have titles, each argument its entry, and public names links."""
+    """A docstring in which Source and Cost have titles, each argument its entry, and public names and pages links."""
     text = _ARGUMENTS.sub(lambda arguments: _SHARED.sub(_apart, arguments[0]), text)
     text = _OWN.sub(r'<span class="doc-section-title">\1:</span> ', text)
-    return linked(text)
+    return linked(_PAGE.sub(r"[\1](../\1)", text))
 
 
 class Docstrings(griffe.Extension):

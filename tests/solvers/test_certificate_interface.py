@@ -131,7 +131,7 @@ class TestText:
         assumed, shown = certify(result), certify(result, A, confidence=0.95)
         assert str(assumed).startswith("certain: 3 eigenvalues or singular values match these one to one")
         assert "assuming that there is no other eigenvalue of |λ| above 3: the first 2 of 3 lead" in str(assumed)
-        assert "with probability 0.95, there is no other eigenvalue of |λ| above" in str(shown)
+        assert "with probability 0.95 there is no other eigenvalue of |λ| above" in str(shown)
         assert repr(shown.scree) in str(shown)
         assert str(assumed).splitlines()[-1].split()[-2:] == ["-", "-"]  # of three vectors no angle is told
         assert repr(assumed).startswith("<Certificate of 3 values within ")

@@ -138,6 +138,17 @@ def test_auto_takes_the_first_that_has_room(monkeypatch):
     assert Storage("auto", dtype="bfloat16").prepared(A, 1000, 10).kind == "device"
 
 
+@pytest.mark.parametrize("solver", [BlockLanczos, BlockGolubKahan])
+@pytest.mark.parametrize(("quarter", "kind"), [(0, "device"), (-1, "disk")])
+def test_auto_goes_by_what_is_expected_as_plans_do(solver, quarter, kind, monkeypatch):
+    """Of up to 500 vectors that may come to be kept, with k=5, some 60 are expected."""
+    A, one = _untouched(2000), solver(k=5, storage="auto")
+    expected = one._workload(A).basis * (2000 if solver is BlockLanczos else 4000) * 8
+    monkeypatch.setattr("eigenspan.linops.memory.free_memory", lambda _: 4 * (expected + quarter))
+    assert one._stored(A, 2000 if solver is BlockLanczos else 4000).kind == kind
+    assert one.plan(Dense(torch.eye(2000, dtype=torch.float64), Structure.SYMMETRIC)).storage.kind == kind
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import time
 
 import pytest
@@ -250,6 +251,19 @@ def test_blocks_that_others_hold_are_left_to_them(tmp_path):
         assert measure_columns(solver(), dense(), tmp_path, wait=False) == COLUMNS - 2 * BLOCK
         assert BlockStore.open(tmp_path).progress().at_work == 1
     assert measure_columns(solver(), dense(), tmp_path, wait=False) == BLOCK
+
+
+@posix
+def test_the_claim_of_one_that_died_with_its_block_written_does_not_stay(process, tmp_path):
+    worker = process(work, tmp_path, 0.0)
+    worker.start()
+    worker.join()
+    left, held = tmp_path / "range.4-8.claim", tmp_path / "range.8-12.claim"
+    left.write_text(f"{worker.pid} {socket.gethostname()}")
+    held.write_text(f"{os.getpid()} {socket.gethostname()}")
+    assert measure_columns(solver(), slow(0.0), tmp_path) == 0
+    assert not left.exists()
+    assert held.exists()
 
 
 def test_an_error_gives_back_the_claim(tmp_path, caplog):

@@ -183,6 +183,8 @@ def test_options_that_do_not_go_with_them_are_refused(tmp_path, training):
     (path,) = saved(tmp_path, {0: states[0]}).values()
     with pytest.raises(ValueError, match="leave out the weights of"):
         OverlapStudy(problem, StudyOptions(k=2, steps=0, weights=path, compare=False), tmp_path / "study")
+    with pytest.raises(ValueError, match="split is 'train': leave it out"):
+        study_checkpoints(network, LOSS, BATCH, {0: states[0]}, tmp_path / "study", k=2, split="test")
 
 
 def test_the_command_takes_a_module_with_checkpoints(tmp_path, training, monkeypatch):

@@ -286,6 +286,24 @@ def test_version_and_help():
     assert "mnist16" in invoke("study", "--help").output
 
 
+@pytest.mark.parametrize(
+    ("words", "proposed"),
+    [
+        ("study cifar1", ["cifar10-3c3d", "cifar100-allcnnc"]),
+        ("study mnist16 --solver sk", ["sketched", "sketched-two-pass"]),
+        ("plan mnist16 --storage d", ["device", "disk"]),
+    ],
+)
+def test_a_shell_completes_names(words, proposed):
+    asked = {
+        "_EIGENSPAN_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"eigenspan {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    result = CliRunner().invoke(cli.app, [], prog_name="eigenspan", env=asked)
+    assert result.stdout.split() == proposed
+
+
 def run_as_module(monkeypatch, *arguments):
     """``python -m eigenspan``, and how it ends."""
     monkeypatch.setattr(sys, "argv", ["eigenspan", *arguments])

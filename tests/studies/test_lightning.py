@@ -120,6 +120,20 @@ def test_a_training_that_is_resumed_goes_on(tmp_path):
     assert [record["eigenvalues"] for record in records[:2]] == [record["eigenvalues"] for record in first[:2]]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_was_recorded_before_a_training_failed_has_a_report(tmp_path, error):
+    class Fails(Module):
+        def training_step(self, batch, batch_idx):
+            if self.global_step == 5:
+                raise error
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises((error, SystemExit)):  # Lightning leaves by the latter when it is interrupted
+        fit(tmp_path, [CurvatureCallback(LOSS, DATA.train, tmp_path / "curvature", every=2, k=2)], Fails())
+    assert [record["step"] for record in recorded(tmp_path / "curvature")] == [0, 2, 4]
+    assert (tmp_path / "curvature" / "report.html").exists()
+
+
 def test_a_module_without_a_second_derivative_trains_to_the_end(tmp_path, caplog):
     squared = Module()
     squared.layers[2] = cases.Applied(cases.Once.apply)

@@ -26,6 +26,9 @@ class _StudyMadeError(RuntimeError):
         ["small", "--data-root", "a folder"],
         ["study_cases:SMALL", "--k", "4"],
         ["cifar10-3c3d", "--data", "fake", "--steps", "0", "--hessian-samples", "7", "--k", "3"],
+        ["cifar100-allcnnc", "--data", "fake", "--steps", "0", "--k", "3"],
+        ["cifar100-allcnnc", "--data", "fake", "--steps", "0", "--k", "3", "--storage", "device"],
+        ["cifar100-allcnnc", "--data", "fake", "--steps", "0", "--k", "3", "--solver", "arpack"],
         ["imagenet-resnet18", "--data", "fake", "--image-size", "64", "--hessian-samples", "3", "--compare"],
     ],
 )
@@ -51,6 +54,13 @@ def test_it_asks_for_the_same_options(arguments, monkeypatch, tmp_path):
     assert asked[0] == asked[1]
     if "--data-root" not in arguments:
         assert sorted(shlex.split(asked[0][2])[2:]) == sorted(arguments)
+
+
+def test_a_study_without_the_storage_of_its_problem():
+    """In Python nothing is chosen for what is left out."""
+    problem = problems.find_problem("cifar100-allcnnc")
+    options = StudyOptions(k=3, steps=0, data="fake", compare=False, hessian_samples=1000)
+    assert repeat_command(problem, options).endswith("--k 3 --steps 0 --storage device --data fake")
 
 
 def test_a_problem_without_a_name_has_none():
