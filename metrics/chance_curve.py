@@ -30,6 +30,8 @@ from .nulls import (
 from .overlap import overlap_curve
 from .sampling import Strata
 
+_NUMBERS = 2**24  # of drawn rows that are held at a time
+
 
 @attrs.frozen(eq=False, repr=False, slots=False)
 class ChanceCurve:
@@ -170,7 +172,7 @@ def chance_curve(
     Source: as for `chance`.
 
     Cost: O(n K) operations, the rows read once; O(n + K² + S K) memory for S strata, the K² those of `overlap_curve`,
-    and a block of rows; of p-values, when first asked for, draws K² operations, draws K numbers and a copy of the rows
+    and a block of rows; of p-values, when first asked for, draws K² operations, draws K numbers and a block of the rows
     of the eigenvectors that were drawn. O(K) beside the overlap curve for the Haar null.
     """
     null = checked_null(null, strata, draws, seed)
@@ -208,14 +210,17 @@ def _against_haar(A: Tensor | EigenSubspace, B: EigenSubspace) -> ChanceCurve:
 
 def _drawn_law(B: EigenSubspace, strata: Strata, order: Tensor, rounding: float, draws: int, seed: int) -> DrawnLaw:
     """That of the overlap curves of random orders of coordinates, (draws, K)."""
-    drawn, orders = numpy.unique(strata.orders(order, draws, numpy.random.default_rng(seed)), return_inverse=True)
-    rows = B.rows(torch.from_numpy(drawn).to(B.device)).contiguous()
-    orders = orders.reshape(draws, len(order))
-    gained = torch.zeros(orders.shape, dtype=torch.float64, device=B.device)
-    # Place by place, so that what is held is a row for each draw, which a cache has room for.
-    for place, chosen in enumerate(torch.from_numpy(orders.T.copy()).to(B.device)):
-        squares = rows.index_select(0, chosen).double().square_()
-        gained[:, place] += squares[:, :place].sum(dim=1)
-        gained[:, place:] += squares[:, place:]
-    curves: NDArray[numpy.float64] = gained.cumsum(1).cpu().numpy()
+    drawn, places = numpy.unique(strata.orders(order, draws, numpy.random.default_rng(seed)), return_inverse=True)
+    indices = torch.from_numpy(drawn).to(B.device)
+    orders = torch.from_numpy(places.reshape(draws, len(order)).T.copy()).to(B.device)  # a row for each place
+    total = torch.zeros(draws, len(order), dtype=torch.float64, device=B.device)
+    count = max(1, _NUMBERS // len(order))
+    for start in range(0, len(drawn), count):
+        energies = B.rows(indices[start : start + count]).double().square_().cumsum_(dim=1)
+        # The coordinate of a place adds its energy in the first k vectors to the overlaps of all masks that hold it.
+        for place, chosen in enumerate(orders - start):
+            here = (chosen >= 0) & (chosen < len(energies))
+            at: Tensor | slice = slice(None) if len(energies) == len(drawn) else here.nonzero()[:, 0]
+            total[at, place:] += energies[chosen[at], place:]
+    curves: NDArray[numpy.float64] = total.cpu().numpy()
     return DrawnLaw(curves / numpy.arange(1, len(order) + 1), rounding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import math
 import pickle
 import weakref
@@ -306,6 +307,23 @@ class TestLaws:
             chance(MaskSubspace.random(20, 3, device=device), B)
         with pytest.raises(ValueError, match="entries that are not finite"):
             chance_curve(torch.arange(20.0, device=device).flip(0), B)
+
+    @pytest.mark.parametrize("numbers", [2**24, 100], ids=["rows at once", "a few rows at a time"])
+    def test_its_law_is_that_of_drawn_masks(self, numbers, device, monkeypatch):
+        """To the last bit but for the order of sums."""
+        monkeypatch.setattr(importlib.import_module("eigenspan.metrics.chance_curve"), "_NUMBERS", numbers)
+        B, labels = uneven(90, 12, 1, device), labels_of(30, 60, device=device)
+        scores = torch.rand(90, generator=torch.Generator().manual_seed(1)).to(device)
+        curve, order = chance_curve(scores, B, labels, draws=FEW, seed=5), scores.argsort(descending=True)[:12]
+        counts = torch.bincount(labels[order])
+        orders = Strata(labels, counts).orders(order, FEW, numpy.random.default_rng(5))
+        masks = [
+            [MaskSubspace.from_indices(torch.from_numpy(drawn[:k]).to(device), 90, B.dtype) for k in (1, 7, 12)]
+            for drawn in orders
+        ]
+        expected = [[float(overlap(mask, B.leading(mask.dim))) for mask in row] for row in masks]
+        found = curve.law.values[:, [0, 6, 11]]
+        numpy.testing.assert_allclose(found, expected, rtol=1e-12)
 
     def test_a_band_of_too_few_draws(self, device):
         curve = chance_curve(torch.arange(200.0, device=device), uneven(200, 60, 1, device), draws=50)
