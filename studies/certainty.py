@@ -73,14 +73,21 @@ def _premise(records: Sequence[dict[str, Any]]) -> list[str]:
     leads = leading(last)
     if leads == 0:
         return [basis, f"Even so no gap sets the first of the {k:,} eigenvectors apart: no eigenspace is bounded."]
-    sine, overlap = (number(certificate[name][leads - 1]) for name in ("sines", "overlaps"))
+    sine = number(certificate["sines"][leads - 1])
     angle = f"the sine of its largest angle to that is at most {sine:.1e}" if sine < 1 else "no angle is bounded"
-    missed = f"at most {text(1 - overlap, '.1e')} is missing to an overlap of 1"
+    missed = f"at most {text(_missed(certificate, leads), '.1e')} is missing to an overlap of 1"
     return [
         basis,
         f"By it the span of the first {leads:,} of {k:,} eigenvectors is the leading eigenspace but for an error: "
         f"{angle}, and {missed} (Davis and Kahan).",
     ]
+
+
+def _missed(certificate: dict[str, Any], k: int) -> float:
+    """What the first k vectors miss to an overlap of 1 with the leading eigenspace, at most."""
+    sine = number(certificate["sines"][k - 1])
+    # Below 1 it bounds √(Σ sin²) too, whose square 1 - overlap would lose to cancellation: no bound is 0.
+    return sine**2 / k if sine < 1 else 1 - number(certificate["overlaps"][k - 1])
 
 
 def certificate_table(results: dict[str, Any], records: Sequence[dict[str, Any]], caption: str) -> str:
@@ -93,13 +100,13 @@ def certificate_table(results: dict[str, Any], records: Sequence[dict[str, Any]]
         certificate, dimensions = record["certificate"], reached_k(results["table_k"], record["k_max"])
         rows = []
         for row, k in enumerate(dimensions):
-            at = {name: number(certificate[name][k - 1]) for name in ("radii", "sharp_radii", "sines", "overlaps")}
+            at = {name: number(certificate[name][k - 1]) for name in ("radii", "sharp_radii", "sines")}
             leads = bool(certificate["leads"][k - 1])
             entries = [
                 *(str(k), text(number(record["eigenvalues"][k - 1]), ".4g")),
                 *(text(at["radii"], ".1e"), text(at["sharp_radii"], ".1e"), "yes" if leads else "not shown"),
                 text(at["sines"] if leads and at["sines"] < 1 else math.nan, ".1e"),
-                text(1 - at["overlaps"] if leads else math.nan, ".1e"),
+                text(_missed(certificate, k) if leads else math.nan, ".1e"),
                 *(share(number(record["overlap_error"][end][k - 1])) for end in ("low", "high")),
             ]
             rows.append(cell_row("" if row else str(record["step"]), entries, len(dimensions)))

@@ -13,7 +13,7 @@ from study_cases import only_vectors, run
 
 import eigenspan as es
 from eigenspan.studies import plots, report
-from eigenspan.studies.certainty import certainty
+from eigenspan.studies.certainty import certainty, certificate_table
 from eigenspan.studies.findings import findings
 from eigenspan.studies.report import write_report
 from eigenspan.studies.tables import cells, percent, share, table_rows
@@ -335,6 +335,14 @@ def test_what_is_certain_and_what_rests_on_a_premise():
         "largest angle to that is at most 1.0e-02, and at most 1.0e-04 is missing to an overlap of 1 (Davis and "
         "Kahan).",
     ]
+
+
+def test_a_bound_of_what_is_missed_is_never_none():
+    """1 - overlap of an error below the square root of a rounding would be 0, which is no bound."""
+    found = certified(certificate([True, True], sines=[3e-14, 2e-10], overlaps=[1.0, 1.0]))
+    assert "at most 2.0e-20 is missing" in " ".join(certainty(found)["By a premise"])
+    rows = Page(certificate_table(found, found["records"], "")).rows
+    assert [row[-3] for row in rows[-2:]] == ["9.0e-28", "2.0e-20"]
 
 
 @pytest.mark.parametrize(
