@@ -93,6 +93,8 @@ class Risk:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model is a torch.nn.Module, got {type(model).__name__}")
         model = as_written(model)
+        if isinstance(model, nn.DataParallel):
+            raise TypeError("the model is a DataParallel, which computes on copies of a network: give its .module")
         require_function_of_parameters(model)
         self._model = model
         self.loss = as_loss(loss)

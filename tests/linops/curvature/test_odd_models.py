@@ -211,3 +211,10 @@ class TestMonteCarloFisher:
     def test_a_single_sample_of_as_many_inputs_as_classes_is_refused(self):
         with pytest.raises(ValueError, match="batch of one"):
             es.MonteCarloFisher(nn.Linear(3, 3), CROSS_ENTROPY, (torch.randn(3), torch.tensor(1)))
+
+
+def test_copies_on_other_devices_are_refused():
+    """PyTorch does not let a DataParallel compute with other parameters than its own."""
+    wrapped = nn.DataParallel(nn.Linear(3, 2))
+    with pytest.raises(TypeError, match=r"is a DataParallel, .*: give its .module"):
+        es.Hessian(wrapped, nn.MSELoss(), (torch.ones(4, 3), torch.ones(4, 2)))
