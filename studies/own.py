@@ -197,6 +197,11 @@ def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mappin
     if unknown:
         raise ValueError(f"losses are those of the steps {sorted(checkpoints)}, got one of step {unknown[0]}")
     for step, state in checkpoints.items():
+        if not isinstance(state, Mapping | str | os.PathLike):
+            raise TypeError(
+                f"the checkpoint of step {step} is a state dict, such as model.state_dict(), or a file with one; got "
+                f"{type(state).__name__}"
+            )
         if not isinstance(state, Mapping) and not Path(state).is_file():
             raise FileNotFoundError(f"the checkpoint of step {step}, {state}, is missing")
 

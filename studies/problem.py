@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..linops import GGN, Hessian
 from ..linops.curvature.guards import untouched_random_state
 from .images import Images, Samples, decoded_once
-from .states import State, digest_of, read_state
+from .states import State, digest_of, misfit, read_state
 from .tables import reached_k
 
 Batch = tuple[Tensor, Tensor]
@@ -285,7 +285,8 @@ class Problem:
             try:
                 model()
             except RuntimeError as error:
-                raise ValueError(f"{path} is of another network ({error}): {expected}") from error
+                parameters = dict(self.model().named_parameters(remove_duplicate=False))
+                raise ValueError(f"{path} {misfit(state, parameters, error)}; {expected}") from error
         weights = f"weights of {path.name}, SHA-256 {digest}"
         return attrs.evolve(self, model=model, title=f"{self.title}, pre-trained", weights=weights)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,7 +32,8 @@ def read_state(path: Path, expected: str) -> dict[str, Tensor]:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in as many ways as its format has layers
-            raise ValueError(f"{path} cannot be loaded ({type(error).__name__}): {expected}") from error
+            loader = "read safetensors by safetensors.torch.load_file; " if path.suffix == ".safetensors" else ""
+            raise ValueError(f"{path} cannot be loaded ({type(error).__name__}): {loader}{expected}") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds no state dict: {expected}")
     if not all(isinstance(value, Tensor) for value in state.values()):
@@ -51,8 +52,31 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> li
     try:
         network.load_state_dict({name: own[name] for name in lacking} | dict(state))
     except RuntimeError as error:
-        raise ValueError(f"{what} is of another network: {error}") from error
+        raise ValueError(f"{what} {misfit(state, parameters, error)}") from error
     return lacking
+
+
+def misfit(state: Mapping[str, object], wanted: Iterable[str], error: RuntimeError) -> str:
+    """Why a state does not fit a network, and what to do where that can be told.
+
+    Args:
+        state: that was refused.
+        wanted: names of the parameters of the network.
+        error: PyTorch's.
+    """
+    nested = next((name for name, value in state.items() if isinstance(value, Mapping)), None)
+    if nested is not None:
+        return f"is no state dict, but holds other dicts: take the one in it, such as state[{nested!r}]"
+    first, *others = wanted
+    prefixes = (name.removesuffix(first) for name in state if name.endswith(f".{first}"))
+    prefix = next((prefix for prefix in prefixes if all(prefix + name in state for name in others)), None)
+    if prefix is None:
+        return f"is of another network: {error}"
+    only = "" if all(name.startswith(prefix) for name in state) else f" if name.startswith({prefix!r})"
+    return (
+        f"has {prefix!r} before the names of the network, as wrappers leave it there: take "
+        f"{{name.removeprefix({prefix!r}): value for name, value in state.items(){only}}}"
+    )
 
 
 def digest_of(state: State) -> str:

@@ -141,6 +141,34 @@ def test_states_that_do_not_fit_are_refused(tmp_path, training, state, words):
         study(tmp_path / "study", [state(training[0][0])])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
+@pytest.mark.parametrize("extra", [{}, {"loss.weight": torch.ones(3)}], ids=["alone", "among others"])
+def test_names_behind_those_of_a_wrapper_come_with_code_that_mends_them(tmp_path, training, prefix, extra):
+    states, _ = training
+    state = {**{prefix + name: tensor for name, tensor in states[3].items()}, **extra}
+    file = tmp_path / "wrapped.pt"
+    torch.save(state, file)
+    for given in (state, file):
+        with pytest.raises(ValueError, match=f"has '{prefix}' before the names of the network") as raised:
+            study(tmp_path / "study", [given])
+    mended = eval("{" + str(raised.value).split(": take {")[1], {"state": state})
+    assert mended.keys() == states[3].keys()
+    assert all(torch.equal(mended[name], tensor) for name, tensor in states[3].items())
+
+
+def test_a_state_within_a_dict_is_pointed_at(tmp_path, training):
+    state = {"epoch": torch.tensor(3), "model": training[0][0]}
+    with pytest.raises(ValueError, match=r"step 0 is no state dict, .*take the one in it, such as state\['model'"):
+        study(tmp_path / "study", [state])
+
+
+def test_of_safetensors_it_is_said_who_reads_them(tmp_path, training):
+    save_file = pytest.importorskip("safetensors.torch", reason="safetensors are not installed").save_file
+    save_file(training[0][0], path := tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be loaded .*by safetensors.torch.load_file; "):
+        study(tmp_path / "study", [path])
+
+
 @pytest.mark.parametrize(
     ("content", "found"), [(b"", "cannot be loaded"), ({"epoch": 3, "state_dict": {}}, "but 'epoch', 'state_dict': ")]
 )
@@ -159,6 +187,8 @@ def test_files_that_hold_no_state_dict_are_refused(tmp_path, content, found):
         ({"checkpoints": []}, ValueError, r"one or more, of steps from 0 on; got the steps \[\]"),
         ({"checkpoints": {-1: {}}}, ValueError, r"got the steps \[-1\]"),
         ({"checkpoints": {"0.weight": torch.zeros(2)}}, TypeError, "integer"),  # a state dict, not a list of them
+        ({"checkpoints": [network()]}, TypeError, "step 0 is a state dict, .* got Sequential"),
+        ({"checkpoints": [None]}, TypeError, "got NoneType"),
         ({"checkpoints": "last.pt"}, TypeError, "a list of files, or a mapping by step; got one path, 'last.pt'"),
         ({"checkpoints": ["missing.pt"]}, FileNotFoundError, "the checkpoint of step 0, missing.pt, is missing"),
         (

@@ -242,6 +242,7 @@ def test_a_study_begins_with_given_weights(study, tmp_path):
         (b"garbage", (), "cannot be loaded"),
         ([1, 2], (), "holds no state dict"),
         ({"weight": torch.zeros(2)}, (), "of another network"),
+        ({f"module.{name}": one for name, one in small_network().state_dict().items()}, (), "has 'module.' before"),
         ({}, ("--steps", 1), "takes 0 steps; got 1"),
     ],
 )
