@@ -15,8 +15,11 @@ from .page import cell_row, figure, key_numbers, page, paragraphs, table, told
 from .passages import READING, citation, data_note, plain, reproduction
 from .records import LEVEL
 from .run_comparison_plots import run_figures
-from .runs import Runs
+from .runs import Runs, is_recorded
 from .tables import HEADINGS, TableRow, above_chance, cells, ending, leading, number, residual, share, table_rows, text
+
+_DATA_OPTIONS = {"data", "data root", "hessian samples", "image size", "weights"}
+"""Options, in words, that a description of data repeats."""
 
 
 def write_comparison(directories: Sequence[Path], path: Path) -> Path:
@@ -151,7 +154,15 @@ def _range(spread: tuple[float, float, float]) -> str:
 
 def _reason(runs: Runs) -> str:
     """What the differences can be due to."""
+    every = runs.results.values()
     changed = [name.replace("_", " ") for name in runs.differences("options")]
+    if not _DATA_OPTIONS & {*changed} and len({results["description"] for results in every}) > 1:
+        changed.append("data")
+    if "steps" not in changed and len({results["records"][-1]["step"] for results in every}) > 1:
+        changed.append("last step")
+    if any(is_recorded(results) for results in every):
+        listed = f"The runs differ in {', '.join(changed)}. " if changed else ""
+        return f"{listed}How the networks were trained is not known here: that may differ as well."
     if not changed:
         return "The settings are the same: what differs is due to rounding, or to what the runs were computed with."
     if changed == ["seed"]:

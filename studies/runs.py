@@ -77,10 +77,17 @@ class Runs:
         return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
+def is_recorded(results: dict[str, Any]) -> bool:
+    """Whether they are of a recorder, whose options say nothing of the training."""
+    return "solver" not in results["options"]
+
+
 def _why_not(one: dict[str, Any], other: dict[str, Any]) -> str:
     """In what two results differ that must not, and what to do; empty if they may be compared."""
     if one["study"] != other["study"]:
         return f"they are of the studies {one['study']} and {other['study']}; compare runs of one study"
+    if is_recorded(one) != is_recorded(other):
+        return "one is a study, the other has the records of a training; compare runs of one kind"
     kinds = [f"{results['options'].get('data')} data" for results in (one, other)]
     if bool(one["warning"]) != bool(other["warning"]):
         made_up = " and ".join(results["warning"] or "real data" for results in (one, other))

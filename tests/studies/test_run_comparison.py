@@ -103,6 +103,30 @@ def test_what_differences_may_be_due_to(runs, changes, words):
     assert words in found(Runs({"a": results, "b": other}), "train")[-1]
 
 
+def test_data_and_last_steps_that_differ_are_no_rounding(runs):
+    """Neither is an option of every study: own data have their digest in the description."""
+    results = json.loads((runs[0] / "results.json").read_text())
+    earlier = [record for record in results["records"] if record["step"] < 2]
+    for changes, words in [
+        ({"description": "other points"}, "differ in data alone"),
+        ({"records": earlier}, "differ in last step alone"),
+        ({"description": "other points", "records": earlier}, "differ in data and last step: which of these"),
+    ]:
+        assert words in found(Runs({"a": results, "b": {**results, **changes}}), "train")[-1]
+
+
+def test_of_recorded_trainings_it_is_not_known_what_they_differ_in(runs):
+    """Their seed is that of the solver; initial values and data order are those of the training."""
+    results = json.loads((runs[0] / "results.json").read_text())
+    alike = {**results, "options": {"k": 6, "seconds": 60.0, "seed": 0, "split": "both"}}
+    other = {**alike, "options": {**alike["options"], "seed": 1}}
+    assert found(Runs({"a": alike, "b": alike}), "train")[-1].startswith("How the networks were trained is not known")
+    said = found(Runs({"a": alike, "b": other}), "train")[-1]
+    assert said.startswith("The runs differ in seed. How the networks were trained is not known")
+    with pytest.raises(ValueError, match="one is a study, the other has the records of a training"):
+        Runs({"a": results, "b": alike})
+
+
 def test_runs_of_other_lengths_are_compared_at_what_they_share(runs, tmp_path):
     run(tmp_path / "short", k=4, steps=0, solver="sketched", compare=False)
     page = Page(write_comparison([runs[0], tmp_path / "short"], tmp_path / "page.html").read_text(encoding="utf-8"))
