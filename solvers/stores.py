@@ -175,12 +175,12 @@ class Storage:
         except OSError as error:
             raise OSError(
                 f"a basis needs {need:,} bytes in {self._folder}, which cannot be written ({error}), so that none are "
-                "free: name another directory"
+                f"free: {self._elsewhere}"
             ) from error
         if need > free:
             raise OSError(
-                f"a basis needs {need:,} bytes in {self._folder}, whose disk has {free:,} free: name another "
-                "directory, a narrower dtype, or a smaller max_basis or max_products"
+                f"a basis needs {need:,} bytes in {self._folder}, whose disk has {free:,} free: "
+                f"{self._elsewhere}, a narrower dtype, or a smaller max_basis or max_products"
             )
 
     def numbers(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -206,6 +206,11 @@ class Storage:
     def _folder(self) -> Path:
         return Path(tempfile.gettempdir() if self.directory is None else self.directory)
 
+    @property
+    def _elsewhere(self) -> str:
+        """What to do about a directory without room."""
+        return "set TMPDIR to another directory" if self.directory is None else "name another directory"
+
     def _mapped(self, count: int, dtype: torch.dtype) -> Tensor:
         """Numbers in a file of their own, which has no name any more, so that it ends with them."""
         size = count * dtype.itemsize
@@ -219,7 +224,7 @@ class Storage:
                 os.ftruncate(handle, size)
             return torch.from_file(name, shared=True, size=count, dtype=dtype)
         except OSError as error:  # what was free a moment ago is not any more
-            raise OSError(f"a basis needs {size:,} bytes in {self._folder}: {error}; name another directory") from error
+            raise OSError(f"a basis needs {size:,} bytes in {self._folder}: {error}; {self._elsewhere}") from error
         finally:
             os.close(handle)
             Path(name).unlink()

@@ -103,6 +103,15 @@ def test_a_directory_that_cannot_be_written_is_refused_before_any_product():
         BlockLanczos(k=5, max_basis=40, storage=Storage("disk", "/proc")).solve(_untouched(50))
 
 
+@pytest.mark.parametrize(("directory", "remedy"), [(None, "set TMPDIR to another"), (".", "name another directory")])
+def test_the_remedy_is_one_of_how_the_directory_was_named(monkeypatch, directory, remedy):
+    """Commands take no directory: theirs is the folder of temporary files."""
+    usage = type(stores.shutil.disk_usage("/"))(10**6, 10**6 - 4321, 4321)
+    monkeypatch.setattr(stores.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=rf"4,321 free: {remedy}"):
+        Storage("disk", directory).require_room(22_400)
+
+
 def test_a_file_takes_its_room_at_once(tmp_path):
     """No holes: a process that writes into one when the disk is full ends without an error."""
     free = os.statvfs(tmp_path).f_bfree
