@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .options import SPLIT_NAMES
 from .page import cell_row, table
 from .records import DRAWS
+from .results import splits
 from .tables import TableRow, leading, number, reached_k, residual, share, table_rows, text
 
 
@@ -21,7 +23,7 @@ def certainty(results: dict[str, Any]) -> dict[str, list[str]]:
     return {
         "How the solves ended": _accuracy(records),
         "Certain": _certain(records),
-        "By a premise": [*_premise(records), *_error(results)],
+        "By a premise": [*_premise(records, _of(results)), *_error(results)],
         "Only an estimate": [
             f"Means and standard deviations of chance are exact; its intervals and p-values are of {DRAWS} random "
             f"masks: a p-value near 0.05 has a standard error of {2 * math.sqrt(0.025 * 0.975 / DRAWS):.2f}.",
@@ -56,7 +58,12 @@ def _radius(record: dict[str, Any]) -> float:
     return max(map(number, record["certificate"]["radii"])) / scale if scale > 0 else 0.0
 
 
-def _premise(records: Sequence[dict[str, Any]]) -> list[str]:
+def _of(results: dict[str, Any]) -> str:
+    """Which data the last record is of, where there are others."""
+    return f" on {SPLIT_NAMES[results['records'][-1]['split']]} data" if len(splits(results)) > 1 else ""
+
+
+def _premise(records: Sequence[dict[str, Any]], of: str) -> list[str]:
     """Which pairs lead, and how near their span is to the leading eigenspace, at the last record."""
     last = records[-1]
     certificate = last["certificate"]
@@ -64,11 +71,11 @@ def _premise(records: Sequence[dict[str, Any]]) -> list[str]:
         return ["Nothing is shown of eigenspaces without residual norms."]
     premise, k = certificate["premise"], last["k_max"]
     if certificate["probability"] == 1:
-        basis = f"At step {last['step']:,} it is certain that {premise}."
+        basis = f"At step {last['step']:,}{of} it is certain that {premise}."
     else:
         basis = (
-            f"That no larger eigenvalue was missed is assumed and not shown. At step {last['step']:,} the premise is "
-            f"that {premise}."
+            f"That no larger eigenvalue was missed is assumed and not shown. At step {last['step']:,}{of} the premise "
+            f"is that {premise}."
         )
     leads = leading(last)
     if leads == 0:
@@ -118,13 +125,16 @@ def certificate_table(results: dict[str, Any], records: Sequence[dict[str, Any]]
 def _error(results: dict[str, Any]) -> list[str]:
     """What the error of the eigenspace may change in the overlap, at the largest k of interest where that is shown."""
     rows = [row for row in table_rows(results["records"][-1], results["table_k"]) if math.isfinite(row.error[0])]
-    return [*_last_error(rows[-1:]), *_errors([table_rows(one, results["table_k"])[-1] for one in results["records"]])]
-
-
-def _last_error(rows: Sequence[TableRow]) -> list[str]:
     return [
-        f"At step {row.step:,} and k = {row.k:,} the overlap with the true eigenspace is between {share(row.error[0])} "
-        f"and {share(row.error[1])}, if no eigenvalue larger than the last one found was missed."
+        *_last_error(rows[-1:], _of(results)),
+        *_errors([table_rows(one, results["table_k"])[-1] for one in results["records"]]),
+    ]
+
+
+def _last_error(rows: Sequence[TableRow], of: str) -> list[str]:
+    return [
+        f"At step {row.step:,}{of} and k = {row.k:,} the overlap with the true eigenspace is between "
+        f"{share(row.error[0])} and {share(row.error[1])}, if no eigenvalue larger than the last one found was missed."
         for row in rows
     ]
 

@@ -337,6 +337,14 @@ def test_what_is_certain_and_what_rests_on_a_premise():
     ]
 
 
+def test_of_two_splits_it_is_said_which_one_the_premise_is_of(results):
+    """The last record is of training data, and beside it stand those of test data at the same step."""
+    said = " ".join(certainty(results)["By a premise"])
+    step = results["records"][-1]["step"]
+    assert f"At step {step} on training data the premise is" in said
+    assert f"At step {step} on training data and k = " in said
+
+
 def test_a_bound_of_what_is_missed_is_never_none():
     """1 - overlap of an error below the square root of a rounding would be 0, which is no bound."""
     found = certified(certificate([True, True], sines=[3e-14, 2e-10], overlaps=[1.0, 1.0]))
