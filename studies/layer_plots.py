@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..linops.composition import Composition
-from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, literal, room_for, short_names
+from .drawing import Array, Record, StudyFigure, array, draw_lines, empty_figure, literal, room_for, short_names
 from .panels import plot_composition, plot_layer_energy
 from .results import records_of, splits
 from .tables import number, text
+
+_TENSORS = 100
+"""So many tensors have a row of their own: of thousands the picture would be hundreds of inches high."""
+
+
+def _rows(names: Sequence[str], weights: Array) -> tuple[list[str], Callable[[Array], Array]]:
+    """Names of rows, and what makes values of rows from those of tensors, (L, …): the lightest tensors share one."""
+    shown = short_names(names)
+    if len(names) <= _TENSORS:
+        return shown, lambda values: values
+    own = np.sort((-weights).argsort(kind="stable")[:_TENSORS])
+
+    def gathered(values: Array) -> Array:
+        return np.concatenate([values[own], np.delete(values, own, axis=0).sum(axis=0, keepdims=True)])
+
+    return [*(shown[index] for index in own), f"{len(names) - _TENSORS:,} others"], gathered
 
 
 def energy_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure:
@@ -21,12 +38,12 @@ def energy_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure
         records: of one split, by step.
     """
     names, last = results["parameters"]["names"], records[-1]
-    shown = short_names(names)
-    figure = empty_figure((11 + room_for(shown), 4.2 + 0.3 * len(names)))
-    panels = figure.subplot_mosaic([["first", "spaces"], ["ratio", "ratio"]], height_ratios=[1 + 0.1 * len(names), 1])
     first, spaces = (array(last["layer_energy"][what]) for what in ("eigenvectors", "eigenspaces"))
+    shown, gathered = _rows(names, np.nan_to_num(spaces[:, -1]))
+    figure = empty_figure((11 + room_for(shown), 4.2 + 0.3 * len(shown)))
+    panels = figure.subplot_mosaic([["first", "spaces"], ["ratio", "ratio"]], height_ratios=[1 + 0.1 * len(shown), 1])
     for what, values, labels in (("first", first, None), ("spaces", spaces, results["table_k"])):
-        plot_layer_energy(panels[what], values, shown, labels)
+        plot_layer_energy(panels[what], gathered(values), shown, labels)
         figure.colorbar(panels[what].images[0], ax=panels[what])
     panels["first"].set_title(f"energy of eigenvectors, step {last['step']}")
     panels["spaces"].tick_params(labelleft=False)  # the rows are those beside it
@@ -68,22 +85,26 @@ def composition_figure(results: dict[str, Any]) -> StudyFigure:
     """
     names, sizes = (tuple(results["parameters"][what]) for what in ("names", "sizes"))
     records = records_of(results, splits(results)[0])
-    shown = tuple(short_names(names))
+    shown, gathered = _rows(names, np.array(records[-1]["mask_counts"]))
+    parts = tuple(gathered(np.array(sizes)).tolist())
     ends = {
-        f"step {record['step']}": Composition("tensor", shown, sizes, tuple(record["mask_counts"]))
+        f"step {record['step']}": Composition(
+            "tensor", tuple(shown), parts, tuple(gathered(np.array(record["mask_counts"])).tolist())
+        )
         for record in (records[0], records[-1])
     }
-    figure = empty_figure((9 + room_for(shown), 1.6 + 0.5 * len(names)))
+    figure = empty_figure((9 + room_for(shown), 1.6 + 0.5 * len(shown)))
     plot_composition(figure.subplots(), ends)
     figure.suptitle(f"{literal(results['title'])}: the {records[0]['k_max']} largest parameters")
-    step, last = list(ends.items())[-1]
-    most = max(range(len(names)), key=lambda index: last.counts[index])
+    step = f"step {records[-1]['step']}"
+    counts = records[-1]["mask_counts"]
+    most = max(range(len(names)), key=lambda index: counts[index])
     return StudyFigure(
         "mask-by-layer",
         figure,
         "In which tensors the largest parameters lie: the share of each tensor in all parameters, and in the largest. "
         "Where the bars differ, the mask is no uniformly random one. The numbers are densities: how much of the tensor "
         "is among the largest.",
-        f"At {step} the tensor with most of the largest is {names[most]}, with {last.counts[most]} of "
-        f"{sum(last.counts)}, or {last.shares[most]:.0%}; it has {sizes[most] / sum(sizes):.0%} of all parameters.",
+        f"At {step} the tensor with most of the largest is {names[most]}, with {counts[most]} of "
+        f"{sum(counts)}, or {counts[most] / sum(counts):.0%}; it has {sizes[most] / sum(sizes):.0%} of all parameters.",
     )

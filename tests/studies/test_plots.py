@@ -229,6 +229,36 @@ def test_steps_are_compared_with_one_another(results, drawn):
         np.testing.assert_array_equal(line.get_ydata(), shares)
 
 
+def test_of_very_many_tensors_the_lightest_share_a_row(results, folder, unwritten):
+    """A row for each would be a picture a thousand inches high, which nobody reads. What is added up is all there."""
+    many, generator = copy.deepcopy(results), np.random.default_rng(0)
+    many["parameters"] = {"names": [f"block.{index}" for index in range(2000)], "sizes": [3] * 2000}
+    for record in many["records"]:
+        record.pop("comparison", None)
+        record["mask_counts"] = [0] * 2000
+        for index in (7, 7, 30, 999, 1998, 1999):
+            record["mask_counts"][index] += 1
+        for what, energy in record["layer_energy"].items():
+            record["layer_energy"][what] = generator.dirichlet(np.ones(2000), len(energy[0])).T.tolist()
+    many.pop("tracking", None)
+    figures = {one.name: one for one in save_figures(many, folder)}
+    assert max(one.figure.get_figheight() for one in figures.values()) < 60
+    (axes,) = figures["mask-by-layer"].figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(labels) == 101
+    assert labels[-1] == "1,900 others"
+    everything, first, _ = ([bar.get_width() for bar in bars] for bars in axes.containers)
+    assert everything[-1] == pytest.approx(1900 / 2000)
+    assert sum(everything) == pytest.approx(1)
+    assert sorted(first)[-5:] == pytest.approx([1 / 6] * 4 + [2 / 6])
+    assert sum(first) == pytest.approx(1)
+    spaces = panel(figures, "energy-by-layer", "mean of the first k, step 2").images[0].get_array()
+    energy = np.array(many["records"][-1]["layer_energy"]["eigenspaces"])
+    heaviest = np.sort((-energy[:, -1]).argsort(kind="stable")[:100])
+    np.testing.assert_array_equal(spaces[:-1], energy[heaviest])
+    np.testing.assert_allclose(spaces[-1], 1 - energy[heaviest].sum(axis=0), rtol=1e-12)
+
+
 def test_the_spectrum_tells_signs_apart_on_a_logarithmic_axis(results, drawn):
     for sign, title in ((1, "positive eigenvalues"), (-1, "negative eigenvalues")):
         axes = panel(drawn, "spectrum", title)
