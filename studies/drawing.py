@@ -110,8 +110,9 @@ def svg_of(figure: Figure) -> bytes:
         layout.execute(figure)
         figure.set_layout_engine("none")
     vector: Any = FigureCanvasSVG(figure)  # Any, since its methods have no types
-    drawn = io.BytesIO()
+    drawn, dpi = io.BytesIO(), figure.dpi
     vector.print_svg(drawn, metadata={"Date": None})
+    figure.dpi = dpi  # which that sets to 72, for all that is drawn afterwards
     return _PATH.sub(lambda path: _DIGITS.sub(rb"\1", path[0]), drawn.getvalue())
 
 

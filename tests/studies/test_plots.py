@@ -5,14 +5,14 @@ import itertools
 from pathlib import Path
 from xml.etree import ElementTree
 
-import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from study_cases import run
 
 from eigenspan.studies import plots
-from eigenspan.studies.drawing import write_figure
+from eigenspan.studies.drawing import empty_figure, write_figure
 from eigenspan.studies.plots import save_figures
 
 NAMES = [
@@ -105,6 +105,14 @@ def test_the_same_results_give_the_same_files_whatever_the_users_settings(single
         assert dict(matplotlib.rcParams) == before
     for path in (tmp_path / "one" / "figures").iterdir():
         assert (tmp_path / "two" / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_png_has_as_many_pixels_as_the_figure_says(tmp_path):
+    """To draw in vectors sets 72 an inch, in which letters are hard to read."""
+    figure = empty_figure((3, 2))
+    figure.subplots()
+    write_figure(figure, tmp_path / "figure")
+    assert matplotlib.image.imread(tmp_path / "figure.png").shape[:2] == (300, 450)
 
 
 @pytest.mark.parametrize("method", ["FigureCanvasSVG.print_svg", "FigureCanvasAgg.print_png"])
