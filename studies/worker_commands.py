@@ -49,7 +49,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
 ) -> None:
     """Say how much is done and left of a sketch, a solve or a study in a folder, and how long a solve may take."""
-    with plain_errors(1, context.find_root().params["traceback"]):
+    with plain_errors(2, context.find_root().params["traceback"]):
         progress = progress_of(folder)
     typer.echo(json.dumps(attrs.asdict(progress)) if as_json else str(progress))
 
