@@ -381,7 +381,7 @@ class TestWorkers:
         assert result.exit_code == 2
         assert "blocks is the folder of no study, no solve with a checkpoint and no sketch" in result.output
         result = invoke("decompose", "blocks", "--out", "pairs.npz")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "holds no blocks" in result.output
         BlockStore("blocks", {"of": "something"}, {"basis": StoredMatrix(3, torch.float32)})
         assert invoke("status", "blocks").output == "0 columns done, of matrices that grow; 0 blocks at work.\n"
