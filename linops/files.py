@@ -7,9 +7,13 @@ import json
 import math
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy
+from numpy.lib.npyio import NpzFile
 
 
 @contextlib.contextmanager
@@ -93,3 +97,19 @@ def finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [finite(value) for value in data]
     return data
+
+
+@contextlib.contextmanager
+def opened_archive(path: str | os.PathLike[str]) -> Iterator[NpzFile]:
+    """The arrays of a NumPy archive, by name. Reading them runs no code from the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no archive, or is cut short.
+    """
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no NumPy archive, as save writes them, or is cut short")
+        file.seek(0)
+        with numpy.load(file, allow_pickle=False) as archive:
+            yield archive

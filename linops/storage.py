@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .files import written_whole
+from .files import opened_archive, written_whole
 
 _Self = TypeVar("_Self", bound="Stored")
 
@@ -68,7 +68,7 @@ class Stored:
         Cost: the numbers on disk.
         """
         try:
-            with open(path, "rb") as file, numpy.load(file, allow_pickle=False) as archive:
+            with opened_archive(path) as archive:
                 header = json.loads(str(archive["header"]))
                 tensors = {
                     name: torch.from_numpy(archive[name]).view(dtype_named(dtype)).to(device)

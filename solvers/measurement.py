@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..linops.files import written_whole
+from ..linops.files import opened_archive, written_whole
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -122,7 +122,7 @@ class Measurement:
         Cost: the numbers of all arrays, read.
         """
         try:
-            with open(path, "rb") as file, numpy.load(file, allow_pickle=False) as archive:
+            with opened_archive(path) as archive:
                 sketch = json.loads(str(archive["sketch"]))
                 sketch["shape"], sketch["dtype"] = tuple(sketch["shape"]), getattr(torch, sketch["dtype"])
                 columns = tuple(archive["columns"].tolist())

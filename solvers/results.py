@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
-import numpy
 import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
+from ..linops.files import opened_archive
 from ..linops.sharding import is_spread, rows_of
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .archive import mapped_tensor, write_archive
@@ -126,7 +126,7 @@ class _Decomposition(abc.ABC):
         if mmap and torch.device(device).type != "cpu":
             raise ValueError(f"mmap=True keeps numbers in the file, not on {device}: leave out one of them")
         try:
-            with open(path, "rb") as file, numpy.load(file, allow_pickle=False) as archive:
+            with opened_archive(path) as archive:
                 tensors = {
                     name: mapped_tensor(Path(path), name) if mmap else torch.from_numpy(archive[name]).to(device)
                     for name in cls._tensor_names()

@@ -194,7 +194,7 @@ def resume(
 )
 def report(
     context: typer.Context,
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of finished studies.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of finished studies.")],
     out: Annotated[
         Path | None, typer.Option(help="File of the page that compares several.", show_default="comparison.html")
     ] = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from ..solvers import BlockStore
+from ..solvers.manifest import MANIFEST
 from ..solvers.product_log import IMAGES, kept_state
 from .overlap_study import described
 from .planning import record_count
@@ -100,6 +101,11 @@ def progress_of(folder: Path) -> SketchProgress | SolveProgress | StudyProgress:
         ValueError: its manifest or description is damaged.
     """
     if not (folder / "study.json").exists():
+        if not (folder / MANIFEST).exists():
+            raise FileNotFoundError(
+                f"{folder} is the folder of no study, no solve with a checkpoint and no sketch: it has "
+                f"neither study.json nor {MANIFEST}"
+            )
         return _progress_of_store(BlockStore.open(folder))
     solves = sorted(path.parent for path in (folder / "unfinished").rglob("manifest.json"))
     return StudyProgress(

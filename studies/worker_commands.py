@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import attrs
 import typer
 
-from ..solvers import decompose_folder, measure_columns
+from ..solvers import BlockStore, decompose_folder, measure_columns
 from .bars_in_logs import legible_progress
 from .exits import plain_errors
 from .progress import progress_of
@@ -49,7 +49,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
 ) -> None:
     """Say how much is done and left of a sketch, a solve or a study in a folder, and how long a solve may take."""
-    with plain_errors(1, context.find_root().params["traceback"]):
+    with plain_errors(2, context.find_root().params["traceback"]):
         progress = progress_of(folder)
     typer.echo(json.dumps(attrs.asdict(progress)) if as_json else str(progress))
 
@@ -61,8 +61,11 @@ def decompose(
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Make eigenpairs or singular triplets of the columns that workers have measured."""
-    with plain_errors(1, context.find_root().params["traceback"]):
+    traceback = context.find_root().params["traceback"]
+    with plain_errors(2, traceback):
+        BlockStore.open(folder)  # what is no folder of blocks
         out.parent.mkdir(parents=True, exist_ok=True)  # before the work, which a missing folder would lose
+    with plain_errors(1, traceback):
         found = decompose_folder(folder, device=device)
         found.save(out)
     typer.echo(f"{found!r}\nSaved: {out}")

@@ -86,7 +86,8 @@ def shown(figure: Figure, alternative: str) -> str:
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', r'\1role="img" fill="currentColor"', svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1, flags=re.DOTALL)
     width = 100 * figure.get_size_inches()[0]
-    return f'<figure class="drawn" aria-label="{escape(alternative)}" style="max-width: {width:.0f}px">{svg}</figure>'
+    style = f"max-width: {width:.0f}px; --legible: {width / 2:.0f}px"
+    return f'<figure class="drawn" aria-label="{escape(alternative)}" style="{style}">{svg}</figure>'
 
 
 class _Loads(HTMLParser):

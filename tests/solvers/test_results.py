@@ -189,8 +189,10 @@ class TestFiles:
         result.save(cut)
         cut.write_bytes(cut.read_bytes()[:-200])
         for path in (texts, arrays, cut):
-            with pytest.raises(ValueError, match=f"{path.name} holds no EigenDecomposition"):
+            with pytest.raises(ValueError, match=f"{path.name} holds no EigenDecomposition") as caught:
                 EigenDecomposition.load(path)
+            assert ("it is no NumPy archive" in str(caught.value)) == (path != arrays)
+            assert "pickle" not in str(caught.value)  # nobody is told to load it by running its code
 
     def test_runs_no_code_from_the_file(self, tmp_path):
         path = tmp_path / "pickle.npz"

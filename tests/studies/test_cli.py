@@ -377,10 +377,12 @@ class TestWorkers:
         assert len(EigenDecomposition.load("new/folder/pairs.npz").eigenvalues) == worker_cases.solver().k
 
     def test_a_folder_of_nothing_or_of_something_else(self):
-        for command in (("status", "blocks"), ("decompose", "blocks", "--out", "pairs.npz")):
-            result = invoke(*command)
-            assert result.exit_code == 1
-            assert "holds no blocks" in result.output
+        result = invoke("status", "blocks")
+        assert result.exit_code == 2
+        assert "blocks is the folder of no study, no solve with a checkpoint and no sketch" in result.output
+        result = invoke("decompose", "blocks", "--out", "pairs.npz")
+        assert result.exit_code == 2
+        assert "holds no blocks" in result.output
         BlockStore("blocks", {"of": "something"}, {"basis": StoredMatrix(3, torch.float32)})
         assert invoke("status", "blocks").output == "0 columns done, of matrices that grow; 0 blocks at work.\n"
         result = invoke("measure", "worker_cases:problem", "--folder", "blocks")
