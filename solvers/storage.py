@@ -15,7 +15,7 @@ from torch import Tensor
 from ..linops import LinearOperator
 from ..linops.distributed import least, meshes_of
 from ..linops.memory import allowance
-from ..linops.storage import dtype_name, dtype_named
+from ..linops.stored import dtype_name, dtype_named
 
 _KINDS = ("auto", "device", "host", "disk")
 _DTYPES = ("bfloat16", "float32", "float64")
