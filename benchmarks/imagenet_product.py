@@ -15,6 +15,7 @@ import torch
 from torchvision.models import resnet18
 
 import eigenspan as es
+from eigenspan.linops.basic import synchronise
 
 PRODUCTS = 3000  # of the published decomposition
 
@@ -64,12 +65,6 @@ def timed(H: es.Hessian, X: torch.Tensor, device: torch.device) -> float:
     H @ X
     synchronise(device)
     return time.perf_counter() - began
-
-
-def synchronise(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _options() -> argparse.Namespace:

@@ -77,6 +77,22 @@ class LockFile:
         """Whether the lock can be taken over: its process has ended, or has given no sign of life for too long."""
         return _is_dead(self.holder()) or self._has_lapsed()
 
+    def remove_stale(self) -> None:
+        """Remove the lock if it can be taken over.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        found = self.holder()
+        if not self.is_stale():
+            return
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            os.rename(self.path, aside)
+            if _content(aside) != found:  # another process was first, and this is the lock it has made since
+                os.rename(aside, self.path)
+            aside.unlink(missing_ok=True)
+
     def __enter__(self) -> LockFile:  # noqa: PYI034 - typing has no Self in Python 3.10
         return self
 
@@ -96,22 +112,6 @@ class LockFile:
                 self.path.unlink()
                 raise
         return True
-
-    def remove_stale(self) -> None:
-        """Remove the lock if it can be taken over.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        found = self.holder()
-        if not self.is_stale():
-            return
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        with contextlib.suppress(FileNotFoundError):  # another process was first
-            os.rename(self.path, aside)
-            if _content(aside) != found:  # another process was first, and this is the lock it has made since
-                os.rename(aside, self.path)
-            aside.unlink(missing_ok=True)
 
     def _has_lapsed(self) -> bool:
         if self._lapse is None:

@@ -18,7 +18,7 @@ from .operator import LinearOperator
 from .orthonormal import OrthonormalSubspace
 from .parameters import ParameterSpace
 from .selection import Selected, Ties
-from .storage import dtype_name, dtype_named
+from .stored import dtype_name, dtype_named
 from .subspace import Subspace
 
 if TYPE_CHECKING:

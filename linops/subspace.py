@@ -12,7 +12,7 @@ from .basic import Declared, Dense, Identity
 from .coordinate import Embedding
 from .lattice import Lattice, half_digits
 from .operator import LinearOperator
-from .storage import Stored
+from .stored import Stored
 from .structure import Structure
 
 

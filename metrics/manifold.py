@@ -46,8 +46,8 @@ def grassmann_log(A: Subspace, B: Subspace) -> Tensor:
     check_pair(A, B)
     if A.dim != B.dim:
         raise ValueError(
-            f"{A} and {B} differ in dimension and lie on different Grassmannians; compare subspaces of one dimension, "
-            "as of nearest_subspace or .leading"
+            f"{A} and {B} differ in dimension and lie on different Grassmannians; compare subspaces of the same "
+            "dimension, as of nearest_subspace or .leading"
         )
     pairs = principal_coordinates(A, B)
     angles, sines = pairs.angles.radians, pairs.angles.sines
@@ -110,7 +110,7 @@ def karcher_mean(
     that depends on where the descent began.
 
     Args:
-        subspaces: one or more, of one dimension.
+        subspaces: one or more, of the same dimension.
         weights: wᵢ >= 0, not all zero; by default equal. They are divided by their sum.
         tol: the Frobenius norm of the gradient at which to stop, in radians; by default 100 √k ε of the dtype.
         max_steps: the largest number of steps.

@@ -37,7 +37,7 @@ from .sketched import SketchedEigh
 from .sketched_svd import SketchedSVD
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .solver import EigenPairs, EigenSolver, Which
-from .stores import Storage
+from .storage import Storage
 from .svd_solver import SingularTriplets, SVDSolver
 from .workers import decompose_folder, measure_columns
 

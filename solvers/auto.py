@@ -19,7 +19,7 @@ from .krylov import BlockKrylov
 from .lanczos import BlockLanczos
 from .report import solver_from_dict, solver_to_dict
 from .solver import EigenPairs, EigenSolver, Which
-from .stores import Storage, as_storage
+from .storage import Storage, as_storage
 from .svd_solver import SVDSolver
 from .template import positive_integer, tolerance
 from .watched import Watched

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..linops.sharding import agreed, mesh_of, own_rows, placed, spread, summed, taken_rows
 from .sketches import Gaussian
-from .stores import DEVICE, Storage
+from .storage import DEVICE, Storage
 from .streams import stream
 from .tall import blocks, combine, gram, orthonormalise
 

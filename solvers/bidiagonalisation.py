@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .basis import narrowed
 from .krylov import MultipliedBasis
-from .stores import DEVICE, Storage
+from .storage import DEVICE, Storage
 from .tall import column_norms
 from .watched import Takes, Watched
 

@@ -11,7 +11,7 @@ from ..linops import Subspace
 from .auto import choose, choose_svd
 from .results import EigenDecomposition, SingularValueDecomposition
 from .solver import Which
-from .stores import Storage
+from .storage import Storage
 
 
 def eigsh(

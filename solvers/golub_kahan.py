@@ -9,7 +9,7 @@ from ..linops import LinearOperator
 from .bidiagonalisation import KrylovSpaces, RitzTriplets
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
 from .report import Status
-from .stores import Storage
+from .storage import Storage
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import orthonormalise
 from .template import tolerance_for

@@ -17,7 +17,7 @@ from .krylov import DOUBT
 from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place, projected, residual_norms
 from .report import Status
 from .solver import EigenPairs, EigenSolver, Which
-from .stores import DEVICE, Storage, as_storage
+from .storage import DEVICE, Storage, as_storage
 from .tall import column_norms
 from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..linops import LinearOperator
 from ..linops.sharding import placed
 from .basis import Basis, most_columns, random_directions
-from .stores import DEVICE, Storage, as_storage
+from .storage import DEVICE, Storage, as_storage
 from .tall import Orthonormalised, column_norms, gram, orthonormalise
 from .template import Solver, positive_integer, tolerance
 from .watched import Takes, Watched

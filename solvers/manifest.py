@@ -12,7 +12,7 @@ import attrs
 import torch
 
 from ..linops.files import read_json
-from ..linops.storage import dtype_name, dtype_named
+from ..linops.stored import dtype_name, dtype_named
 
 MANIFEST = "manifest.json"
 """The file that says what a folder holds."""

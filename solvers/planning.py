@@ -19,7 +19,7 @@ from ..linops.memory import allowance
 from .basis import Basis
 from .report import solver_to_dict
 from .sketches import Gaussian
-from .stores import DEVICE, Storage
+from .storage import DEVICE, Storage
 from .tall import orthonormalise
 from .workload import Workload
 

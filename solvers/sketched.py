@@ -19,7 +19,7 @@ from .report import Status
 from .results import EigenDecomposition
 from .sketches import Sketch
 from .solver import EigenPairs, EigenSolver
-from .stores import DEVICE, Storage, as_storage
+from .storage import DEVICE, Storage, as_storage
 from .tall import blocks, column_norms, combine, gram, orthonormalise
 from .watched import Watched
 from .workload import Workload

@@ -11,7 +11,7 @@ from .basis import Basis, narrowed
 from .diagonalisation import GrowingDiagonalisation
 from .krylov import MultipliedBasis
 from .solver import Which
-from .stores import DEVICE, Storage
+from .storage import DEVICE, Storage
 from .tall import column_norms
 from .watched import Watched
 

@@ -16,7 +16,7 @@ from .schedule import ScheduledRecorder
 
 
 class CurvatureCallback(Callback):  # type: ignore[misc]
-    """Records spectrum, masks and overlaps at steps of a training, and writes a report when it ends, however it ends.
+    """Records spectrum, masks and overlaps at steps of a training, and writes a report when it ends, by an error too.
 
     Steps are those of the optimisers, ``trainer.global_step``. In a job of many processes the first one records, while
     the others wait for it in their next step: keep ``seconds`` below the timeout of the job. Modules whose parameters

@@ -164,11 +164,12 @@ def study_checkpoints(
         model, loss, {"train": batch}, checkpoints=checkpoints, losses=losses, k=k, name="checkpoints"
     )
     fixed: dict[str, Any] = {"steps": problem.steps, "split": "train", "compare": False}
-    for name in fixed.keys() & options.keys():
-        raise ValueError(
-            f"of given checkpoints and one batch, {name} is {fixed[name]!r}: leave it out, or give own_problem(…, "
-            "checkpoints=…) and StudyOptions to OverlapStudy"
-        )
+    for name, value in fixed.items():
+        if name in options:
+            raise ValueError(
+                f"of given checkpoints and one batch, {name} is {value!r}: leave it out, or give own_problem(…, "
+                "checkpoints=…) and StudyOptions to OverlapStudy"
+            )
     chosen = StudyOptions(k=k, **fixed, **options)
     return OverlapStudy(problem, chosen, directory).run(progress=progress)
 

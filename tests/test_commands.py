@@ -5,6 +5,7 @@ To run them all would take days: here they are read, those of `eigenspan` by its
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -51,10 +52,7 @@ def parsed():
 
 def harmless(callback):
     """A command with the same options, which does nothing."""
-    nothing = lambda **_: None  # noqa: E731 - it takes the other's name
-    nothing.__wrapped__, nothing.__name__, nothing.__doc__ = callback, callback.__name__, callback.__doc__
-    nothing.__annotations__ = callback.__annotations__
-    return nothing
+    return functools.wraps(callback)(lambda **_: None)
 
 
 def extras() -> set[str]:
@@ -90,6 +88,14 @@ def test_the_commands_of_a_page_are_there(page, parsed):
         names_alone = words[0] == "eigenspan" and len([word for word in words if not word.startswith("-")]) < 3
         if not names_alone and words[1:] and words[1] not in ("-m", "-X", "-c"):
             require([re.sub("[…]|\\.\\.\\.$", "", word) for word in words], parsed)
+
+
+@pytest.mark.parametrize("command", cli.app.registered_commands, ids=lambda command: command.callback.__name__)
+def test_the_examples_of_the_help_are_commands(command, parsed):
+    examples = re.findall(r": (eigenspan [^,]+?)\.(?:\s|$)", command.epilog)
+    assert examples
+    for example in examples:
+        require(shlex.split(example), parsed)
 
 
 @pytest.mark.parametrize(

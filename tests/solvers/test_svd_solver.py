@@ -36,6 +36,13 @@ class TestSolverOfAUser(SVDContract):
         return SVDThroughNumpy(k=k, seed=seed, **parameters)
 
 
+def test_subspaces_are_the_spans_of_the_vectors_of_either_side():
+    matrix = torch.tensor([[0.0, 3.0, 0.0], [2.0, 0.0, 0.0]], dtype=torch.float64)
+    found = DenseSVD(k=1).solve(Dense(matrix))
+    for subspace, axis in ((found.left_subspace, [1.0, 0.0]), (found.right_subspace, [0.0, 1.0, 0.0])):
+        torch.testing.assert_close(subspace.vectors.abs().flatten().tolist(), axis)
+
+
 def test_solver_of_a_user_may_take_a_start():
     @attrs.frozen(kw_only=True)
     class SubspaceIteration(SVDSolver):

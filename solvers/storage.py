@@ -15,7 +15,7 @@ from torch import Tensor
 from ..linops import LinearOperator
 from ..linops.distributed import least, meshes_of
 from ..linops.memory import allowance
-from ..linops.storage import dtype_name, dtype_named
+from ..linops.stored import dtype_name, dtype_named
 
 _KINDS = ("auto", "device", "host", "disk")
 _DTYPES = ("bfloat16", "float32", "float64")
@@ -34,7 +34,7 @@ class Storage:
     - ``"disk"``: memory-mapped files without a name, which vanish with the last result that uses them, or with the
       process. The system keeps as much of them in its cache as it has memory to spare;
     - ``"auto"``: the first of these that holds the vectors that are expected, see ``plan``, in a quarter of what is
-      free. Of those that may come to be kept, up to four times as many, the rest of the memory has room.
+      free: should more come to be kept, there is room for four times as many.
 
     Numbers are stored in ``dtype`` and computed with in the dtype of the operator. What is kept in the dtype of the
     operator gives, wherever it lives, the same eigenvalues as in its memory, to the last bit on a CPU, and the same
