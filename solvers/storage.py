@@ -44,8 +44,8 @@ class Storage:
 
     Args:
         kind: one of these.
-        directory: of the files on disk; by default that of temporary files. Where that is held in memory (tmpfs), as on
-            some systems, name another: files would take what they are to spare.
+        directory: of the files on disk; by default that of temporary files, ``TMPDIR`` where it is set. Where that is
+            held in memory (tmpfs), as on some systems, name another: files would take what they are to spare.
         dtype: float64, float32 or bfloat16, or its name; by default that of the operator.
 
     Raises:
@@ -204,7 +204,10 @@ class Storage:
 
     @property
     def _folder(self) -> Path:
-        return Path(tempfile.gettempdir() if self.directory is None else self.directory)
+        if self.directory is not None:
+            return Path(self.directory)
+        # Where TMPDIR cannot be written or is full, Python takes another folder without a word.
+        return Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
 
     @property
     def _elsewhere(self) -> str:

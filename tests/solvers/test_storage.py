@@ -9,7 +9,7 @@ import torch
 
 from eigenspan import BlockGolubKahan, BlockLanczos, Counted, Dense, Storage, Structure
 from eigenspan.solvers import basis as basis_module
-from eigenspan.solvers import stores
+from eigenspan.solvers import storage as storage_module
 from eigenspan.solvers.basis import Basis
 from eigenspan.solvers.report import solver_from_dict, solver_to_dict
 
@@ -64,7 +64,7 @@ def test_numbers_are_those_of_the_device_wherever_they_are_kept(kind, dtype, dev
     """To the last bit on a CPU: the same products of the same tiles, summed in the same order."""
     blocks = [torch.randn(N, width, dtype=dtype).to(device) for width in (5, 16, 17, 1)]
     storage = Storage(kind, tmp_path if kind == "disk" else None)
-    expected = exercised(grown(stores.DEVICE, blocks), dtype, device)
+    expected = exercised(grown(storage_module.DEVICE, blocks), dtype, device)
     found = exercised(grown(storage, blocks), dtype, device)
     atol = 0.0 if device == "cpu" else 1e3 * torch.finfo(dtype).eps
     for one, other in zip(found, expected, strict=True):
@@ -81,7 +81,7 @@ def test_a_narrower_dtype_rounds_what_is_kept_and_nothing_else(kind, stored, dev
     rounded = [block.to(narrow).double() for block in blocks]
     basis = grown(Storage(kind, dtype=narrow), blocks)
     assert basis.rounding == torch.finfo(narrow).eps / 2
-    expected = exercised(grown(stores.DEVICE, rounded), torch.float64, device)
+    expected = exercised(grown(storage_module.DEVICE, rounded), torch.float64, device)
     found = exercised(basis, torch.float64, device)
     for one, other in zip(found[:-1], expected[:-1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-10)
@@ -90,8 +90,8 @@ def test_a_narrower_dtype_rounds_what_is_kept_and_nothing_else(kind, stored, dev
 
 def test_a_disk_without_room_is_refused_before_any_product(monkeypatch, tmp_path):
     """With the bytes it takes and those that are free."""
-    usage = type(stores.shutil.disk_usage(tmp_path))(10**6, 10**6 - 4321, 4321)
-    monkeypatch.setattr(stores.shutil, "disk_usage", lambda _: usage)
+    usage = type(storage_module.shutil.disk_usage(tmp_path))(10**6, 10**6 - 4321, 4321)
+    monkeypatch.setattr(storage_module.shutil, "disk_usage", lambda _: usage)
     solver = BlockLanczos(k=5, max_basis=40, storage=Storage("disk", tmp_path))
     with pytest.raises(OSError, match=r"needs 22,400 bytes .*, whose disk has 4,321 free"):
         solver.solve(_untouched(50))  # 40 vectors and 16 of a store, of 50 numbers of 8 bytes
@@ -106,10 +106,20 @@ def test_a_directory_that_cannot_be_written_is_refused_before_any_product():
 @pytest.mark.parametrize(("directory", "remedy"), [(None, "set TMPDIR to another"), (".", "name another directory")])
 def test_the_remedy_is_one_of_how_the_directory_was_named(monkeypatch, directory, remedy):
     """Commands take no directory: theirs is the folder of temporary files."""
-    usage = type(stores.shutil.disk_usage("/"))(10**6, 10**6 - 4321, 4321)
-    monkeypatch.setattr(stores.shutil, "disk_usage", lambda _: usage)
+    usage = type(storage_module.shutil.disk_usage("/"))(10**6, 10**6 - 4321, 4321)
+    monkeypatch.setattr(storage_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=rf"4,321 free: {remedy}"):
         Storage("disk", directory).require_room(22_400)
+
+
+def test_a_folder_of_temporary_files_that_cannot_be_written_is_not_passed_over(monkeypatch, tmp_path):
+    """Python would take another, which may have less room, or be held in memory."""
+    monkeypatch.setattr("tempfile.tempdir", None)  # as in a new process, which has not asked for it
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    with pytest.raises(OSError, match=r"missing, which cannot be written .*: set TMPDIR to another directory"):
+        BlockLanczos(k=2, storage="disk").solve(_untouched(50))
+    (tmp_path / "missing").mkdir()
+    assert Storage("disk").numbers(3, torch.float32, torch.device("cpu")).shape == (3,)
 
 
 def test_a_file_takes_its_room_at_once(tmp_path):
@@ -132,7 +142,7 @@ def test_a_disk_that_fills_meanwhile_is_named(monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stores.os, "posix_fallocate", full)
+    monkeypatch.setattr(storage_module.os, "posix_fallocate", full)
     with pytest.raises(OSError, match=f"needs 400 bytes in {tmp_path}: .*No space left on device"):
         Storage("disk", tmp_path).numbers(100, torch.float32, torch.device("cpu"))
     assert list(tmp_path.iterdir()) == []

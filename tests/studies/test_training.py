@@ -274,7 +274,7 @@ def test_restore_detects_other_losses_data_problems_and_steps(tmp_path):
         (last, SMALL, attrs.evolve(DATA, hessian={**DATA.hessian, "test": DATA.train}), "another network, or the data"),
         (last, attrs.evolve(SMALL, name="other"), DATA, "'small', not step 10 of 'other'"),
         (Checkpoint(10, first.path, first.losses), SMALL, DATA, "step 0 of 'small', not step 10"),
-        (last, attrs.evolve(SMALL, model=lambda: nn.Linear(4, 3)), DATA, "of another network"),
+        (last, attrs.evolve(SMALL, model=lambda: nn.Sequential(nn.Linear(4, 3))), DATA, "of another network"),
     ):
         with pytest.raises(ValueError, match=message):
             checkpoint.restore(problem, data, device="cpu")
