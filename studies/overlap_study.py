@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import read_json
+from ..linops.fingerprint import digest
 from ..metrics import overlap_curve
 from .checkpoints import checkpoints_of
 from .comparisons import comparison
@@ -27,6 +28,7 @@ from .records import record_of
 from .repeat_command import repeat_command
 from .results import results_of, write_results
 from .solves import StepSolver, StepSolves
+from .states import digest_of
 from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint
 
@@ -194,14 +196,16 @@ class OverlapStudy:
     def results(self) -> dict[str, Any]:
         """All records so far, with what they are of, as plain data.
 
-        Cost: the files of all records, read.
+        Cost: the files of all records and of given checkpoints, read.
         """
-        title, warning, weights = self.problem.title, self.data.warning, self.problem.weights
+        title, warning, given = self.problem.title, self.data.warning, self.problem.checkpoints
+        states = {} if given is None else {step: digest_of(state) for step, state in sorted(given.items())}
+        origin = self.problem.weights if given is None else f"states with the SHA-256 {digest(states)[:16]}"
         return results_of(
             self.folder.records(),
             study=self.problem.name,
             title=f"{title} ({warning})" if warning else title,
-            description=f"{self.data.description}; {weights}" if weights else self.data.description,
+            description=f"{self.data.description}; {origin}" if origin else self.data.description,
             warning=warning,
             attribution=self.data.attribution,
             command=repeat_command(self.problem, self.options),

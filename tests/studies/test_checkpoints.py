@@ -85,6 +85,16 @@ def test_a_finished_study_is_not_run_again(tmp_path, training, monkeypatch):
     assert study(tmp_path / "study", states) == first
 
 
+def test_results_tell_states_from_others(tmp_path, training):
+    """So that two studies of other states of the same steps are not taken for one and its rounding."""
+    states, _ = training
+    same, again, other = (
+        study(tmp_path / name, {0: given})["description"]
+        for name, given in (("same", states[0]), ("again", dict(states[0])), ("other", states[3]))
+    )
+    assert same == again != other
+
+
 def test_other_states_in_the_folder_are_refused(tmp_path, training):
     states, _ = training
     study(tmp_path / "study", states)
