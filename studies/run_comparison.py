@@ -163,6 +163,11 @@ def _reason(runs: Runs) -> str:
     if any(is_recorded(results) for results in every):
         listed = f"The runs differ in {', '.join(changed)}. " if changed else ""
         return f"{listed}How the networks were trained is not known here: that may differ as well."
+    if not changed and any(results["command"] is None or ":" in results["study"] for results in every):
+        return (
+            "The settings are the same: what differs is due to rounding, to what the runs were computed with, or to "
+            "the network, data, training or checkpoints of one's own, where those are not the same."
+        )
     if not changed:
         return "The settings are the same: what differs is due to rounding, or to what the runs were computed with."
     if changed == ["seed"]:

@@ -34,10 +34,9 @@ class Runs:
             if reason:
                 raise ValueError(f"{first} and {other} cannot be compared: {reason}")
         if not self.splits:
-            raise ValueError(
-                f"{', '.join(self.results)} have no split in common, of training and test data: run one of them again "
-                "with --split both"
-            )
+            recorded = any(map(is_recorded, self.results.values()))
+            again = "record one of them with the split= of the other" if recorded else "run one again with --split both"
+            raise ValueError(f"{', '.join(self.results)} have no split in common, of training and test data: {again}")
 
     @classmethod
     def read(cls, directories: Sequence[Path]) -> Runs:

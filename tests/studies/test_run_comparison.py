@@ -115,6 +115,17 @@ def test_data_and_last_steps_that_differ_are_no_rounding(runs):
         assert words in found(Runs({"a": results, "b": {**results, **changes}}), "train")[-1]
 
 
+def test_what_the_settings_do_not_hold_is_not_ruled_out(runs):
+    """Optimisers and checkpoints of one's own may differ under the same settings and data; those of a study cannot."""
+    results = json.loads((runs[0] / "results.json").read_text())
+    words = "or to the network, data, training or checkpoints of one's own"
+    for changes in ({"command": None}, {"study": "my_module:problem", "command": "eigenspan study my_module:problem"}):
+        other = {**results, **changes}
+        assert words in found(Runs({"a": other, "b": other}), "train")[-1]
+    ours = {**results, "study": "mnist16", "command": "eigenspan study mnist16"}
+    assert found(Runs({"a": ours, "b": ours}), "train")[-1].endswith("or to what the runs were computed with.")
+
+
 def test_of_recorded_trainings_it_is_not_known_what_they_differ_in(runs):
     """Their seed is that of the solver; initial values and data order are those of the training."""
     results = json.loads((runs[0] / "results.json").read_text())
@@ -125,6 +136,12 @@ def test_of_recorded_trainings_it_is_not_known_what_they_differ_in(runs):
     assert said.startswith("The runs differ in seed. How the networks were trained is not known")
     with pytest.raises(ValueError, match="one is a study, the other has the records of a training"):
         Runs({"a": results, "b": alike})
+    one, two = (
+        {**alike, "records": [record for record in alike["records"] if record["split"] == split]}
+        for split in ("train", "test")
+    )
+    with pytest.raises(ValueError, match=r"no split in common, .*: record one of them with the split= of the other"):
+        Runs({"a": one, "b": two})
 
 
 def test_runs_of_other_lengths_are_compared_at_what_they_share(runs, tmp_path):
