@@ -8,6 +8,7 @@ import numpy as np
 
 from .comparisons import LAYER_K
 from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, room_for, short_names, step_key
+from .layer_plots import TENSORS
 from .panels import plot_layer_energy
 from .tables import text
 
@@ -21,20 +22,23 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
     """
     others, split = list(records[0]["comparison"]), records[0]["split"]
     several = len(records) > 1
-    names = results["parameters"]["names"]
-    shown = short_names(names)
-    figure = empty_figure((11 + room_for(shown) * several, 4.4 + (1.2 + 0.3 * len(names) if several else 0)))
+    names, sizes = results["parameters"]["names"], results["parameters"]["sizes"]
+    # Those with most parameters: the others have no overlap in common.
+    drawn = np.sort((-np.array(sizes)).argsort(kind="stable")[:TENSORS])
+    shown = np.array(short_names(names))[drawn].tolist()
+    figure = empty_figure((11 + room_for(shown) * several, 4.4 + (1.2 + 0.3 * len(shown) if several else 0)))
     rows = [others, ["next", "last"]] if several else [others]
     width = 2 if several else len(others)
     mosaic = [[row[column * len(row) // width] for column in range(width)] for row in rows]
-    panels = figure.subplot_mosaic(mosaic, height_ratios=[1, 0.5 + 0.08 * len(names)][: len(rows)])
+    panels = figure.subplot_mosaic(mosaic, height_ratios=[1, 0.5 + 0.08 * len(shown)][: len(rows)])
     for name in others:
         draw_lines(panels[name], records, [array(record["comparison"][name]) for record in records])
         panels[name].set(title=f"overlap with the {name}", xlabel="k", ylim=(0, 1.02))
     step_key(figure, records, [panels[name] for name in others])
     if several:
         steps = results["tracking"][split]["steps"]
-        matrices = layer_matrices(results, split)
+        layers = layer_matrices(results, split)
+        matrices = [layers[index] for index in drawn]
         following = np.stack([np.diag(matrix, 1) for matrix in matrices])
         last = np.stack([matrix[:, -1] for matrix in matrices])
         for panel, values, labels, title in (
@@ -45,10 +49,12 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
             panels[panel].set(title=title, xlabel="step")
             panels[panel].tick_params(labelsize="small")
             figure.colorbar(panels[panel].images[0], ax=panels[panel])
+        panels["next"].set_yticks(range(len(shown)), shown)  # for all of which the figure is high enough
         panels["last"].tick_params(labelleft=False)  # the rows are those beside it
     described = (
         f" Below, the {LAYER_K} leading eigenvectors of the Hessian of each tensor by itself: how much of their span "
         "at the step before, and of that at the last step, they have."
+        f"{'' if len(shown) == len(names) else f' Only the {len(shown)} largest of {len(names):,} tensors are shown.'}"
         if several
         else ""
     )

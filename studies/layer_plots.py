@@ -13,21 +13,21 @@ from .panels import plot_composition, plot_layer_energy
 from .results import records_of, splits
 from .tables import number, text
 
-_TENSORS = 100
+TENSORS = 100
 """So many tensors have a row of their own: of thousands the picture would be hundreds of inches high."""
 
 
 def _rows(names: Sequence[str], weights: Array) -> tuple[list[str], Callable[[Array], Array]]:
     """Names of rows, and what makes values of rows from those of tensors, (L, …): the lightest tensors share one."""
     shown = short_names(names)
-    if len(names) <= _TENSORS:
+    if len(names) <= TENSORS:
         return shown, lambda values: values
-    own = np.sort((-weights).argsort(kind="stable")[:_TENSORS])
+    own = np.sort((-weights).argsort(kind="stable")[:TENSORS])
 
     def gathered(values: Array) -> Array:
         return np.concatenate([values[own], np.delete(values, own, axis=0).sum(axis=0, keepdims=True)])
 
-    return [*(shown[index] for index in own), f"{len(names) - _TENSORS:,} others"], gathered
+    return [*(shown[index] for index in own), f"{len(names) - TENSORS:,} others"], gathered
 
 
 def energy_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure:
@@ -45,6 +45,7 @@ def energy_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure
     for what, values, labels in (("first", first, None), ("spaces", spaces, results["table_k"])):
         plot_layer_energy(panels[what], gathered(values), shown, labels)
         figure.colorbar(panels[what].images[0], ax=panels[what])
+    panels["first"].set_yticks(range(len(shown)), shown)  # for all of which the figure is high enough
     panels["first"].set_title(f"energy of eigenvectors, step {last['step']}")
     panels["spaces"].tick_params(labelleft=False)  # the rows are those beside it
     panels["spaces"].set(title=f"mean of the first k, step {last['step']}", xlabel="k")

@@ -135,7 +135,7 @@ def plot_composition(axes: Axes, compositions: Composition | Mapping[str, Compos
             densities = [f"{density:.2g}" for density in one.densities]
             axes.bar_label(bars, densities, padding=3, fontsize="x-small")
     axes.set_yticks(rows, [name or "(model)" for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top, and no more room around many than around few
     axes.grid(visible=False, axis="y")
     noted = "; numbers: density" if len(several) <= _DENSITIES else ""
     axes.set(xlabel=f"share of the parameters, or of the mask{noted}", xlim=(0, 1.12 * max(axes.get_xlim())))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from study_cases import run
 
 from eigenspan.studies import plots
+from eigenspan.studies.comparison_plots import comparison_figure
 from eigenspan.studies.drawing import empty_figure, write_figure
 from eigenspan.studies.plots import save_figures
 
@@ -261,10 +262,30 @@ def test_of_very_many_tensors_the_lightest_share_a_row(results, folder, unwritte
     assert sorted(first)[-5:] == pytest.approx([1 / 6] * 4 + [2 / 6])
     assert sum(first) == pytest.approx(1)
     spaces = panel(figures, "energy-by-layer", "mean of the first k, step 2").images[0].get_array()
+    vectors = panel(figures, "energy-by-layer", "energy of eigenvectors, step 2")
+    assert [label.get_text() for label in vectors.get_yticklabels()][-1] == "1,900 others"
+    assert len(vectors.get_yticklabels()) == 101
     energy = np.array(many["records"][-1]["layer_energy"]["eigenspaces"])
     heaviest = np.sort((-energy[:, -1]).argsort(kind="stable")[:100])
     np.testing.assert_array_equal(spaces[:-1], energy[heaviest])
     np.testing.assert_allclose(spaces[-1], 1 - energy[heaviest].sum(axis=0), rtol=1e-12)
+
+
+def test_of_very_many_tensors_the_largest_are_compared(results, folder, unwritten):
+    """Of overlaps there is no sum."""
+    many = copy.deepcopy(results)
+    names, sizes = [f"block.{index}" for index in range(2000)], [3] * 2000
+    sizes[1000:1100] = [4] * 100
+    for tracking in many["tracking"].values():
+        for at_k in tracking["by_k"].values():
+            at_k["layers"] = {name: [[1.0, index / 2000], [index / 2000, 1.0]] for index, name in enumerate(names)}
+    many["parameters"] = {"names": names, "sizes": sizes}
+    figure = comparison_figure(many, many["records"])
+    axes = next(axes for axes in figure.figure.axes if axes.get_title() == "layers: overlap with the step before")
+    assert [label.get_text() for label in axes.get_yticklabels()] == [str(index) for index in range(1000, 1100)]
+    np.testing.assert_array_equal(axes.images[0].get_array()[:, 0], np.arange(1000, 1100) / 2000)
+    assert figure.figure.get_figheight() < 60
+    assert "Only the 100 largest of 2,000 tensors are shown." in figure.caption
 
 
 def test_the_spectrum_tells_signs_apart_on_a_logarithmic_axis(results, drawn):
