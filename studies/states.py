@@ -70,6 +70,12 @@ def misfit(state: Mapping[str, object], wanted: Iterable[str], error: RuntimeErr
     first, *others = wanted
     prefixes = (name.removesuffix(first) for name in state if name.endswith(f".{first}"))
     prefix = next((prefix for prefix in prefixes if all(prefix + name in state for name in others)), None)
+    uncompiled = {name.replace("_orig_mod.", "") for name in state}
+    if prefix is None and {first, *others} <= uncompiled != state.keys():
+        return (
+            "has the names of a network with compiled parts: take "
+            '{name.replace("_orig_mod.", ""): value for name, value in state.items()}'
+        )
     if prefix is None:
         return f"is of another network: {error}"
     only = "" if all(name.startswith(prefix) for name in state) else f" if name.startswith({prefix!r})"

@@ -151,6 +151,15 @@ def test_states_that_do_not_fit_are_refused(tmp_path, training, state, words):
         study(tmp_path / "study", [state(training[0][0])])
 
 
+def test_names_of_compiled_parts_come_with_code_that_mends_them(tmp_path, training):
+    states, losses = training
+    state = {name.replace("3.", "3._orig_mod."): tensor for name, tensor in states[3].items()}
+    with pytest.raises(ValueError, match="has the names of a network with compiled parts: take ") as raised:
+        study(tmp_path / "study", {3: state})
+    mended = eval(str(raised.value).partition(": take ")[2], {"state": state})
+    assert study(tmp_path / "study", {3: mended}, losses={3: losses[3]})
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
 @pytest.mark.parametrize("extra", [{}, {"loss.weight": torch.ones(3)}], ids=["alone", "among others"])
 def test_names_behind_those_of_a_wrapper_come_with_code_that_mends_them(tmp_path, training, prefix, extra):
