@@ -5,6 +5,14 @@ import shutil
 import pytest
 import study_cases
 
+from eigenspan.studies import report
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, which take the time, for what else they say."""
+    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):

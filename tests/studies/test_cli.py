@@ -44,12 +44,6 @@ def studied(tmp_path_factory):
         return folder, invoke("study", "small", "--out", folder, *SMALL_OPTIONS, "--split", "both")
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Reports without figures, which take the time."""
-    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
-
-
 def test_a_study_prints_tables_and_writes_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "write_figure", unarranged)
     result = invoke("study", "small", "--out", tmp_path / "out", *SMALL_OPTIONS)

@@ -21,6 +21,7 @@ DATA = small_data()
 LOSS = nn.CrossEntropyLoss()
 # Of Lightning itself: the loader has one worker as the machine has two cores, and PyTorch's names that it still uses.
 pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -86,6 +86,7 @@ def test_records_are_those_of_the_dense_hessian_at_their_step(tmp_path):
         assert record["report"]["status"] in ("CONVERGED", "COMPLETE")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_training_is_bit_for_bit_the_same(tmp_path):
     """Dropout draws the same masks, and momentum, running statistics and gradients are what they would be."""
     plain = train(network(), 6)
@@ -136,6 +137,7 @@ def test_within_autocast_numbers_are_those_without(tmp_path):
     assert cast["eigenvalues"] == one.record(model, 0)["eigenvalues"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_all_records_are_of_the_parameters_that_were_trained_at_the_beginning(tmp_path):
     one, model = recorder(tmp_path), network()
     model[0].requires_grad_(False)
@@ -207,6 +209,7 @@ def test_results_make_a_report_and_compare_the_steps(tmp_path):
     assert write_report(results, tmp_path) == report
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_its_folders_are_reported_again_and_compared(tmp_path):
     for seed in (1, 2):
         model = network(seed)
@@ -294,6 +297,7 @@ def test_a_model_that_cannot_be_derived_twice_trains_to_the_end(tmp_path, caplog
     assert not list((tmp_path / "records").iterdir())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_step_that_fails_after_others_is_left_out(tmp_path, caplog):
     one, model = recorder(tmp_path), network()
     assert one.record(model, 0) is not None
@@ -418,6 +422,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
         recorder(tmp_path).record(network(), 0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_training_that_is_resumed_goes_on_in_its_folder(tmp_path):
     """Of records past its last step none counts, as those are of a training that was given up."""
     one, model, states = recorder(tmp_path), network(), {}

@@ -38,12 +38,6 @@ def source(results, folder):
     return path.read_bytes().decode("utf-8")
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Reports without figures, for what they say."""
-    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
-
-
 def write(results, directory):
     return Page(write_report(results, directory).read_text(encoding="utf-8"))
 

@@ -20,6 +20,7 @@ from eigenspan.studies.transformers import CurvatureCallback, own_loss  # noqa: 
 
 # Of transformers itself: names of PyTorch and Python that it still uses, and pinned memory on a machine without a GPU.
 pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory"),
