@@ -17,7 +17,8 @@ from ..linops.distributed import least, meshes_of
 from ..linops.memory import allowance
 from ..linops.stored import dtype_name, dtype_named
 
-_KINDS = ("auto", "device", "host", "disk")
+KINDS = ("auto", "device", "host", "disk")
+"""Where bases may be kept, and ``"auto"``, which picks the first of the others that has room."""
 _DTYPES = ("bfloat16", "float32", "float64")
 
 
@@ -57,9 +58,9 @@ class Storage:
     dtype: str | None = attrs.field(default=None, converter=_name)
 
     def __attrs_post_init__(self) -> None:
-        if self.kind not in _KINDS:
+        if self.kind not in KINDS:
             raise ValueError(
-                f"the kind of a storage is one of {', '.join(_KINDS)}, got {self.kind!r}; for files in a folder of "
+                f"the kind of a storage is one of {', '.join(KINDS)}, got {self.kind!r}; for files in a folder of "
                 "your own give Storage('disk', directory=...)"
             )
         if self.dtype is not None and self.dtype not in _DTYPES:
@@ -116,7 +117,7 @@ class Storage:
         """
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if meshes_of(A) else 1
         height = rows if A.row_mesh is None else -(-rows // A.row_mesh.size())
-        each, kinds = height * self.dtype_for(A.dtype).itemsize, _KINDS[1:]
+        each, kinds = height * self.dtype_for(A.dtype).itemsize, KINDS[1:]
         need = ranks * each * columns
         chosen = self.chosen(each * (columns if expected is None else expected), A.device, ranks=ranks)
         failure: OSError | None = None

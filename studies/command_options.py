@@ -9,6 +9,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from ..solvers.storage import KINDS
 from .options import DTYPES, SOLVERS, SPLITS, StudyOptions, own_choices
 from .problem import Problem
 from .problems import PROBLEMS
@@ -76,7 +77,7 @@ StorageKind = Annotated[
         help="Where block-lanczos and sketched-two-pass keep their basis: device, host, disk (in TMPDIR), or auto, the "
         "first with room.",
         show_default="the study's, or device",
-        autocompletion=_completed(("device", "host", "disk", "auto")),
+        autocompletion=_completed(KINDS),
         rich_help_panel=_COMPUTING,
     ),
 ]
