@@ -8,7 +8,7 @@ import numpy as np
 
 from .comparisons import LAYER_K
 from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, room_for, short_names, step_key
-from .layer_plots import TENSORS
+from .layer_plots import heaviest
 from .panels import plot_layer_energy
 from .tables import text
 
@@ -24,7 +24,7 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
     several = len(records) > 1
     names, sizes = results["parameters"]["names"], results["parameters"]["sizes"]
     # Those with most parameters: the others have no overlap in common.
-    drawn = np.sort((-np.array(sizes)).argsort(kind="stable")[:TENSORS])
+    drawn = heaviest(np.array(sizes))
     shown = np.array(short_names(names))[drawn].tolist()
     figure = empty_figure((11 + room_for(shown) * several, 4.4 + (1.2 + 0.3 * len(shown) if several else 0)))
     rows = [others, ["next", "last"]] if several else [others]
