@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy
 import torch
 from torch import nn
 
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.curvature.data import Batches
-from ..linops.curvature.guards import training_flags, untouched_random_state
+from ..linops.curvature.guards import training_flags, untouched_random_numbers
 from ..linops.files import read_json
 from ..linops.fingerprint import data_digest, digest
 from ..linops.parameters import Selection
@@ -325,15 +323,3 @@ class CurvatureRecorder:
 
 class _ShortOfTimeError(TimeoutError):
     """Too few products fit now; another time the machine may be free."""
-
-
-@contextlib.contextmanager
-def untouched_random_numbers(device: torch.device, data: Any) -> Iterator[None]:
-    """Within it random numbers may be drawn, also by data sets that take those of Python or NumPy."""
-    states = random.getstate(), numpy.random.get_state()  # noqa: NPY002 - the one that others may draw from
-    with untouched_random_state(device, data):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            numpy.random.set_state(states[1])  # noqa: NPY002

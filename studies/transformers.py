@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..linops import Objective
 from ..linops.curvature.data import Batches
-from .recorder import CurvatureRecorder, untouched_random_numbers
+from ..linops.curvature.guards import untouched_random_numbers
+from .recorder import CurvatureRecorder
 from .schedule import ScheduledRecorder
 
 _IGNORED = -100  # the label of what has no part in the loss

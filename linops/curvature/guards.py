@@ -6,10 +6,12 @@ import contextlib
 import functools
 import importlib
 import logging
+import random
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -234,3 +236,15 @@ def untouched_random_state(device: torch.device, data: Any = None) -> Iterator[N
         finally:
             for generator, state in states:
                 generator.set_state(state)
+
+
+@contextlib.contextmanager
+def untouched_random_numbers(device: torch.device, data: Any) -> Iterator[None]:
+    """Within it random numbers may be drawn, also by data sets that take those of Python or NumPy."""
+    states = random.getstate(), numpy.random.get_state()  # noqa: NPY002 - the one that others may draw from
+    with untouched_random_state(device, data):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            numpy.random.set_state(states[1])  # noqa: NPY002
