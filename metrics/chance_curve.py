@@ -219,8 +219,9 @@ def _drawn_law(B: EigenSubspace, strata: Strata, order: Tensor, rounding: float,
         energies = B.rows(indices[start : start + count]).double().square_().cumsum_(dim=1)
         # The coordinate of a place adds its energy in the first k vectors to the overlaps of all masks that hold it.
         for place, chosen in enumerate(orders - start):
-            here = (chosen >= 0) & (chosen < len(energies))
-            at: Tensor | slice = slice(None) if len(energies) == len(drawn) else here.nonzero()[:, 0]
+            at: Tensor | slice = slice(None)
+            if len(energies) < len(drawn):
+                at = ((chosen >= 0) & (chosen < len(energies))).nonzero()[:, 0]
             total[at, place:] += energies[chosen[at], place:]
     curves: NDArray[numpy.float64] = total.cpu().numpy()
     return DrawnLaw(curves / numpy.arange(1, len(order) + 1), rounding)
