@@ -107,7 +107,7 @@ def progress_of(folder: Path) -> SketchProgress | SolveProgress | StudyProgress:
                 f"neither study.json nor {MANIFEST}"
             )
         return _progress_of_store(BlockStore.open(folder))
-    solves = sorted(path.parent for path in (folder / "unfinished").rglob("manifest.json"))
+    solves = sorted(path.parent for path in (folder / "unfinished").rglob(MANIFEST))
     return StudyProgress(
         records=len(list((folder / "records").glob("*.json"))),
         total=record_count(*described(folder)),

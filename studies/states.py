@@ -70,19 +70,19 @@ def misfit(state: Mapping[str, object], wanted: Iterable[str], error: RuntimeErr
     first, *others = wanted
     prefixes = (name.removesuffix(first) for name in state if name.endswith(f".{first}"))
     prefix = next((prefix for prefix in prefixes if all(prefix + name in state for name in others)), None)
+    if prefix is not None:
+        only = "" if all(name.startswith(prefix) for name in state) else f" if name.startswith({prefix!r})"
+        return (
+            f"has {prefix!r} before the names of the network, as wrappers leave it there: take "
+            f"{{name.removeprefix({prefix!r}): value for name, value in state.items(){only}}}"
+        )
     uncompiled = {name.replace("_orig_mod.", "") for name in state}
-    if prefix is None and {first, *others} <= uncompiled != state.keys():
+    if {first, *others} <= uncompiled != state.keys():
         return (
             "has the names of a network with compiled parts: take "
             '{name.replace("_orig_mod.", ""): value for name, value in state.items()}'
         )
-    if prefix is None:
-        return f"is of another network: {error}"
-    only = "" if all(name.startswith(prefix) for name in state) else f" if name.startswith({prefix!r})"
-    return (
-        f"has {prefix!r} before the names of the network, as wrappers leave it there: take "
-        f"{{name.removeprefix({prefix!r}): value for name, value in state.items(){only}}}"
-    )
+    return f"is of another network: {error}"
 
 
 def digest_of(state: State) -> str:

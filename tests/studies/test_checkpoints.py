@@ -10,7 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import eigenspan as es
-from eigenspan.studies import OverlapStudy, StudyOptions, cli, own_problem, report, study_checkpoints
+from eigenspan.studies import OverlapStudy, StudyOptions, cli, own_problem, study_checkpoints
 from eigenspan.studies.planning import plan_study
 
 DATA = small_data()
@@ -236,7 +236,7 @@ def test_options_that_do_not_go_with_them_are_refused(tmp_path, training):
         study_checkpoints(network, LOSS, BATCH, {0: states[0]}, tmp_path / "study", k=2, split="test")
 
 
-def test_the_command_takes_a_module_with_checkpoints(tmp_path, training, monkeypatch):
+def test_the_command_takes_a_module_with_checkpoints(tmp_path, training, undrawn, monkeypatch):
     states, _ = training
     saved(tmp_path, states)
     torch.save(BATCH, tmp_path / "batch.pt")
@@ -250,7 +250,6 @@ def test_the_command_takes_a_module_with_checkpoints(tmp_path, training, monkeyp
         "problem = own_problem(network, nn.CrossEntropyLoss(), batch, checkpoints=files, k=4)\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "save_figures", lambda results, directory: [])
     try:
         result = CliRunner().invoke(cli.app, ["study", "left:problem"])
         assert result.exit_code == 0, result.output
