@@ -106,8 +106,7 @@ def solve_diagonal_blocks(
     found = {name: future.result() for name, future in waiting.items()}
     for name, result in found.items():
         if result.report.status.is_failure:
-            message = f"block {name!r}: {result!r}: {result.report.status.value}"
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+            warnings.warn(f"block {name!r}: {result._ending}", ConvergenceWarning, stacklevel=2)
     return found
 
 

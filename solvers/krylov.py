@@ -90,6 +90,13 @@ class BlockKrylov(Solver):
         digits = max(_DIGITS, -math.log10(tol))
         return max(_NARROWEST, int(self.k / (_WANTED_PER_COLUMN * digits)))
 
+    def _doubt(self, converged: int) -> tuple[str, ...]:
+        """What to say where products were spent before random vectors have shown that nothing is missing."""
+        return (
+            f"{converged} of {self.k} {self.wanted} meet the tolerance, but it is not shown that no other leads them: "
+            "copies of those with equal values may be missing.",
+        )
+
     @property
     def has_room_of_its_own(self) -> bool:
         """Whether its basis lives elsewhere than in the memory of the operator."""

@@ -79,8 +79,13 @@ class _Decomposition(abc.ABC):
         Cost: none.
         """
         if not self.report.status.is_success:
-            raise RuntimeError(f"{self!r}: {self.report.status.value}")
+            raise RuntimeError(self._ending)
         return self
+
+    @property
+    def _ending(self) -> str:
+        """The result and how its solve ended, in words."""
+        return f"{self!r}: " + ". ".join([self.report.status.value, *self.report.notes])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to one file, a NumPy archive of plain arrays and a report in JSON.
