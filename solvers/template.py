@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
 import torch
@@ -147,6 +147,17 @@ class Solver(abc.ABC):
     uses_start: ClassVar[bool] = False
     takes_spread_rows: ClassVar[bool] = True  # blocks of `RowSharded`
     _sides: ClassVar[int] = 1  # 2 where half of the products are with the transpose
+
+    if not TYPE_CHECKING:  # attrs would say how many positional arguments there are, and not what to write
+
+        def __new__(cls, *positional: Any, **_: Any) -> Solver:  # noqa: PYI034 - typing has no Self in Python 3.10
+            """Refuse arguments without a name."""
+            if positional:
+                raise TypeError(
+                    f"{cls.__name__} takes its parameters by name: write {cls.__name__}(k={positional[0]!r}), "
+                    "and likewise any others"
+                )
+            return super().__new__(cls)
 
     @torch.no_grad()
     def plan(self, A: Any, *, memory_budget: int | None = None) -> SolvePlan:

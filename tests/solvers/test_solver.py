@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import attrs
 import numpy
 import pytest
@@ -204,6 +207,14 @@ def test_what_a_subclass_gives_back_is_checked():
 def test_a_model_is_no_operator():
     with pytest.raises(TypeError, match=r"eigenspan\.Hessian"):
         BlockLanczos(k=1).solve(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("kind", [BlockLanczos, DenseEigh, es.SketchedEigh, es.SketchedSVD, es.Auto])
+def test_parameters_have_names(kind):
+    with pytest.raises(TypeError, match=rf"by name: write {kind.__name__}\(k=3\)"):
+        kind(3)
+    solver = kind(k=3)
+    assert pickle.loads(pickle.dumps(solver)) == copy.deepcopy(solver) == attrs.evolve(solver) == solver
 
 
 def test_a_report_reads_as_text():
