@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
-from ..linops.files import opened_archive
+from ..linops.files import opened_archive, require_arrays
 from ..linops.sharding import is_spread, rows_of
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .archive import mapped_tensor, write_archive
@@ -132,6 +132,7 @@ class _Decomposition(abc.ABC):
             raise ValueError(f"mmap=True keeps numbers in the file, not on {device}: leave out one of them")
         try:
             with opened_archive(path) as archive:
+                require_arrays(archive, [*cls._tensor_names(), "report"])
                 tensors = {
                     name: mapped_tensor(Path(path), name) if mmap else torch.from_numpy(archive[name]).to(device)
                     for name in cls._tensor_names()
