@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
+import numpy
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -48,7 +49,11 @@ def positive_integer(_: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
 
 def tolerance(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     """An attrs validator: a number between 0 and 1, or None."""
-    if value is not None and not 0 < value < 1:
+    if value is None:
+        return
+    if not isinstance(value, int | float | numpy.floating):
+        raise TypeError(f"{attribute.name} is a number between 0 and 1, or None for the default, got {value!r}")
+    if not 0 < value < 1:
         raise ValueError(
             f"{attribute.name} is a number between 0 and 1, relative to the largest value, or None for the default; "
             f"got {value!r}"

@@ -480,6 +480,10 @@ class TestBadParameters:
         with pytest.raises(ValueError, match="tol is a number between 0 and 1"):
             BlockLanczos(k=1, tol=tol)
 
+    def test_tolerance_that_is_no_number(self):
+        with pytest.raises(TypeError, match="tol is a number between 0 and 1, or None for the default, got '1e-5'"):
+            BlockLanczos(k=1, tol="1e-5")
+
     def test_tolerance_below_rounding(self, device):
         solver = BlockLanczos(k=1, tol=1e-8)
         with pytest.raises(ValueError, match=r"below the rounding errors of <Dense .* at least 1\.2e-06"):
