@@ -286,7 +286,8 @@ class Solver(abc.ABC):
             raise ValueError(f"{type(self).__name__} computes afresh and uses no start; leave it out")
         block = start.basis.to_dense() if isinstance(start, Subspace) else start
         if not isinstance(block, Tensor) or block.dtype != A.dtype or block.device != A.device:
-            raise TypeError(f"a start for {A} is a subspace or tensor of its dtype on its device, got {start!r}")
+            given = f"{block.dtype} on {block.device}" if isinstance(block, Tensor) else type(block).__name__
+            raise TypeError(f"a start for {A} is a subspace or tensor of its dtype on its device, got {given}")
         if block.ndim != 2 or block.shape[0] != A.shape[1] or block.shape[1] == 0:
             raise ValueError(f"a start for {A} has shape ({A.shape[1]}, b), b >= 1; got {tuple(block.shape)}")
         if not is_finite(block):

@@ -217,6 +217,13 @@ def test_parameters_have_names(kind):
     assert pickle.loads(pickle.dumps(solver)) == copy.deepcopy(solver) == attrs.evolve(solver) == solver
 
 
+def test_a_start_of_another_dtype_is_named_and_not_printed():
+    A = Diagonal(torch.arange(50.0))
+    for start, given in ((torch.ones(50, 2).double(), r"torch\.float64 on cpu"), ([1.0], "list")):
+        with pytest.raises(TypeError, match=f"of its dtype on its device, got {given}$"):
+            BlockLanczos(k=1).solve(A, start=start)
+
+
 def test_a_report_reads_as_text():
     text = str(DenseEigh(k=2).solve(Diagonal(torch.arange(5.0))).report)
     assert text.startswith("DenseEigh(k=2, which=LM): complete")
