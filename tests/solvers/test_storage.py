@@ -6,8 +6,10 @@ import os
 
 import pytest
 import torch
+from solver_cases import problem
 
 from eigenspan import BlockGolubKahan, BlockLanczos, Counted, Dense, Storage, Structure
+from eigenspan.solvers import Status
 from eigenspan.solvers import basis as basis_module
 from eigenspan.solvers import storage as storage_module
 from eigenspan.solvers.basis import Basis
@@ -71,6 +73,18 @@ def test_numbers_are_those_of_the_device_wherever_they_are_kept(kind, dtype, dev
         assert one.device == other.device
         torch.testing.assert_close(one, other, rtol=0, atol=atol)
     assert list(tmp_path.iterdir()) == []  # files have no name
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [3, 10])
+def test_a_rounded_basis_of_the_whole_space_leaves_nothing(n, seed):
+    """What it leaves of a block is that times its rounding, again and again."""
+    A = problem(torch.linspace(-1, 2, n, dtype=torch.float64)).operator
+    result = BlockLanczos(k=2, which="LA", seed=seed, storage=Storage(dtype="bfloat16")).solve(A)
+    assert result.report.status is Status.ROUNDED
+    # The vectors are rounded by up to 2⁻⁸ of ‖A‖ = 2, the values by its square.
+    assert 0 < float(result.residual_norms.max()) < 2 * 2**-8 * n**0.5
+    torch.testing.assert_close(float(result.eigenvalues[0]), 2.0, rtol=0, atol=n * 2 * 2**-16)
 
 
 @pytest.mark.parametrize("stored", ["bfloat16", "float32"])
