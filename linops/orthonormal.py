@@ -60,9 +60,13 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
 
         Raises:
             ValueError: a block of zeros, with no columns, or with entries that are not finite.
+            TypeError: no tensor, or one of a dtype that is not real floating point.
 
         Cost: 8 n k² flops, in float64.
         """
+        if not isinstance(X, Tensor) or not X.is_floating_point():
+            given = X.dtype if isinstance(X, Tensor) else type(X).__name__
+            raise TypeError(f"from_span takes a tensor of a real floating-point dtype, got {given}; convert it")
         if X.ndim != 2 or 0 in X.shape or not bool(X.isfinite().all()):
             raise ValueError(f"from_span takes a finite, non-empty (n, k) block, got shape {tuple(X.shape)}")
         X = X.detach()

@@ -93,6 +93,11 @@ class TestFromSpan:
         # Rounded columns of a block whose condition is of the order of a hundred.
         assert angles.max() < 200 * torch.finfo(dtype).eps
 
+    @pytest.mark.parametrize("block", [torch.ones(4, 2, dtype=torch.int64), torch.ones(4, 2) * 1j, numpy.eye(4)])
+    def test_takes_real_numbers(self, block):
+        with pytest.raises(TypeError, match="from_span takes a tensor of a real floating-point dtype, got"):
+            OrthonormalSubspace.from_span(block)
+
     def test_more_columns_than_rows(self):
         assert OrthonormalSubspace.from_span(torch.randn(4, 9)).dim == 4
 
