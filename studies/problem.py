@@ -152,6 +152,23 @@ class Problem:
     weights: str = ""
     checkpoints: Mapping[int, State] | None = None
     losses: Mapping[int, float] = attrs.field(factory=dict)
+    _digests: dict[int, str] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+
+    def digest_at(self, step: int) -> str:
+        """Digits that tell the given checkpoint of a step from others.
+
+        Args:
+            step: that has one.
+
+        Raises:
+            OSError: its file cannot be read.
+
+        Cost: its bytes, read when first asked for.
+        """
+        if step not in self._digests:
+            assert self.checkpoints is not None
+            self._digests[step] = digest_of(self.checkpoints[step])
+        return self._digests[step]
 
     def recorded(self, steps: int) -> list[int]:
         """The steps of a study of so many that have a record, in rising order.
