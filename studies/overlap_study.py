@@ -232,6 +232,7 @@ class OverlapStudy:
         began = time.perf_counter()
         found = self._solves(checkpoint, split, progress)
         eig = found.eig
+        _ = eig.eigenvectors  # formed once, where the solver keeps them: the file and all metrics read their rows
         self.folder.write_eigenpairs(checkpoint.step, split, eig, found.layers)
         record = {
             "loss": found.loss,

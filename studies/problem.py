@@ -124,7 +124,7 @@ class Problem:
         image_size: pixels a side of generated images; None where there are none.
         plan: of Hessian products.
         compare: whether eigenspaces are compared with others unless the user says; see `StudyOptions`.
-        storage: where a basis is kept unless the user says, likewise; None for the solver's default.
+        storage: where a basis is kept unless the user says, likewise.
         weights: the file that the network's values come from, in words; empty for random ones.
         checkpoints: states of the network by step, in the place of training; None where it is trained.
         losses: what is known of their losses on the data of ``split``, by step.
@@ -148,7 +148,7 @@ class Problem:
     image_size: int | None = None
     plan: HessianPlan = HessianPlan()
     compare: bool = True
-    storage: str | None = None
+    storage: str = "device"
     weights: str = ""
     checkpoints: Mapping[int, State] | None = None
     losses: Mapping[int, float] = attrs.field(factory=dict)
