@@ -56,6 +56,18 @@ def own_choices(problem: Problem, weights: object, solver: object) -> dict[str, 
     }
 
 
+def require_device(device: str) -> None:
+    """That it can be computed there.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+
+
 def _path(path: str | os.PathLike[str] | None) -> str | None:
     """A path that is the same wherever a study goes on."""
     return None if path is None else str(Path(path).resolve())
@@ -116,10 +128,7 @@ class StudyOptions:
             raise ValueError(f"a storage is for {' and '.join(STORING)}; got solver {self.solver!r}")
         if self.weights is not None and self.steps > 0:
             raise ValueError(f"weights are those of a trained network, which takes 0 steps; got {self.steps}")
-        try:
-            torch.zeros(1, device=self.device).item()
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
+        require_device(self.device)
 
     def eigensolver(self, most: int | None = None) -> EigenSolver:
         """The solver for k pairs, or for ``most`` of them.

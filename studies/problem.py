@@ -19,6 +19,7 @@ from .tables import reached_k
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, one row a sample."""
 Operator = TypeVar("Operator", Hessian, GGN)
+_MOST_RECORDS = 100_000
 
 
 @attrs.frozen(kw_only=True)
@@ -177,11 +178,16 @@ class Problem:
             steps: of the study.
 
         Raises:
-            ValueError: no given checkpoint is of such a step.
+            ValueError: no given checkpoint is of such a step, or more records than any study has.
 
         Cost: none.
         """
         if self.checkpoints is None:
+            if steps // self.record_every > _MOST_RECORDS:
+                raise ValueError(
+                    f"{steps:,} steps, with a record every {self.record_every:,}, are {steps // self.record_every:,} "
+                    f"records: take fewer steps, for {_MOST_RECORDS:,} records at most"
+                )
             return sorted({*range(0, steps, self.record_every), steps})
         found = [step for step in sorted(self.checkpoints) if step <= steps]
         if not found:
@@ -291,7 +297,7 @@ class Problem:
         )
         if self.checkpoints is not None:
             raise ValueError(f"{self.name} has the values of given checkpoints: leave out the weights of {path}")
-        digest, state = digest_of(path), read_state(path, expected)
+        state, digest = read_state(path, expected), digest_of(path)
 
         def model() -> nn.Module:
             network = self.model()
