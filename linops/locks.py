@@ -22,6 +22,16 @@ _log = logging.getLogger(__name__)
 _SIGNS = 8  # of life before a lock lapses
 
 
+def require_lapse(lapse: float | None) -> None:
+    """That it is a time, or None.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if lapse is not None and not lapse > 0:
+        raise ValueError(f"lapse is a positive number of seconds, or None for locks that stay; got {lapse}")
+
+
 class LockFile:
     """A file that one process holds at a time, with its number and its machine in it.
 
@@ -41,8 +51,7 @@ class LockFile:
     """
 
     def __init__(self, path: Path, lapse: float | None = None) -> None:
-        if lapse is not None and not lapse > 0:
-            raise ValueError(f"lapse is a positive number of seconds, or None for locks that stay; got {lapse}")
+        require_lapse(lapse)
         self.path, self._lapse = path, lapse
         self._owner = f"{os.getpid()} {socket.gethostname()}"
         self._released = threading.Event()

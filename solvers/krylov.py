@@ -103,16 +103,14 @@ class BlockKrylov(Solver):
         """Whether its basis lives elsewhere than in the memory of the operator."""
         return self.storage is not None and self.storage.kind != "device"
 
-    def _stored(self, A: LinearOperator, rows: int) -> Storage:
-        """Where bases of A live that have so many rows in all, once that is known to have room for them."""
+    def _stored(self, A: LinearOperator, rows: int, formed: int = 0) -> Storage:
+        """Where bases of A of so many rows in all live, once it is known to have room for them and vectors formed."""
         storage = self.storage or DEVICE
         most = min(self.most_vectors if self.max_basis is None else self.max_basis, *A.shape)
         columns = most_columns(min(A.shape), most)
         if storage.is_rounding(A.dtype) and A.row_mesh is not None:
             raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {storage}")
-        if storage.is_rounding(A.dtype):  # which ends with k products that are kept as well
-            columns += self.k * A.dtype.itemsize // storage.dtype_for(A.dtype).itemsize
-        return storage.prepared(A, rows, columns, min(columns, self._workload(A).basis))
+        return storage.prepared(A, rows, columns, min(columns, self._workload(A).basis), formed)
 
     @property
     def _widest(self) -> int:

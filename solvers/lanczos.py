@@ -62,8 +62,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
             or more, cost few products more than no limit, but where many eigenvalues are close to the last.
         storage: where the basis lives, a `Storage` or the name of its kind; by default in the memory of the operator.
             If it is given eigenvectors are formed only when they are asked for. With a dtype that rounds the basis the
-            solve ends as `Status.ROUNDED`, with Ritz pairs of the span of the rounded vectors, by k more products,
-            which need their room as well.
+            solve ends as `Status.ROUNDED`, with Ritz pairs of the span of the rounded vectors, by k more products.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken: more columns would cost more
@@ -73,7 +72,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     Raises:
         ValueError: besides those of `EigenSolver`, max_products < k, a max_basis too small, or a tol below ten
             roundings of the dtype.
-        OSError: a directory that cannot be written, or a disk without room for all vectors that it may come to keep.
+        OSError: a directory that cannot be written, or a disk without room for all vectors that it may come to keep,
+            and the k eigenvectors.
 
     Source: Golub & Van Loan, Matrix Computations, section 10.3; Parlett, The Symmetric Eigenvalue Problem, chapter 13;
     Saad, Numerical Methods for Large Eigenvalue Problems, chapter 6. Restarts: Wu & Simon (2000), SIAM J. Matrix Anal.
@@ -92,7 +92,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         tol, budget = tolerance_for(A, self.tol), self._budget(A)
-        storage, before = self._stored(A, A.shape[0]), A.products
+        storage, before = self._stored(A, A.shape[0], self.k), A.products
         space = KrylovSpace(A, self._width(tol), self.seed, tol, self.max_basis, storage)
         if start is not None:
             space.begin(start)
@@ -146,7 +146,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)
-        self._stored(A, A.shape[0])
+        self._stored(A, A.shape[0], self.k)
 
     def _may_have_all_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> bool:
         """Whether no eigenvalue has as many copies among the pairs as the space can hold, or two of one at least."""

@@ -64,22 +64,8 @@ def measure_columns(
 
     Cost: one fingerprint, and as many products as columns; the time of the slowest block if others are awaited.
     """
-    if not isinstance(solver, Sketching):
-        raise TypeError(f"columns are known in advance of a sketch, as SketchedEigh(k=…); got {solver!r}")
-    operator = operator_for(A, type(solver).__name__, solver.takes_spread_rows)
-    chosen = solver._checked_columns(operator, columns)
+    operator, chosen, store = shared_store(solver, A, folder, columns, lapse, fingerprint)
     parts = solver._parts(operator.shape)
-    store = BlockStore(
-        folder,
-        {
-            "solver": solver_to_dict(solver),
-            "shape": operator.shape,
-            "dtype": str(operator.dtype),
-            "operator": operator.fingerprint() if fingerprint is None else fingerprint,
-        },
-        _matrices(solver, operator.shape, operator.dtype),
-        lapse=lapse,
-    )
     measured, total = 0, len(chosen)
     with tqdm(disable=not progress, desc=type(solver).__name__, unit=" columns", total=total) as bar:
         while missing := _missing(store, parts, chosen):
@@ -120,6 +106,29 @@ def _measure_block(
         found = solver.measure(A, range(block.start + first, block.stop + first)).arrays[name]
         store.write(name, block.start, found, time.perf_counter() - began)
     return True
+
+
+def shared_store(
+    solver: Sketching,
+    A: Any,
+    folder: str | os.PathLike[str],
+    columns: range | None,
+    lapse: float,
+    fingerprint: str | None = None,
+) -> tuple[LinearOperator, range, BlockStore]:
+    """The operator, the columns to see to and the folder of `measure_columns`, which refuses here what does not fit."""
+    if not isinstance(solver, Sketching):
+        raise TypeError(f"columns are known in advance of a sketch, as SketchedEigh(k=…); got {solver!r}")
+    operator = operator_for(A, type(solver).__name__, solver.takes_spread_rows)
+    chosen = solver._checked_columns(operator, columns)
+    identity = {
+        "solver": solver_to_dict(solver),
+        "shape": operator.shape,
+        "dtype": str(operator.dtype),
+        "operator": operator.fingerprint() if fingerprint is None else fingerprint,
+    }
+    store = BlockStore(folder, identity, _matrices(solver, operator.shape, operator.dtype), lapse=lapse)
+    return operator, chosen, store
 
 
 def decompose_folder(
