@@ -40,15 +40,16 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     With ``max_basis`` the space restarts from its leading Ritz vectors whenever the basis is full (thick restart).
     Converged pairs stay in it and are not multiplied again (soft locking), so that their residual norms stay true.
 
-    **What may be missing.** A Krylov space of a block of b columns holds at most b copies of an eigenvalue. Where the
-    converged pairs ahead of the last show as many copies, or values closer than 1e-4 of their size, random vectors
-    widen the block: two or more, so that a block of one may miss copies. A space whose pairs all meet ``tol`` has
-    closed, to an invariant subspace: it is extended by random vectors. A ``start`` may lack leading pairs too, so it
-    makes up at most half of the first block, (b + 1) // 2 columns, beside random vectors. In all cases pairs count as
-    converged only after so many products with these vectors that a pair ahead of them would have shown, but for about
-    one time in a hundred: the closer the next pair behind, the more. With restarts this number is an estimate, and the
-    spread of the spectrum, which it depends on, is that of the Ritz values. Where ``max_products`` are spent before,
-    and for a block of one, a note of the report says what may be missing.
+    **What may be missing.** A Krylov space of a block of b random columns holds at most b copies of an eigenvalue.
+    Where the converged pairs ahead of the last show as many copies, or values closer than 1e-4 of their size or than
+    their residual norms, random vectors widen the block: two or more, so that a block of one may miss copies. A space
+    whose pairs all meet ``tol`` has closed, to an invariant subspace: it is extended by random vectors. A ``start`` may
+    lack leading pairs and copies too, so it makes up at most half of the first block, (b + 1) // 2 columns, beside
+    random vectors. In all cases pairs count as converged only after so many products with these vectors that a pair
+    ahead of them, by more than that 1e-4, would have shown, but for about one time in a hundred: the closer the next
+    pair behind, the more. With restarts this number is an estimate, and the spread of the spectrum, which it depends
+    on, is that of the Ritz values. Where ``max_products`` are spent before, and for a block of one, a note of the
+    report says what may be missing.
 
     Args:
         k: how many pairs.
@@ -149,8 +150,9 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         self._stored(A, A.shape[0], self.k)
 
     def _may_have_all_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> bool:
-        """Whether no eigenvalue has as many copies among the pairs as the space can hold, or two of one at least."""
-        return self._largest_cluster(space, pairs, converged)[0] < max(2, space.origins)
+        """Whether of no eigenvalue ahead of the last there are as many copies as random vectors show, two of one."""
+        least = 2 if space.block_size == 1 else 1
+        return self._largest_cluster(space, pairs, converged)[0] < max(least, space.origins)
 
     def _seek_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> None:
         """Let random vectors join the block or, where it cannot grow and all pairs have converged, take its place."""
@@ -162,14 +164,14 @@ class BlockLanczos(BlockKrylov, EigenSolver):
             space.close(self.which, self.k)
 
     def _largest_cluster(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> tuple[int, float]:
-        """How many converged pairs ahead of the last are the same but for `CLUSTER`, at most, and their key."""
-        rounding = 2 * torch.finfo(space.A.dtype).eps * space.scale
-        key = self.which.key(pairs.eigenvalues)
-        ahead = converged & (key - key[-1] > CLUSTER * pairs.eigenvalues.abs() + rounding)
-        values = pairs.eigenvalues[ahead].sort().values
+        """How many converged pairs ahead of the last are the same but for `CLUSTER` or errors, and their least key."""
+        key, norms = self.which.key(pairs.eigenvalues), pairs.residual_norms
+        ahead = converged & (key - key[-1] > CLUSTER * pairs.eigenvalues.abs() + norms + norms[-1])
+        values, order = pairs.eigenvalues[ahead].sort()
         if len(values) == 0:
             return 0, 0.0
-        apart = values.diff() > CLUSTER * values[1:].abs() + rounding
+        norms = norms[ahead][order]
+        apart = values.diff() > CLUSTER * values[1:].abs() + norms[1:] + norms[:-1]
         numbers = torch.cat([torch.zeros(1, dtype=torch.long), apart.long().cumsum(0)])
         counts = numbers.bincount()
         largest = int(counts.argmax())

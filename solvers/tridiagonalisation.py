@@ -39,7 +39,7 @@ class KrylovSpace:
         closed: the dimension at which it last did before it grew to this one.
         repeats: whether a space grown from random vectors has closed, so that copies of its pairs may be missing.
         mixed: whether random vectors joined others in it, so that they must show what those may lack.
-        origins: how many vectors it was grown from: of no eigenvalue does it hold more copies.
+        origins: how many random vectors it was grown from: of an eigenvalue that a start lacks it holds no more copies.
         sought: what a pair that random vectors are to show would lead by, `Which.key`; None for more than the last
             wanted pair.
         drawn: how many random vectors joined it last.
@@ -85,9 +85,7 @@ class KrylovSpace:
 
     def begin(self, start: Tensor) -> None:
         """Make the first block: what ``start`` spans, cut down to half of it, and random vectors."""
-        block = narrowed(start, (self.block_size + 1) // 2, self.seed, "mixing")
-        self.origins += block.shape[1]
-        self._vectors.append(block)
+        self._vectors.append(narrowed(start, (self.block_size + 1) // 2, self.seed, "mixing"))
         self.extend(max(1, self.block_size - self.width))
         self.is_closed = False
 

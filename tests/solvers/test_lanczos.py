@@ -247,6 +247,30 @@ class TestCopies:
         expected = torch.tensor([3.0] * 12 + [-2.0] * 2, dtype=torch.float64)
         torch.testing.assert_close(result.eigenvalues.cpu(), expected, rtol=0, atol=1e-8)
 
+    @pytest.mark.parametrize("block_size", [2, 5])
+    @pytest.mark.parametrize("max_basis", [None, 40])
+    def test_of_which_a_start_has_none(self, device, block_size, max_basis):
+        """Eigenvectors of other values: only the random vectors beside them hold copies, one each."""
+        values = torch.cat([torch.ones(8), torch.linspace(-0.95, 0.95, 152)]).double()
+        start = torch.eye(160, dtype=torch.float64, device=device)[:, [20, 60, 100, 140, 158, 159]]
+        for seed in range(4):
+            solver = BlockLanczos(k=6, block_size=block_size, max_basis=max_basis, seed=seed, max_products=2000)
+            result = solver.solve(Diagonal(values.to(device)), start=start)
+            assert result.report.status in SUCCESS
+            torch.testing.assert_close(result.eigenvalues.tolist(), [1.0] * 6, rtol=0, atol=2e-9)
+
+    @pytest.mark.parametrize("max_basis", [None, 38])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_that_a_loose_tolerance_does_not_show_as_equal(self, device, dtype, max_basis):
+        """Twelve zeros come out as numbers of the size of errors, each many times the others."""
+        values = torch.cat([torch.zeros(12), torch.linspace(0.002, 1, 488)]).to(device, dtype)
+        for seed in range(3):
+            solver = BlockLanczos(k=15, which="SA", block_size=2, tol=1e-3, max_basis=max_basis, seed=seed)
+            result = quietly(solver, Diagonal(values))
+            if result.report.status in SUCCESS:  # where the last pairs are not apart it may end before
+                torch.testing.assert_close(result.eigenvalues, values[:15], rtol=0, atol=1e-3)
+            assert result.report.status in SUCCESS or max_basis is not None
+
     def test_a_block_of_one_says_that_it_may_lack_some(self, device):
         """It finds 1 once, and then what comes next, each a true pair."""
         values = torch.cat([torch.ones(5), 0.5 ** torch.arange(1, 196)]).double().to(device)
