@@ -166,7 +166,8 @@ class KrylovSpace:
 
         Cost: 2 n dim k flops, and no products.
         """
-        kept = max(1, min(k + (self.limit - k) // 3, self.limit - 2 * (fresh + self.width), self.dim))
+        # Room for two products: of a single one, restarts would drop all that grows in it from random vectors.
+        kept = max(1, min(k + (self.limit - k) // 3, self.limit - 3 * (fresh + self.width), self.dim))
         inside = self.closed if self.closed < self.dim else 0
         parts = [self.ritz_pairs(which, min(k, inside, kept), 0, inside).coefficients] if inside else []
         parts.append(self.ritz_pairs(which, max(1, kept - sum(part.shape[1] for part in parts)), inside).coefficients)

@@ -240,6 +240,17 @@ class TestCopies:
         torch.testing.assert_close(result.eigenvalues.double().cpu(), expected, rtol=0, atol=atol)
         assert result.report.status is Status.CONVERGED
 
+    @pytest.mark.parametrize("which", ["LM", "SA"])
+    def test_at_the_other_end_within_the_smallest_basis(self, device, which):
+        """What grows into the copies of -1 is kept over restarts from pairs near 1, two products apart at least."""
+        tail = 0.98 * torch.rand(148, generator=torch.Generator().manual_seed(1))
+        values = torch.cat([torch.full((20,), -1.0), torch.zeros(20), torch.full((12,), 0.3), tail]).to(device)
+        for seed in range(4):
+            solver = BlockLanczos(k=8, which=which, block_size=2, max_basis=24, tol=1e-4, seed=seed)
+            assert solver.least_basis < 24
+            result = solver.solve(Diagonal(values))
+            torch.testing.assert_close(result.eigenvalues.tolist(), [-1.0] * 8, rtol=0, atol=1e-4)
+
     def test_where_no_wider_block_fits(self, device):
         """The limit leaves no room: the pairs that were found are kept, and random vectors look beside them."""
         solver = BlockLanczos(k=14, block_size=4, max_basis=30)
