@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..linops import Hessian, ParameterSpace, magnitude
+from ..linops.compiled import as_named
 from ..linops.curvature.data import Batches
 from ..linops.curvature.guards import training_flags, untouched_random_numbers
 from ..linops.files import read_json
@@ -269,7 +270,7 @@ class CurvatureRecorder:
         """What tells this training from others; one that is resumed has the initial values of the folder."""
         path = self.directory / "study.json"
         if step == 0:
-            values = [dict(model.named_parameters()), dict(model.named_buffers())]
+            values = [as_named(model.named_parameters()), as_named(model.named_buffers())]
             initial: str | None = digest(values)[:_DIGITS]
         else:
             initial = read_json(path, "choose another folder").get("initial values") if path.exists() else None
