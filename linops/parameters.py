@@ -58,7 +58,9 @@ class ParameterSpace:
         selected = {name: named[name].detach() for name in self.names}
         first = selected[self.names[0]]
         if first.is_meta:
-            raise TypeError(f"parameters have values, but {self.names[0]} is on the meta device: load the network first")
+            raise TypeError(
+                f"parameters have values, but {self.names[0]} is on the meta device: load the network first"
+            )
         if not first.dtype.is_floating_point:
             raise TypeError(f"parameters are real floating point, but {self.names[0]} is {first.dtype}; leave it out")
         for name, tensor in selected.items():

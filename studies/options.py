@@ -14,7 +14,6 @@ from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh
 from .problem import DataRequest, Problem
 
 
-
 def _block_lanczos(k: int, storage: str | None = None, **options: Any) -> BlockLanczos:
     """With a storage of its own it restarts before it keeps more than 3 k vectors, of which 2.5 k are needed as a rule.
 
