@@ -40,8 +40,8 @@ class CurvatureRecorder:
 
     A record holds what one of `OverlapStudy` does, without its comparisons. It is of the network in evaluation mode:
     without dropout, with batch normalisation by running statistics, and in the dtype of its parameters where autocast
-    or accelerate casts; where these are half precision, as bfloat16, it is of a copy in float32. The training goes on as if there had been none: modes, gradients, buffers and random numbers
-    are as they were.
+    or accelerate casts; where these are in half precision, such as bfloat16, of a copy in float32. The training goes on
+    as if there had been none: modes, gradients, buffers and random numbers are as they were.
 
     What cannot be recorded never ends the training: the reason is logged, as a warning of the logger ``eigenspan``,
     once. If there was no record before, it is taken for one of the model, and no more are tried.
@@ -63,8 +63,8 @@ class CurvatureRecorder:
         ValueError: no data, or numbers out of range.
         TypeError: data that can be gone through only once.
 
-    Cost: that of ``seconds`` a record, n (k + 2) numbers on disk, and a pass over the data to begin with; of a network in
-    half precision the memory of the copy.
+    Cost: that of ``seconds`` a record, n (k + 2) numbers on disk, and a pass over the data to begin with; the memory of
+    a copy of a network in half precision.
     """
 
     def __init__(

@@ -34,9 +34,9 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
         data: a batch whose loss is decomposed, a mapping of the model's arguments with its ``labels``, or a re-iterable
             of such.
         directory: where records and report go.
-        loss: by default the model's own, with the label smoothing of the training, see `own_loss`. A trainer that
-            computes another one, by ``compute_loss_func`` or a method of its own, has it given here: an `Objective` of model and batch, or of (output,
-            targets) for batches that are pairs.
+        loss: by default the model's own, with the label smoothing of the training, see `own_loss`. Where a trainer
+            computes another one, by ``compute_loss_func`` or a method of its own, it is given here: an `Objective` of
+            model and batch, or of (output, targets) for batches that are pairs.
         every: records at step 0 and after every so many steps.
         steps: or at these.
         options: see `CurvatureRecorder`: k, parameters, seconds, seed, split, name.

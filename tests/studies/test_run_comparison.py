@@ -11,7 +11,7 @@ from eigenspan.studies.drawing import svg_of
 from eigenspan.studies.run_comparison import found, write_comparison
 from eigenspan.studies.run_comparison_plots import run_figures
 from eigenspan.studies.runs import Runs
-from eigenspan.studies.tables import cells, table_rows
+from eigenspan.studies.tables import DOWN, UP, cells, share, table_rows
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,8 @@ def test_tables_hold_the_numbers_of_the_runs(runs, source):
             chosen = [f"{values[k - 1]:.4g}" for k in (1, 2, 6)]
             assert [folder.name, f"{record['loss']:.4f}", *chosen, str(sum(value < 0 for value in values))] in rows
             certificate, sure = record["certificate"], max(k for k in (2, 6) if record["certificate"]["leads"][k - 1])
-            ends = [f"{record['overlap_error'][end][sure - 1]:.4f}" for end in ("low", "high")]
+            sides = {"low": DOWN, "high": UP}
+            ends = [share(record["overlap_error"][end][sure - 1], side) for end, side in sides.items()]
             leading = max(j for j, leads in enumerate(certificate["leads"], 1) if leads)
             assert [folder.name, split, "2", record["report"]["status"].lower()] in [row[:4] for row in rows]
             assert [f"{leading} of 6", str(sure), *ends] in [row[5:] for row in rows if row[:2] == [folder.name, split]]
