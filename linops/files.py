@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,19 @@ def finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [finite(value) for value in data]
     return data
+
+
+def require_arrays(archive: NpzFile, names: Iterable[str]) -> None:
+    """Refuse an archive that lacks some of the arrays, as those that another class has saved do.
+
+    Raises:
+        ValueError: it does.
+    """
+    missing = [name for name in names if name not in archive]
+    if missing:
+        raise ValueError(
+            f"it has {', '.join(archive.files)}, and no {', '.join(missing)}: load it by the class of that"
+        )
 
 
 @contextlib.contextmanager

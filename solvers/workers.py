@@ -68,31 +68,44 @@ def measure_columns(
     parts = solver._parts(operator.shape)
     measured, total = 0, len(chosen)
     with tqdm(disable=not progress, desc=type(solver).__name__, unit=" columns", total=total) as bar:
-        while missing := [
-            (name, block, first)
-            for name, first in _firsts(parts).items()
-            for block in store.missing(name)
-            if block.start + first < chosen.stop and block.stop + first > chosen.start
-        ]:
+        while missing := _missing(store, parts, chosen):
             bar.update(max(0, total - sum(len(block) for _, block, _ in missing) - bar.n))
             before = measured
             random.Random(os.getpid()).shuffle(missing)  # so that many workers rarely ask for the same block
             for name, block, first in missing:
-                claim = store.claim(name, block)
-                if claim is None:
-                    continue
-                with claim:
-                    began = time.perf_counter()
-                    found = solver.measure(operator, range(block.start + first, block.stop + first)).arrays[name]
-                    store.write(name, block.start, found, time.perf_counter() - began)
-                measured += len(block)
-                bar.update(len(block))
+                if _measure_block(solver, operator, store, name, block, first):
+                    measured += len(block)
+                    bar.update(len(block))
             if not wait:
                 break
             if measured == before:  # others have claimed all that is missing
                 time.sleep(min(1.0, lapse / 8))
     store.remove_stale_claims()  # of blocks that others had written when they died
     return measured
+
+
+def _missing(store: BlockStore, parts: dict[str, int], chosen: range) -> list[tuple[str, range, int]]:
+    """The blocks that overlap the chosen columns and are not there: part, columns of it, and number of its first."""
+    return [
+        (name, block, first)
+        for name, first in _firsts(parts).items()
+        for block in store.missing(name)
+        if block.start + first < chosen.stop and block.stop + first > chosen.start
+    ]
+
+
+def _measure_block(
+    solver: Sketching, A: LinearOperator, store: BlockStore, name: str, block: range, first: int
+) -> bool:
+    """Measure and write a block, unless another process has claimed or written it; returns whether it was measured."""
+    claim = store.claim(name, block)
+    if claim is None:
+        return False
+    with claim:
+        began = time.perf_counter()
+        found = solver.measure(A, range(block.start + first, block.stop + first)).arrays[name]
+        store.write(name, block.start, found, time.perf_counter() - began)
+    return True
 
 
 def shared_store(
