@@ -1,6 +1,8 @@
 """The comparison of runs: one page, true to the results of each, that says what the differences are due to."""
 
 import json
+import re
+import shutil
 import statistics
 
 import pytest
@@ -171,3 +173,14 @@ def test_names_of_folders_are_only_text(runs, tmp_path):
         (tmp_path / name / "results.json").write_text(results)
     path = write_comparison([tmp_path / "<script>", tmp_path / "b"], tmp_path / "c.html")
     assert not Page(path.read_text(encoding="utf-8")).attributes("script")
+
+
+def test_what_is_equal_is_said_once(runs, tmp_path):
+    """Two runs of one seed on one machine have the same numbers, and no range of them."""
+    for name in ("one", "two"):
+        shutil.copytree(runs[0], tmp_path / name)
+    sentences = found(Runs.read([tmp_path / "one", tmp_path / "two"]), "train")
+    assert sentences[0].endswith(" on average, and the same for each to these digits.")
+    assert not any(" to " in sentence.replace("to these digits", "") for sentence in sentences[1:4])
+    words = Page(write_comparison([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html").read_text("utf-8"))
+    assert not re.search(r"(\d\S+) to \1\b", " ".join(words.words))
