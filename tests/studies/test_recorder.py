@@ -130,11 +130,13 @@ def test_selected_parameters_alone(tmp_path):
 
 
 def test_within_autocast_numbers_are_those_without(tmp_path):
+    """To the rounding of float32, since a trial may choose another engine; in bfloat16 two digits would be left."""
     model = network().float()
     one = recorder(tmp_path, data=(BATCH[0].float(), BATCH[1]))
     with torch.autocast("cpu", torch.bfloat16):
         cast = one.record(model, 0)
-    assert cast["eigenvalues"] == one.record(model, 0)["eigenvalues"]
+    expected = one.record(model, 0)["eigenvalues"]
+    assert cast["eigenvalues"] == pytest.approx(expected, abs=1e-5 * abs(expected[0]))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -336,13 +338,14 @@ def test_an_interruption_is_none_of_these(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_recorded_by_a_copy_in_float32(tmp_path, caplog, dtype):
-    """Equal to the network of the same numbers in float32, to the last bit; the training keeps its own."""
+    """As of the network of the same numbers in float32, to its rounding; the training keeps its own."""
     model, data = network().to(dtype), (BATCH[0].to(dtype), BATCH[1])
     before = copy.deepcopy(model.state_dict())
     found = recorder(tmp_path / "half", data=data).record(model, 0)
     expected = recorder(tmp_path / "float", data=(data[0].float(), data[1])).record(copy.deepcopy(model).float(), 0)
-    for name in ("eigenvalues", "overlap", "loss", "mask_counts"):
-        assert found[name] == expected[name]
+    assert found["mask_counts"] == expected["mask_counts"]
+    for name in ("eigenvalues", "overlap", "loss"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5)
     (entry,) = caplog.records
     assert f"the parameters are {str(dtype)[6:]}" in entry.message
     assert "of a copy of the network in float32" in entry.message
