@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -18,6 +19,11 @@ def as_written(thing: T) -> T:
     if getattr(written, "__globals__", {}).get("__name__") == "torch._dynamo.external_utils":
         written = written.__wrapped__
     return cast("T", written)
+
+
+def as_named(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Tensors or modules by their names in a network as it is written, where parts of it are compiled."""
+    return {".".join(part for part in name.split(".") if part != "_orig_mod"): thing for name, thing in named}
 
 
 def uncompiled() -> contextlib.AbstractContextManager[Any]:

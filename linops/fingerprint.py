@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from .compiled import as_written
+from .compiled import as_named, as_written
 
 if TYPE_CHECKING:
     from .operator import LinearOperator
@@ -113,7 +113,7 @@ def data_digest(batches: Iterable[Any], ordered: bool) -> DataDigest:
 def module_content(module: nn.Module, training: Mapping[nn.Module, bool]) -> list[Any]:
     """What a module computes but for parameters and buffers: classes, plain attributes, forward functions, modes."""
     content = []
-    for name, part in module.named_modules():
+    for name, part in as_named(module.named_modules()).items():
         kind = type(part)
         plain = {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "training"}
         plain = {key: value for key, value in plain.items() if _is_plain(value) or callable(value)}
@@ -147,7 +147,7 @@ def feed(total: _Hash, value: Any, depth: int = 0) -> None:
     elif isinstance(value, LinearOperator):
         _feed_operator(entries, value)
     elif isinstance(value, nn.Module):
-        entries("module", module_content(value, {}), dict(value.state_dict()))
+        entries("module", module_content(value, {}), as_named(value.state_dict().items()))
     elif isinstance(value, functools.partial):
         entries("partial", value.func, value.args, value.keywords)
     elif isinstance(value, types.MethodType):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .compiled import as_written
+from .compiled import as_named, as_written
 from .parameters import ParameterSpace
 
 
@@ -52,8 +52,8 @@ def _boolean(parameters: ParameterSpace, name: str, mask: Tensor) -> Tensor:
 def pruning_masks(model: nn.Module, parameters: ParameterSpace) -> dict[str, Tensor]:
     """The pruned tensors of a space by name, with their masks: see `MaskSubspace.from_pruned`."""
     model = as_written(model)
-    named = dict(model.named_parameters(remove_duplicate=False))
-    buffers = dict(model.named_buffers(remove_duplicate=False))
+    named = as_named(model.named_parameters(remove_duplicate=False))
+    buffers = as_named(model.named_buffers(remove_duplicate=False))
     # Pruning makes of a parameter x the parameter x_orig and the buffer x_mask.
     plain = {name: name.removesuffix("_orig") for name in named}
     pruned = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from .compiled import as_written
+from .compiled import as_named, as_written
 from .coordinate import Embedding
 
 Selection = str | nn.Module | Tensor | Iterable["str | nn.Module | Tensor"] | None
@@ -44,7 +44,7 @@ class ParameterSpace:
 
     def __init__(self, model: nn.Module, parameters: Selection = None) -> None:
         model = as_written(model)
-        named = dict(model.named_parameters())
+        named = as_named(model.named_parameters())
         chosen = _select(model, named, parameters)
         if not chosen:
             if parameters is not None:
@@ -57,6 +57,10 @@ class ParameterSpace:
         self.names = tuple(name for name in named if name in chosen)
         selected = {name: named[name].detach() for name in self.names}
         first = selected[self.names[0]]
+        if first.is_meta:
+            raise TypeError(
+                f"parameters have values, but {self.names[0]} is on the meta device: load the network first"
+            )
         if not first.dtype.is_floating_point:
             raise TypeError(f"parameters are real floating point, but {self.names[0]} is {first.dtype}; leave it out")
         for name, tensor in selected.items():
@@ -205,7 +209,8 @@ def _select(model: nn.Module, named: Mapping[str, Tensor], selection: Selection)
         raise TypeError(f"parameters= takes name patterns, modules and tensors, got {type(selection).__name__}")
     items = list(selection)
     first_name = {id(parameter): name for name, parameter in named.items()}
-    every_name = {name: first_name[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
+    every = as_named(model.named_parameters(remove_duplicate=False))
+    every_name = {name: first_name[id(shared)] for name, shared in every.items()}
     chosen: set[str] = set()
     for item in items:
         if isinstance(item, str):

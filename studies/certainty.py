@@ -10,7 +10,7 @@ from .options import SPLIT_NAMES
 from .page import cell_row, table
 from .records import DRAWS
 from .results import splits
-from .tables import TableRow, leading, number, reached_k, residual, share, table_rows, text
+from .tables import DOWN, UP, TableRow, leading, number, reached_k, residual, share, table_rows, text
 
 
 def certainty(results: dict[str, Any]) -> dict[str, list[str]]:
@@ -40,8 +40,8 @@ def _certain(records: Sequence[dict[str, Any]]) -> list[str]:
     if shown:
         widest = max(shown, key=_radius)
         sentences.append(
-            f"The {widest['k_max']:,} eigenvalues of a record are within {text(_radius(widest), '.1e')} of the largest "
-            "|λ| of as many eigenvalues of the Hessian, one to one: residual norms show that for every record"
+            f"The {widest['k_max']:,} eigenvalues of a record are within {text(_radius(widest), '.1e', UP)} of the "
+            "largest |λ| of as many eigenvalues of the Hessian, one to one: residual norms show that for every record"
             f"{'' if len(shown) == len(records) else ' that has them'}, whatever else was missed."
         )
     if len(shown) < len(records):
@@ -81,8 +81,12 @@ def _premise(records: Sequence[dict[str, Any]], of: str) -> list[str]:
     if leads == 0:
         return [basis, f"Even so no gap sets the first of the {k:,} eigenvectors apart: no eigenspace is bounded."]
     sine = number(certificate["sines"][leads - 1])
-    angle = f"the sine of its largest angle to that is at most {sine:.1e}" if sine < 1 else "no angle is bounded"
-    missed = f"at most {text(_missed(certificate, leads), '.1e')} is missing to an overlap of 1"
+    angle = (
+        f"the sine of its largest angle to that is at most {text(sine, '.1e', UP)}"
+        if sine < 1
+        else "no angle is bounded"
+    )
+    missed = f"at most {text(_missed(certificate, leads), '.1e', UP)} is missing to an overlap of 1"
     return [
         basis,
         f"By it the span of the first {leads:,} of {k:,} eigenvectors is the leading eigenspace but for an error: "
@@ -111,10 +115,11 @@ def certificate_table(results: dict[str, Any], records: Sequence[dict[str, Any]]
             leads = bool(certificate["leads"][k - 1])
             entries = [
                 *(str(k), text(number(record["eigenvalues"][k - 1]), ".4g")),
-                *(text(at["radii"], ".1e"), text(at["sharp_radii"], ".1e"), "yes" if leads else "not shown"),
-                text(at["sines"] if leads and at["sines"] < 1 else math.nan, ".1e"),
-                text(_missed(certificate, k) if leads else math.nan, ".1e"),
-                *(share(number(record["overlap_error"][end][k - 1])) for end in ("low", "high")),
+                *(text(at["radii"], ".1e", UP), text(at["sharp_radii"], ".1e", UP), "yes" if leads else "not shown"),
+                text(at["sines"] if leads and at["sines"] < 1 else math.nan, ".1e", UP),
+                text(_missed(certificate, k) if leads else math.nan, ".1e", UP),
+                share(number(record["overlap_error"]["low"][k - 1]), DOWN),
+                share(number(record["overlap_error"]["high"][k - 1]), UP),
             ]
             rows.append(cell_row("" if row else str(record["step"]), entries, len(dimensions)))
         groups.append(rows)
@@ -134,7 +139,8 @@ def _error(results: dict[str, Any]) -> list[str]:
 def _last_error(rows: Sequence[TableRow], of: str) -> list[str]:
     return [
         f"At step {row.step:,}{of} and k = {row.k:,} the overlap with the true eigenspace is between "
-        f"{share(row.error[0])} and {share(row.error[1])}, if no eigenvalue larger than the last one found was missed."
+        f"{share(row.error[0], DOWN)} and {share(row.error[1], UP)}, if no eigenvalue larger than the last one found "
+        "was missed."
         for row in rows
     ]
 
@@ -150,7 +156,7 @@ def _errors(rows: Sequence[TableRow]) -> list[str]:
         low, high = widest.error
         sentences.append(
             f"Of all records at k = {widest.k:,} the widest such interval is that of step {widest.step:,}, "
-            f"{share(low)} to {share(high)}."
+            f"{share(low, DOWN)} to {share(high, UP)}."
         )
     if len(known) < len(rows):
         sentences.append(
@@ -168,7 +174,7 @@ def _accuracy(records: Sequence[dict[str, Any]]) -> list[str]:
     sentences = [f"{count} of {len(records)} solves {ending}." for ending, count in endings.items()]
     known = [value for value in map(residual, records) if not math.isnan(value)]
     if known:
-        sentences.append(f"No residual norm ‖Hv - λv‖ is larger than {max(known):.1e} of the largest |λ|.")
+        sentences.append(f"No residual norm ‖Hv - λv‖ is larger than {text(max(known), '.1e', UP)} of the largest |λ|.")
     elif any(not math.isnan(number(norm)) for record in records for norm in record["residual_norms"]):
         sentences.append("All eigenvalues that were found are 0, so that residual norms have no scale.")
     else:
@@ -176,6 +182,7 @@ def _accuracy(records: Sequence[dict[str, Any]]) -> list[str]:
     exact = [number(value) for record in records if "exact" in record for value in record["exact"]["subspace_overlap"]]
     if exact:
         sentences.append(
-            f"The computed eigenspaces overlap with those of the dense Hessian by at least {min(exact):.6f} at every k."
+            "The computed eigenspaces overlap with those of the dense Hessian by at least "
+            f"{text(min(exact), '.6f', DOWN)} at every k."
         )
     return sentences

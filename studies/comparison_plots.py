@@ -8,9 +8,8 @@ import numpy as np
 
 from .comparisons import LAYER_K
 from .drawing import Record, StudyFigure, array, draw_lines, empty_figure, room_for, short_names, step_key
-from .layer_plots import heaviest
 from .panels import plot_layer_energy
-from .tables import text
+from .tables import heaviest, text
 
 
 def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFigure:
@@ -24,7 +23,7 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
     several = len(records) > 1
     names, sizes = results["parameters"]["names"], results["parameters"]["sizes"]
     # Those with most parameters: the others have no overlap in common.
-    drawn = heaviest(np.array(sizes))
+    drawn = heaviest(sizes)
     shown = np.array(short_names(names))[drawn].tolist()
     figure = empty_figure((11 + room_for(shown) * several, 4.4 + (1.2 + 0.3 * len(shown) if several else 0)))
     rows = [others, ["next", "last"]] if several else [others]
@@ -38,7 +37,7 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
     if several:
         steps = results["tracking"][split]["steps"]
         layers = layer_matrices(results, split)
-        matrices = [layers[index] for index in drawn]
+        matrices = [layers[names[index]] for index in drawn]
         following = np.stack([np.diag(matrix, 1) for matrix in matrices])
         last = np.stack([matrix[:, -1] for matrix in matrices])
         for panel, values, labels, title in (
@@ -51,10 +50,11 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
             figure.colorbar(panels[panel].images[0], ax=panels[panel])
         panels["next"].set_yticks(range(len(shown)), shown)  # for all of which the figure is high enough
         panels["last"].tick_params(labelleft=False)  # the rows are those beside it
+    few = len(shown) < len(names)
+    left_out = f" Only the {len(shown)} largest of {len(names):,} tensors are followed." if few else ""
     described = (
         f" Below, the {LAYER_K} leading eigenvectors of the Hessian of each tensor by itself: how much of their span "
-        "at the step before, and of that at the last step, they have."
-        f"{'' if len(shown) == len(names) else f' Only the {len(shown)} largest of {len(names):,} tensors are shown.'}"
+        f"at the step before, and of that at the last step, they have.{left_out}"
         if several
         else ""
     )
@@ -67,11 +67,11 @@ def comparison_figure(results: dict[str, Any], records: list[Record]) -> StudyFi
     )
 
 
-def layer_matrices(results: dict[str, Any], split: str) -> list[Any]:
-    """(T, T) overlaps of the leading eigenspaces of every step with every other, one a tensor."""
+def layer_matrices(results: dict[str, Any], split: str) -> dict[str, Any]:
+    """(T, T) overlaps of the leading eigenspaces of every step with every other, by the name of a tensor."""
     tracked = results["tracking"][split]["by_k"].values()
     layers = list(tracked)[-1]["layers"]  # of as many vectors as were followed, for all k beyond
-    return [array(layers[name]) for name in results["parameters"]["names"]]
+    return {name: array(matrix) for name, matrix in layers.items()}
 
 
 def _at_largest_k(record: Record) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..linops import Hessian, MaskSubspace
+from ..linops import Hessian, MaskSubspace, ParameterSpace
 from ..linops.distributed import DataParallel
 from ..metrics import overlap_curve
 from ..solvers import Auto, EigenDecomposition, solve_diagonal_blocks
+from .tables import heaviest
+
+_log = logging.getLogger("eigenspan")
 
 LAYER_K = 10
 """So many eigenvectors of the Hessian of a single tensor are followed, or all of a smaller one."""
@@ -37,17 +41,26 @@ def _curve(eig: EigenDecomposition, other: EigenDecomposition) -> Tensor:
     return overlap_curve(eig.leading(k).subspace, other.leading(k).subspace).where(known, torch.nan).cpu()
 
 
+def followed(parameters: ParameterSpace) -> list[str]:
+    """The names of the tensors whose Hessians are compared from step to step: all, or the `TENSORS` largest."""
+    sizes = [shape.numel() for shape in parameters.shapes.values()]
+    return [parameters.names[index] for index in heaviest(sizes)]
+
+
 def layer_eigenpairs(
     H: Hessian | DataParallel, seed: int, progress: bool = False, checkpoint: Path | None = None
 ) -> dict[str, EigenDecomposition]:
-    """The `LAYER_K` leading eigenpairs of the Hessian of each parameter tensor, by its name, in its coordinates.
+    """The `LAYER_K` leading eigenpairs of the Hessian of each tensor that is `followed`, by name, in its coordinates.
 
     Cost: that of their solvers, in passes that all share.
     """
+    parts, names = MaskSubspace.parts(H.parameters), followed(H.parameters)
+    if len(names) < len(parts):
+        _log.info("comparisons follow the %d largest of %d tensors", len(names), len(parts))
     return solve_diagonal_blocks(
         lambda n: Auto(k=min(LAYER_K, n), seed=seed),
         H,
-        MaskSubspace.parts(H.parameters),
+        {name: parts[name] for name in names},
         progress=progress,
         checkpoint=checkpoint,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from .options import SPLIT_NAMES
 from .records import DRAWS, LEVEL
 from .results import records_of, splits
-from .tables import RecordedLevel, TableRow, above_chance, number, percent, share, table_rows, text
+from .tables import RecordedLevel, TableRow, above_chance, number, percent, share, span, table_rows, text
 
 
 def findings(results: dict[str, Any]) -> dict[str, list[str]]:
@@ -48,7 +48,9 @@ def _last_record(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
 
 
 def _spread(level: RecordedLevel) -> str:
-    return f"{share(level.mean)} on average, and {LEVEL:.0%} of such masks by {share(level.low)} to {share(level.high)}"
+    return (
+        f"{share(level.mean)} on average, and {LEVEL:.0%} of such masks by {span(share(level.low), share(level.high))}"
+    )
 
 
 def _comparison(level: RecordedLevel) -> str:
@@ -67,7 +69,7 @@ def _excess(level: RecordedLevel) -> str:
     if not (math.isfinite(level.z) and level.mean > 0):
         return ""
     low, high = (text(end / level.mean, ".2f") for end in (level.low, level.high))
-    return f" That quotient, the overlap excess, is {low} to {high} for {LEVEL:.0%} of the random masks."
+    return f" That quotient, the overlap excess, is {span(low, high)} for {LEVEL:.0%} of the random masks."
 
 
 def _explained(row: TableRow) -> str:
@@ -98,9 +100,14 @@ def _dependence(results: dict[str, Any], records: Sequence[dict[str, Any]]) -> l
         largest = [table_rows(record, results["table_k"])[-1] for record in records]
         top, bottom = max(largest, key=lambda row: row.overlap), min(largest, key=lambda row: row.overlap)
         uniform, stratified = above_chance(largest)
+        extremes = (
+            f"it is highest at step {top.step:,} ({share(top.overlap)}) and lowest at step {bottom.step:,} "
+            f"({share(bottom.overlap)})"
+        )
+        if share(top.overlap) == share(bottom.overlap):
+            extremes = f"it is {share(top.overlap)} at every step"
         sentences.append(
-            f"Along the training, at k = {top.k:,}, it is highest at step {top.step:,} ({share(top.overlap)}) "
-            f"and lowest at step {bottom.step:,} ({share(bottom.overlap)}). Of {len(records)} records, "
+            f"Along the training, at k = {top.k:,}, {extremes}. Of {len(records)} records, "
             f"{uniform} are above the {LEVEL:.0%} interval of uniform chance, and {stratified} above that of "
             "stratified chance."
         )
@@ -152,7 +159,7 @@ def _localisation(results: dict[str, Any], record: dict[str, Any]) -> list[str]:
     most = sorted(range(len(names)), key=lambda index: -energy[index])[:3]
     parts = ", ".join(f"{text(energy[index], '.0%')} in {names[index]}" for index in most)
     ratios = [value for value in map(number, record["participation_ratio"]) if not math.isnan(value)]
-    counted = f"from {min(ratios):,.0f} to {max(ratios):,.0f}" if ratios else "not known"
+    counted = span(f"{min(ratios):,.0f}", f"{max(ratios):,.0f}") if ratios else "not known"
     return [
         f"Of the energy of the {k:,} leading eigenvectors, the squares of their entries, at step {record['step']:,}: "
         f"{parts}.",

@@ -6,21 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..linops.composition import Composition
 from .drawing import Array, Record, StudyFigure, array, draw_lines, empty_figure, literal, room_for, short_names
 from .panels import plot_composition, plot_layer_energy
 from .results import records_of, splits
-from .tables import number, text
-
-TENSORS = 100
-"""So many tensors have a row of their own: of thousands the picture would be hundreds of inches high."""
-
-
-def heaviest(weights: Array) -> NDArray[np.intp]:
-    """The indices, in rising order, of the tensors that have a row of their own: those of the largest weights."""
-    return np.sort((-weights).argsort(kind="stable")[:TENSORS])
+from .tables import TENSORS, heaviest, number, text
 
 
 def _rows(names: Sequence[str], weights: Array) -> tuple[list[str], Callable[[Array], Array]]:
@@ -28,7 +19,7 @@ def _rows(names: Sequence[str], weights: Array) -> tuple[list[str], Callable[[Ar
     shown = short_names(names)
     if len(names) <= TENSORS:
         return shown, lambda values: values
-    own = heaviest(weights)
+    own = heaviest(weights.tolist())
 
     def gathered(values: Array) -> Array:
         return np.concatenate([values[own], np.delete(values, own, axis=0).sum(axis=0, keepdims=True)])

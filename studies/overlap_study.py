@@ -19,7 +19,7 @@ from ..linops.files import read_json
 from ..linops.fingerprint import digest
 from ..metrics import overlap_curve
 from .checkpoints import checkpoints_of
-from .comparisons import comparison
+from .comparisons import comparison, followed
 from .folder import StudyFolder
 from .options import DTYPES, SPLITS, StudyOptions
 from .problem import Problem
@@ -256,7 +256,7 @@ class OverlapStudy:
             eig = self.folder.eigenpairs(step, split, device)
             model = checkpoint.restore(self.problem, self.data, device=device)
             H = StepSolver(self.problem, self.options, self.data).operator(Hessian, model, split)
-            names = H.parameters.names if self.options.compare else ()
+            names = followed(H.parameters) if self.options.compare else ()
             layers = self.folder.layers(step, split, names, device)
             scores = {"magnitude": magnitude(H.parameters)}
             tracker.add(Snapshot(step, eig, scores, H.gradient(), layers=layers))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..linops.compiled import as_named
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.fingerprint import digest
 from .images import Samples
@@ -203,6 +204,8 @@ def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mappin
                 f"the checkpoint of step {step} is a state dict, such as model.state_dict(), or a file with one; got "
                 f"{type(state).__name__}"
             )
+        if isinstance(state, Mapping) and any(getattr(value, "is_meta", False) for value in state.values()):
+            raise ValueError(f"the checkpoint of step {step} is on the meta device, without values: load it first")
         if not isinstance(state, Mapping) and not Path(state).is_file():
             raise FileNotFoundError(f"the checkpoint of step {step}, {state}, is missing")
 
@@ -211,7 +214,7 @@ def _digest(model: Callable[[], nn.Module], *parts: object) -> str:
     """What tells network, data and loss from others, so that a folder does not go on with those."""
     with untouched_random_state(torch.device("cpu")):
         torch.default_generator.manual_seed(0)
-        return digest([dict(model().state_dict()), *parts])[:16]
+        return digest([as_named(model().state_dict().items()), *parts])[:16]
 
 
 def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
@@ -233,6 +236,8 @@ def _require_loss(
         network = copy.deepcopy(model())
         if not isinstance(network, nn.Module):
             raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
+        if any(parameter.is_meta for parameter in network.parameters()):
+            raise ValueError("the network is on the meta device, without values: let model make it on another one")
         first = torch.tensor([0])
         dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
         inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)

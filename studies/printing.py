@@ -12,7 +12,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from ..linops.files import finite
-from .tables import HEADINGS, RecordedLevel, cells, ending, number, residual, table_rows, text
+from .tables import HEADINGS, UP, RecordedLevel, cells, ending, number, residual, table_rows, text
 
 
 def record_printer(table_k: Sequence[int], *, quiet: bool, as_json: bool) -> Callable[[dict[str, Any]], None]:
@@ -88,5 +88,5 @@ def _headline(record: dict[str, Any]) -> str:
     return (
         f"step {row.step}, {row.split} data: loss {text(row.loss, '.4f')}, top eigenvalue "
         f"{text(row.top_eigenvalue, '.4g')}; {row.products} products, {text(row.seconds, '.1f')} s, "
-        f"{ending(record)}, residuals up to {text(residual(record), '.0e')} of the top"
+        f"{ending(record)}, residuals up to {text(residual(record), '.0e', UP)} of the top"
     )

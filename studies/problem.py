@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..linops import GGN, Hessian
 from ..linops.curvature.guards import untouched_random_state
 from .images import Images, Samples, decoded_once
-from .states import State, digest_of, misfit, read_state
+from .states import State, digest_of, load_state, read_state
 from .tables import reached_k
 
 Batch = tuple[Tensor, Tensor]
@@ -301,15 +301,16 @@ class Problem:
 
         def model() -> nn.Module:
             network = self.model()
-            network.load_state_dict(state)
+            try:
+                lacking = load_state(network, state, str(path))
+            except ValueError as error:
+                raise ValueError(f"{error}; {expected}") from error
+            if lacking:
+                raise ValueError(f"{path} lacks the buffers {', '.join(lacking)}: {expected}")
             return network
 
         with untouched_random_state(torch.device("cpu")):
-            try:
-                model()
-            except RuntimeError as error:
-                parameters = dict(self.model().named_parameters(remove_duplicate=False))
-                raise ValueError(f"{path} {misfit(state, parameters, error)}; {expected}") from error
+            model()  # what does not fit shows at once
         weights = f"weights of {path.name}, SHA-256 {digest}"
         return attrs.evolve(self, model=model, title=f"{self.title}, pre-trained", weights=weights)
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..linops import Hessian, ParameterSpace, magnitude
+from ..linops.compiled import as_named
 from ..linops.curvature.data import Batches
 from ..linops.curvature.guards import training_flags, untouched_random_numbers
 from ..linops.files import read_json
@@ -28,7 +29,7 @@ from .records import record_of
 from .results import results_of, write_results
 from .tables import table_for
 from .tracking import EigenspaceTracker, Snapshot
-from .wrapped import is_sharded, uncast, unwrapped
+from .wrapped import Widened, is_narrow, is_sharded, uncast, unwrapped, widened
 
 _log = logging.getLogger("eigenspan")
 _DIGITS = 16  # of digests
@@ -39,8 +40,8 @@ class CurvatureRecorder:
 
     A record holds what one of `OverlapStudy` does, without its comparisons. It is of the network in evaluation mode:
     without dropout, with batch normalisation by running statistics, and in the dtype of its parameters where autocast
-    or accelerate casts. The training goes on as if there had been none: modes, gradients, buffers and random numbers
-    are as they were.
+    or accelerate casts; where these are in half precision, such as bfloat16, of a copy in float32. The training goes on
+    as if there had been none: modes, gradients, buffers and random numbers are as they were.
 
     What cannot be recorded never ends the training: the reason is logged, as a warning of the logger ``eigenspan``,
     once. If there was no record before, it is taken for one of the model, and no more are tried.
@@ -62,7 +63,8 @@ class CurvatureRecorder:
         ValueError: no data, or numbers out of range.
         TypeError: data that can be gone through only once.
 
-    Cost: that of ``seconds`` a record, n (k + 2) numbers on disk, and a pass over the data to begin with.
+    Cost: that of ``seconds`` a record, n (k + 2) numbers on disk, and a pass over the data to begin with; the memory of
+    a copy of a network in half precision.
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class CurvatureRecorder:
         self._device = torch.device("cpu")
         self._afterwards = 0.0  # seconds that the last record took once it was solved
         self._reached = 0  # the step that it is known to have come to
-        self._recorded = False
+        self._recorded = self._widens = False
+        self._overdue = 0  # records in a row of which timing alone took all of the time
         self._ended = self._told = False
 
     def begin(self, model: nn.Module, step: int = 0) -> None:
@@ -125,13 +128,14 @@ class CurvatureRecorder:
                 raise
             self._give_up(str(error))
             return
-        if space.dtype not in (torch.float32, torch.float64):
+        self._widens = is_narrow(space.dtype)
+        if self._widens:
             dtype = str(space.dtype).removeprefix("torch.")
-            self._give_up(
-                f"its parameters are {dtype}, in which second derivatives have no digits left, and solvers work in "
-                "float32 or float64: keep them in float32 and let autocast cast, or select those that are"
+            _log.warning(
+                "the parameters are %s, in which second derivatives have no digits left: records are those of a copy "
+                "of the network in float32",
+                dtype,
             )
-            return
         if self.solver.k > space.size:
             raise ValueError(f"k is at most the number of parameters, {space.size}; got {self.solver.k}")
         self._shapes, self._device = dict(space.shapes), space.device
@@ -162,12 +166,13 @@ class CurvatureRecorder:
         model = unwrapped(model)
         try:
             with self._undisturbed(model):
-                found = self._measure(model, step, self._folder)
+                found = self._measure(widened(model) if self._widens else model, step, self._folder)
         except Exception as error:  # whatever it is, a training that may have taken days is worth more than a record
             kind = "" if isinstance(error, TimeoutError) else f"{type(error).__name__}: "
             reason = f"at step {step}, {kind}{error}"
             # The first record tells whether the model can be decomposed at all; later ones fail for what is of a step.
-            if not self._recorded and not isinstance(error, _ShortOfTimeError):
+            # A machine may be busy once, but no training is to time products for hours.
+            if not self._recorded and (not isinstance(error, TimeoutError) or self._overdue > 1):
                 self._give_up(reason)
             else:
                 self._tell(f"no record {reason}; later steps are tried")
@@ -203,7 +208,8 @@ class CurvatureRecorder:
 
     def _measure(self, model: nn.Module, step: int, folder: StudyFolder) -> dict[str, Any]:
         began = time.perf_counter()
-        H = Hessian(model, self.loss, self.data, parameters=list(self._shapes))
+        data = Widened(self.data) if self._widens else self.data
+        H = Hessian(model, self.loss, data, parameters=list(self._shapes))
         if H.parameters.shapes != self._shapes:
             raise ValueError(f"the parameters had other shapes at the beginning, {H.parameters.shapes} now")
         solver = self._affordable(H, began)
@@ -241,7 +247,8 @@ class CurvatureRecorder:
                 f"{self.seconds:g} s, of which timing one took {spent:.2g}, and k={self.solver.k} pairs take as many "
                 "at least: give more seconds, fewer data or a smaller k"
             )
-            raise _ShortOfTimeError(text) if left > 0 else TimeoutError(text)
+            self._overdue = 0 if left > 0 else self._overdue + 1
+            raise TimeoutError(text)
         return self.solver if products >= self.solver.most_vectors else attrs.evolve(self.solver, max_products=products)
 
     @contextlib.contextmanager
@@ -269,7 +276,7 @@ class CurvatureRecorder:
         """What tells this training from others; one that is resumed has the initial values of the folder."""
         path = self.directory / "study.json"
         if step == 0:
-            values = [dict(model.named_parameters()), dict(model.named_buffers())]
+            values = [as_named(model.named_parameters()), as_named(model.named_buffers())]
             initial: str | None = digest(values)[:_DIGITS]
         else:
             initial = read_json(path, "choose another folder").get("initial values") if path.exists() else None
@@ -319,7 +326,3 @@ class CurvatureRecorder:
                 error.name,
             )
             return None
-
-
-class _ShortOfTimeError(TimeoutError):
-    """Too few products fit now; another time the machine may be free."""

@@ -16,7 +16,7 @@ from .page import cell_row, definitions, figure, key_numbers, page, paragraphs, 
 from .passages import READING, citation, data_note, plain, reproduction
 from .plots import save_figures
 from .results import records_of, splits
-from .tables import HEADINGS, cells, ending, number, percent, residual, share, table_rows, text
+from .tables import HEADINGS, cells, ending, heaviest, number, percent, residual, share, table_rows, text
 
 
 def write_report(results: dict[str, Any], directory: str | os.PathLike[str]) -> Path:
@@ -63,7 +63,7 @@ def _page(results: dict[str, Any], figures: Mapping[str, str]) -> str:
         "Overlap and chance": _overlap_tables(results),
         "Where the large weights are": of_masks + _tensor_table(results),
         "Certificates": _certificates(results),
-        "Solves and cost": _solve_table(results["records"]),
+        "Solves and cost": _solve_table([record for split in splits(results) for record in records_of(results, split)]),
         "Settings to reproduce": _setting(results),
         "How to read this": paragraphs(READING),
         "How to cite": citation(results),
@@ -138,16 +138,21 @@ def _tensor_table(results: dict[str, Any]) -> str:
     names, sizes = results["parameters"]["names"], results["parameters"]["sizes"]
     records = records_of(results, splits(results)[0])
     k = records[0]["k_max"]
+    own = heaviest(records[-1]["mask_counts"])
+    parts = {names[index]: [index] for index in own}
+    if len(own) < len(names):
+        parts[f"{len(names) - len(own):,} others"] = sorted({*range(len(names))} - {*own})
     rows = []
-    for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
+    for name, part in parts.items():
+        size = sum(sizes[index] for index in part)
         expected = text(k * size / sum(sizes), ".1f")
-        counts = [record["mask_counts"][index] for record in records]
-        density = percent(counts[-1] / size)
-        rows.append(cell_row(name, [f"{size:,}", expected, *map(str, counts), density]))
+        counts = [sum(record["mask_counts"][index] for index in part) for record in records]
+        rows.append(cell_row(name, [f"{size:,}", expected, *map(str, counts), percent(counts[-1] / size)]))
     headings = ("tensor", "size", "by chance", *(f"step {record['step']}" for record in records), "density")
     caption = (
         f"How many of the {k} largest parameters lie in each tensor. By chance: what a uniform random mask has on "
         "average; density: how much of the tensor is among the largest at the last step."
+        + (f" All but the {len(own)} tensors with most of them share the last row." if len(own) < len(names) else "")
     )
     return table(caption, headings, [rows])
 

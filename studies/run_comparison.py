@@ -16,7 +16,22 @@ from .passages import READING, citation, data_note, plain, reproduction
 from .records import LEVEL
 from .run_comparison_plots import run_figures
 from .runs import Runs, is_recorded
-from .tables import HEADINGS, TableRow, above_chance, cells, ending, leading, number, residual, share, table_rows, text
+from .tables import (
+    DOWN,
+    HEADINGS,
+    UP,
+    TableRow,
+    above_chance,
+    cells,
+    ending,
+    leading,
+    number,
+    residual,
+    share,
+    span,
+    table_rows,
+    text,
+)
 
 _DATA_OPTIONS = {"data", "data root", "hessian samples", "image size", "weights"}
 """Options, in words, that a description of data repeats."""
@@ -80,10 +95,11 @@ def _key_numbers(runs: Runs) -> str:
     lists = []
     for split in runs.splits:
         overlap, *ratios = map(_spread, _numbers(list(_last_rows(runs, split).values())))
-        where = f"mean overlap at k = {runs.k}, last steps, {SPLIT_NAMES[split]} data, from"
-        entries = [(share(overlap[0]), f"{where} {share(overlap[1])} to {share(overlap[2])}")]
+        where = f"mean overlap at k = {runs.k}, last steps, {SPLIT_NAMES[split]} data, of"
+        entries = [(share(overlap[0]), f"{where} {span(*map(share, overlap[1:]))}")]
         for null, (mean, low, high) in zip(("uniform", "stratified"), ratios, strict=True):
-            entries.append((f"{text(mean, '.2f')} ×", f"{null} chance, from {text(low, '.2f')} to {text(high, '.2f')}"))
+            ends = span(text(low, ".2f"), text(high, ".2f"))
+            entries.append((f"{text(mean, '.2f')} ×", f"{null} chance, of {ends}"))
         lists.append(key_numbers(entries))
     return "".join(lists)
 
@@ -134,21 +150,23 @@ def found(runs: Runs, split: str) -> list[str]:
     low, high = (choose(by_label, key=lambda label: by_label[label].overlap) for choose in (min, max))
     values = [row.top_eigenvalue for row in rows]
     above = above_chance(rows)
+    ends = f", from {share(overlap[1])} ({low}) to {share(overlap[2])} ({high})"
+    if share(overlap[1]) == share(overlap[2]):
+        ends = ", and the same for each to these digits"
     return [
         f"At k = {runs.k:,} and the last step of each of {count} runs the overlap is {share(overlap[0])} on "
-        f"average, from {share(overlap[1])} ({low}) to {share(overlap[2])} ({high}).",
+        f"average{ends}.",
         f"That is {_range(uniform)} times uniform chance and {_range(stratified)} times stratified chance.",
         f"{above[0]} of {count} runs are above the {LEVEL:.0%} interval of uniform chance, and {above[1]} above that "
         "of stratified chance.",
-        f"The eigenvalue that is largest in magnitude is between {text(min(values), '.4g')} and "
-        f"{text(max(values), '.4g')}.",
+        f"The eigenvalue that is largest in magnitude is {span(text(min(values), '.4g'), text(max(values), '.4g'))}.",
         _reason(runs),
     ]
 
 
 def _range(spread: tuple[float, float, float]) -> str:
     mean, low, high = (text(value, ".2f") for value in spread)
-    return f"{mean} ({low} to {high})"
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def _reason(runs: Runs) -> str:
@@ -235,7 +253,7 @@ def _certainty_table(runs: Runs) -> str:
                     [
                         *(split, str(last["step"]), ending(last), text(residual(last), ".1e")),
                         "-" if last["certificate"] is None else f"{leading(last)} of {last['k_max']}",
-                        *(str(row.k), *map(share, row.error)),
+                        *(str(row.k), share(row.error[0], DOWN), share(row.error[1], UP)),
                     ],
                 )
             )

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..linops.compiled import as_named
 from ..linops.fingerprint import digest
 
 State: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor]"
@@ -47,18 +48,36 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> li
     """Puts a state into a network; returns the names of the buffers that it lacks, which stay those of the network.
 
     Raises:
-        ValueError: parameters that are missing, something else that is left over, or another shape.
+        ValueError: parameters that are missing, something else that is left over, another shape, entries that are
+            integers or complex where the network has real numbers, and the like.
     """
-    own, parameters = network.state_dict(), dict(network.named_parameters(remove_duplicate=False))
+    parameters = as_named(network.named_parameters(remove_duplicate=False))
+    own, names = as_named(network.state_dict().items()), as_named((name, name) for name in network.state_dict())
+    state = as_named(state.items())
+    _require_kinds(state, own, what)
     lacking = sorted(own.keys() - state.keys() - parameters.keys())
     try:
-        network.load_state_dict({name: own[name] for name in lacking} | dict(state))
+        given = {name: own[name] for name in lacking} | state
+        network.load_state_dict({names.get(name, name): value for name, value in given.items()})
     except RuntimeError as error:
-        raise ValueError(f"{what} {misfit(state, parameters, error)}") from error
+        raise ValueError(f"{what} {_misfit(state, parameters, error)}") from error
     return lacking
 
 
-def misfit(state: Mapping[str, object], wanted: Iterable[str], error: RuntimeError) -> str:
+def _require_kinds(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> None:
+    """PyTorch would cast integers and complex numbers to real ones without a word."""
+    for name, wanted in own.items():
+        value = state.get(name, wanted)
+        if not isinstance(value, Tensor):
+            continue  # of which PyTorch says what is wrong
+        if (value.is_floating_point(), value.is_complex()) != (wanted.is_floating_point(), wanted.is_complex()):
+            raise ValueError(
+                f"{what} has {name} in {value.dtype}, and the network has it in {wanted.dtype}: convert it on purpose, "
+                "as by a factor or .real, if that is meant"
+            )
+
+
+def _misfit(state: Mapping[str, object], wanted: Iterable[str], error: RuntimeError) -> str:
     """Why a state does not fit a network, and what to do where that can be told.
 
     Args:
@@ -77,12 +96,6 @@ def misfit(state: Mapping[str, object], wanted: Iterable[str], error: RuntimeErr
         return (
             f"has {prefix!r} before the names of the network, as wrappers leave it there: take "
             f"{{name.removeprefix({prefix!r}): value for name, value in state.items(){only}}}"
-        )
-    uncompiled = {name.replace("_orig_mod.", "") for name in state}
-    if {first, *others} <= uncompiled != state.keys():
-        return (
-            "has the names of a network with compiled parts: take "
-            '{name.replace("_orig_mod.", ""): value for name, value in state.items()}'
         )
     return f"is of another network: {error}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -100,6 +101,15 @@ def reached_k(table_k: Sequence[int], k_max: int) -> list[int]:
     return sorted({min(k, k_max) for k in table_k})
 
 
+TENSORS = 100
+"""So many tensors are told by name: of thousands a picture would be hundreds of inches high, and solves as many."""
+
+
+def heaviest(weights: Sequence[float]) -> list[int]:
+    """The indices, in rising order, of the tensors that are told by name: those of the largest weights."""
+    return sorted(sorted(range(len(weights)), key=lambda index: -weights[index])[:TENSORS])
+
+
 def _level(null: str, record: dict[str, Any], k: int) -> RecordedLevel:
     chance = record[f"chance_{null}"]
     mean, std, low, high, p = (number(chance[name][k - 1]) for name in ("mean", "std", "low", "high", "p_value"))
@@ -138,6 +148,8 @@ def above_chance(rows: Sequence[TableRow]) -> tuple[int, int]:
     return uniform, stratified
 
 
+_DIGITS = 400  # of the exact value of a float, in front of which none is lost
+
 HEADINGS = ("k", "overlap", "uniform", "ratio", "z", "p", "stratified", "ratio", "z", "p")
 """Of the columns of `cells`."""
 
@@ -150,14 +162,36 @@ def cells(row: TableRow) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def text(value: float, form: str) -> str:
-    """A number in a format, a dash if there is none; +inf and -inf are none either."""
-    return format(value, form) if math.isfinite(value) else "-"
+UP, DOWN = decimal.ROUND_CEILING, decimal.ROUND_FLOOR
+"""How upper and lower bounds are rounded: one that is rounded to the nearest number bounds nothing."""
 
 
-def share(value: float) -> str:
+def text(value: float, form: str, rounding: str | None = None) -> str:
+    """A number in a format, a dash if there is none; +inf and -inf are none either.
+
+    Args:
+        value: the number.
+        form: ``".3f"``, ``".1e"`` and the like.
+        rounding: `UP` or `DOWN`, of these two formats; by default to the nearest.
+    """
+    if not math.isfinite(value):
+        return "-"
+    if rounding is not None:
+        exact, digits = decimal.Decimal(repr(value)), int(form[1:-1])  # as it stands in results.json
+        last = exact.adjusted() - digits if form[-1] == "e" else -digits
+        unit = decimal.Decimal(1).scaleb(last)
+        value = float(exact.quantize(unit, rounding, decimal.Context(prec=_DIGITS)))
+    return format(value, form)
+
+
+def share(value: float, rounding: str | None = None) -> str:
     """A number from 0 to 1 by four decimals, or two digits where these would show nothing; a dash if there is none."""
-    return text(value, ".4f" if value == 0 or abs(value) >= 0.001 else ".1e")
+    return text(value, ".4f" if value == 0 or abs(value) >= 0.001 else ".1e", rounding)
+
+
+def span(low: str, high: str) -> str:
+    """Both ends of what lies between two numbers, or the one that they are."""
+    return low if low == high else f"{low} to {high}"
 
 
 def percent(value: float) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
+from ..linops.curvature.loss import Loss, as_loss
 from ..solvers.streams import stream
 from .problem import Batch, Problem, ProblemData, converted
 from .states import load_state
@@ -236,16 +237,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def losses_of(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str, float]:
-    """The loss on each Hessian batch, in evaluation mode: a mean over samples, of which some are processed at once."""
-    parameter = next(model.parameters())
+    """The loss on each Hessian batch, in evaluation mode, of which some samples are processed at once.
+
+    As that of the Hessian it does not depend on how they are cut: class weights and ignored targets count.
+    """
+    parameter, loss = next(model.parameters()), as_loss(problem.loss)
+    assert isinstance(loss, Loss)  # of (output, targets)
     model.eval()
     losses = {}
     for split, (samples, labels) in data.hessian.items():
-        total = 0.0
+        total = weights = 0.0
         for indices in torch.split(torch.arange(len(labels)), problem.plan.micro_batch_size or len(labels)):
             inputs, targets = _moved((samples[indices], labels[indices]), parameter.dtype, parameter.device)
-            total += len(indices) * float(problem.loss(model(inputs), targets))
-        losses[split] = total / len(labels)
+            output = model(inputs)
+            weight = 1.0 if loss.reduction == "sum" else float(loss.weight(output, targets))
+            if weight > 0:  # else there is nothing to take a mean of
+                total, weights = total + weight * float(loss.function(output, targets)), weights + weight
+        losses[split] = total if loss.reduction == "sum" else total / weights if weights > 0 else math.nan
     return losses
 
 

@@ -34,8 +34,9 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
         data: a batch whose loss is decomposed, a mapping of the model's arguments with its ``labels``, or a re-iterable
             of such.
         directory: where records and report go.
-        loss: by default the model's own, see `own_loss`; else an `Objective` of model and batch, or of (output,
-            targets) for batches that are pairs.
+        loss: by default the model's own, with the label smoothing of the training, see `own_loss`. Where a trainer
+            computes another one, by ``compute_loss_func`` or a method of its own, it is given here: an `Objective` of
+            model and batch, or of (output, targets) for batches that are pairs.
         every: records at step 0 and after every so many steps.
         steps: or at these.
         options: see `CurvatureRecorder`: k, parameters, seconds, seed, split, name.
@@ -76,7 +77,7 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
         """Claims the folder, and records the first step."""
         if state.is_world_process_zero and model is not None:
             if self._loss is None:
-                self._recorder.recorder.loss = own_loss(model)
+                self._recorder.recorder.loss = own_loss(model, args.label_smoothing_factor)
             self._recorder.begin(model, state.global_step)
 
     def on_step_end(
@@ -99,8 +100,8 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
             self._recorder.end()
 
 
-def own_loss(model: nn.Module) -> Objective:
-    """The loss that a model of transformers computes by itself, ``model(**batch).loss``.
+def own_loss(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
+    """The loss that a model of transformers computes by itself, ``model(**batch).loss``, or its smoothed one.
 
     It is a mean over the labels of a batch that are not -100: of a causal language model over those that are predicted,
     all but the first of each row; of a classifier over samples. A batch weighs by their number, so that over several
@@ -110,12 +111,28 @@ def own_loss(model: nn.Module) -> Objective:
 
     Args:
         model: that it is of, which says whether it predicts the next label.
+        label_smoothing: that of ``TrainingArguments.label_smoothing_factor``, by which a trainer computes the
+            cross-entropy of the logits in the place of the model; 0 for the model's.
+
+    Raises:
+        ValueError: a smoothing outside [0, 1).
 
     Cost: none.
     """
     shifted = getattr(model, "loss_type", "") in ("ForCausalLM", None)  # which None stands for
 
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing is in [0, 1), got {label_smoothing}")
+
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        if label_smoothing > 0 and "labels" in batch:
+            arguments = dict(batch)
+            labels, logits = arguments.pop("labels"), model(**arguments).logits
+            if shifted:
+                labels, logits = labels[..., 1:], logits[..., :-1, :]
+            return nn.functional.cross_entropy(
+                logits.flatten(0, -2), labels.flatten(), ignore_index=_IGNORED, label_smoothing=label_smoothing
+            )
         found: Tensor | None = model(**batch).loss
         if found is None:
             raise ValueError(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..linops.compiled import as_written
+from ..linops.curvature.data import Batches, map_tensors
 from ..linops.sharding import is_spread
 
 
@@ -40,3 +44,31 @@ def uncast(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         vars(model)["forward"] = casting
+
+
+class Widened:
+    """Batches whose narrow real numbers are float32, each time they are gone through."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in Batches(self.data, None, torch.device("cpu")):
+            yield map_tensors(_widened, batch)
+
+
+def widened(model: nn.Module) -> nn.Module:
+    """A copy of a network in float32, with what it is made of.
+
+    Cost: the memory of the copy.
+    """
+    return copy.deepcopy(model).float()
+
+
+def is_narrow(dtype: torch.dtype) -> bool:
+    """Whether second derivatives in it have no digits left: it has fewer than float32."""
+    return dtype.is_floating_point and torch.finfo(dtype).eps > torch.finfo(torch.float32).eps
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if is_narrow(tensor.dtype) else tensor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..compiled import as_written, uncompiled
+from ..compiled import as_named, as_written, uncompiled
 from ..fingerprint import data_digest, module_content
 from ..memory import allowance
 from ..parameters import ParameterSpace, Selection
@@ -104,17 +104,19 @@ class Risk:
         self._batches = Batches(data, micro_batch_size, self.parameters.device)
         self._formats = {
             name: torch.channels_last
-            for name, tensor in model.named_parameters()
+            for name, tensor in as_named(model.named_parameters()).items()
             if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
             if not tensor.is_contiguous()
         }
         self._flags = {module: module.training for module in model.modules()}
         self.fixed = {
             name: tensor.detach().clone()
-            for name, tensor in model.named_parameters()
+            for name, tensor in as_named(model.named_parameters()).items()
             if name not in self.parameters.shapes
         }
-        self._buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
+        self._buffers = {name: buffer.detach().clone() for name, buffer in as_named(model.named_buffers()).items()}
+        own = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+        self._own_names = as_named((name, name) for name in own)
         self._autocast = _autocast_state(self.parameters.device)
         self.tf32 = tf32
         self.convex = not isinstance(self.loss, Objective) and self.loss.convex
@@ -293,8 +295,9 @@ class Risk:
         return [*state, module_content(self._model, self._flags), self._autocast, self.tf32, self.loss, data]
 
     def _tensors(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All parameters and buffers by name; copies of buffers, because a model may write into them."""
-        return self.fixed | {name: buffer.clone() for name, buffer in self._buffers.items()} | dict(theta)
+        """All parameters and buffers by the model's own names; copies of buffers, which a model may write into."""
+        tensors = self.fixed | {name: buffer.clone() for name, buffer in self._buffers.items()} | dict(theta)
+        return {self._own_names[name]: tensor for name, tensor in tensors.items()}
 
     def _own(self, inputs: Any) -> Any:
         """Copies for a model that writes to its inputs."""

@@ -73,8 +73,10 @@ def test_names_are_those_of_the_network(backend):
     plain, (model, _) = cases.mlp(), wrapped(backend)
     space = es.ParameterSpace(model)
     assert space.names == es.ParameterSpace(plain).names
-    H = es.Hessian(model, LOSS, cases.classes(11), parameters=["0.bias", "2"])
-    assert H.parameters.names == ("0.bias", "2.weight", "2.bias")
+    for network in (model, in_part(backend)[0]):
+        assert es.ParameterSpace(network).names == space.names
+        H = es.Hessian(network, LOSS, cases.classes(11), parameters=["0.bias", "2"])
+        assert H.parameters.names == ("0.bias", "2.weight", "2.bias")
     prune.l1_unstructured(plain[0], "weight", amount=7)
     pruned = torch.compile(plain, backend=backend)
     masks = [es.MaskSubspace.from_pruned(network, space).mask for network in (plain, pruned)]
@@ -106,4 +108,5 @@ def test_fingerprints_are_those_of_what_was_compiled(backend):
     (model, _), (_, loss), batch = wrapped(backend), the_loss(backend), cases.classes(11)
     compiled = es.Hessian(model, loss, batch)
     plain = es.Hessian(cases.mlp(), nn.functional.cross_entropy, batch)
+    assert fingerprint(es.Hessian(in_part(backend)[0], loss, batch)) == fingerprint(plain)
     assert fingerprint(compiled) == fingerprint(plain) != fingerprint(es.Hessian(cases.mlp(), LOSS, batch))

@@ -162,16 +162,54 @@ def test_states_that_do_not_fit_are_refused(tmp_path, training, state, words):
         study(tmp_path / "study", [state(training[0][0])])
 
 
-def test_names_of_compiled_parts_come_with_code_that_mends_them(tmp_path, training):
+def test_names_of_compiled_parts_are_those_of_the_network(tmp_path, training):
+    """Of the state, of the network, or of both; in part, and in all of it."""
     states, losses = training
-    state = {name.replace("3.", "3._orig_mod."): tensor for name, tensor in states[3].items()}
-    with pytest.raises(ValueError, match="has the names of a network with compiled parts: take ") as raised:
-        study(tmp_path / "study", {3: state})
-    mended = eval(str(raised.value).partition(": take ")[2], {"state": state})
-    assert study(tmp_path / "study", {3: mended}, losses={3: losses[3]})
+    compiled = [
+        {name.replace("3.", "3._orig_mod."): tensor for name, tensor in states[3].items()},
+        {f"_orig_mod.{name}": tensor for name, tensor in states[3].items()},
+    ]
+    for number, given in enumerate((*compiled, states[3])):
+        for made in (network, in_part):
+            results = study_checkpoints(
+                made, LOSS, BATCH, {3: given}, tmp_path / f"{made.__name__}-{number}", k=2, losses={3: losses[3]}
+            )
+            assert results["parameters"]["names"] == [name for name, _ in network().named_parameters()]
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
+def in_part():
+    model = network()
+    model[3] = torch.compile(model[3], backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_entries_of_another_kind_are_not_cast(tmp_path, training, dtype):
+    """PyTorch would cut off decimals and imaginary parts in loading them."""
+    state = {**training[0][0], "3.bias": training[0][0]["3.bias"].to(dtype)}
+    match = rf"has 3.bias in {dtype}, and the network has it in torch.float32: convert it on purpose"
+    with pytest.raises(ValueError, match=match):
+        study(tmp_path / "study", [state])
+    torch.save(state, tmp_path / "weights.pt")
+    problem = own_problem(network, LOSS, {"train": BATCH})
+    with pytest.raises(ValueError, match=match):
+        problem.with_weights(tmp_path / "weights.pt")
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in training[0][0].items()}
+    assert study(tmp_path / "half", [halved])  # real numbers of another precision are what they are
+
+
+def test_what_is_on_the_meta_device_has_no_values(tmp_path):
+    with torch.device("meta"):
+        empty = network()
+    with pytest.raises(ValueError, match="the checkpoint of step 0 is on the meta device"):
+        study(tmp_path, [empty.state_dict()])
+    with pytest.raises(ValueError, match="the network is on the meta device"):
+        own_problem(lambda: empty, LOSS, {"train": BATCH})
+    with pytest.raises(TypeError, match=r"parameters have values, but 0.weight is on the meta device"):
+        es.Hessian(empty.eval(), LOSS, BATCH)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "net."])
 @pytest.mark.parametrize("extra", [{}, {"loss.weight": torch.ones(3)}], ids=["alone", "among others"])
 def test_names_behind_those_of_a_wrapper_come_with_code_that_mends_them(tmp_path, training, prefix, extra):
     states, _ = training

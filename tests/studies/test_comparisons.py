@@ -1,5 +1,7 @@
 """Eigenspaces beside those of other operators and of single tensors, as by hand."""
 
+import logging
+
 import pytest
 import torch
 from study_cases import SMALL, run, small_data
@@ -7,6 +9,7 @@ from torch import nn
 
 import eigenspan as es
 from eigenspan.linops import Dense, Structure
+from eigenspan.studies import tables
 from eigenspan.studies.comparison_plots import comparison_figure, layer_matrices
 from eigenspan.studies.comparisons import LAYER_K, comparison, layer_eigenpairs
 from eigenspan.studies.findings import findings
@@ -72,12 +75,25 @@ def test_layers_are_those_of_diagonal_blocks(study):
         torch.testing.assert_close(found[name].eigenvalues, leading, rtol=0, atol=1e-9 * float(values.abs().max()))
 
 
+def test_of_many_tensors_the_largest_are_followed(tmp_path, monkeypatch, caplog):
+    """Each takes a solve of its own a record: of a thousand tensors nobody would wait for all."""
+    monkeypatch.setattr(tables, "TENSORS", 2)
+    caplog.set_level(logging.INFO, logger="eigenspan")
+    results = run(tmp_path, steps=2)  # of tensors with 12, 3, 9 and 3 entries
+    assert "comparisons follow the 2 largest of 4 tensors" in caplog.text
+    assert list(layer_matrices(results, "train")) == ["0.weight", "2.weight"]
+    drawn = comparison_figure(results, records_of(results, "train"))
+    assert "Only the 2 largest of 4 tensors are followed." in drawn.caption
+    (layers,) = (tmp_path / "eigenspaces").glob("00000002-*-layers")
+    assert sorted(file.stem for file in layers.iterdir()) == ["0.weight", "2.weight"]
+
+
 def test_layers_of_steps_are_compared_and_drawn(study):
     _, results = study
     for split in ("train", "test"):
         matrices = layer_matrices(results, split)
         assert len(matrices) == len(results["parameters"]["names"])
-        for matrix in matrices:
+        for matrix in matrices.values():
             assert matrix.shape == (3, 3)
             assert matrix.diagonal() == pytest.approx([1, 1, 1])
         drawn = comparison_figure(results, records_of(results, split))

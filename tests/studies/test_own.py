@@ -10,6 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from eigenspan.studies import OverlapStudy, Problem, StudyOptions, cli, own_problem, report
+from eigenspan.studies.problem import HessianPlan
 from eigenspan.studies.problems import find_problem
 
 DATA = small_data()
@@ -153,3 +154,23 @@ def test_what_is_no_problem_is_an_error_of_one_line(name, message):
 def test_its_name_is_how_it_is_found(module):
     assert isinstance(find_problem("points:problem"), Problem)
     assert find_problem("points:problem").name == "points:problem"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2]), ignore_index=1, label_smoothing=0.2),
+        nn.CrossEntropyLoss(reduction="sum"),
+        lambda output, target: nn.functional.cross_entropy(output, target, label_smoothing=0.1),
+    ],
+    ids=["weights", "sum", "function"],
+)
+def test_the_loss_is_that_of_the_whole_batch_however_it_is_cut(tmp_path, loss):
+    """Parts weigh by their classes, not by their samples; float32, to a few roundings of sums of twenty."""
+    torch.manual_seed(2)
+    network = small_model()
+    plan = HessianPlan(micro_batch_size=7)
+    problem = own_problem(lambda: network, loss, {"train": DATA.hessian["train"]}, k=2, plan=plan)
+    results = OverlapStudy(problem, StudyOptions(k=2, steps=0, compare=False), tmp_path / "study").run()
+    inputs, targets = DATA.hessian["train"]
+    assert results["records"][0]["loss"] == pytest.approx(float(loss(network(inputs), targets).detach()), rel=1e-5)

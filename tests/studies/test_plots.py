@@ -285,7 +285,7 @@ def test_of_very_many_tensors_the_largest_are_compared(results, folder, unwritte
     assert [label.get_text() for label in axes.get_yticklabels()] == [str(index) for index in range(1000, 1100)]
     np.testing.assert_array_equal(axes.images[0].get_array()[:, 0], np.arange(1000, 1100) / 2000)
     assert figure.figure.get_figheight() < 60
-    assert "Only the 100 largest of 2,000 tensors are shown." in figure.caption
+    assert "Only the 100 largest of 2,000 tensors are followed." in figure.caption
 
 
 def test_the_spectrum_tells_signs_apart_on_a_logarithmic_axis(results, drawn):

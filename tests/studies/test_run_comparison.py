@@ -1,6 +1,8 @@
 """The comparison of runs: one page, true to the results of each, that says what the differences are due to."""
 
 import json
+import re
+import shutil
 import statistics
 
 import pytest
@@ -11,7 +13,7 @@ from eigenspan.studies.drawing import svg_of
 from eigenspan.studies.run_comparison import found, write_comparison
 from eigenspan.studies.run_comparison_plots import run_figures
 from eigenspan.studies.runs import Runs
-from eigenspan.studies.tables import cells, table_rows
+from eigenspan.studies.tables import DOWN, UP, cells, share, table_rows
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,8 @@ def test_tables_hold_the_numbers_of_the_runs(runs, source):
             chosen = [f"{values[k - 1]:.4g}" for k in (1, 2, 6)]
             assert [folder.name, f"{record['loss']:.4f}", *chosen, str(sum(value < 0 for value in values))] in rows
             certificate, sure = record["certificate"], max(k for k in (2, 6) if record["certificate"]["leads"][k - 1])
-            ends = [f"{record['overlap_error'][end][sure - 1]:.4f}" for end in ("low", "high")]
+            sides = {"low": DOWN, "high": UP}
+            ends = [share(record["overlap_error"][end][sure - 1], side) for end, side in sides.items()]
             leading = max(j for j, leads in enumerate(certificate["leads"], 1) if leads)
             assert [folder.name, split, "2", record["report"]["status"].lower()] in [row[:4] for row in rows]
             assert [f"{leading} of 6", str(sure), *ends] in [row[5:] for row in rows if row[:2] == [folder.name, split]]
@@ -170,3 +173,14 @@ def test_names_of_folders_are_only_text(runs, tmp_path):
         (tmp_path / name / "results.json").write_text(results)
     path = write_comparison([tmp_path / "<script>", tmp_path / "b"], tmp_path / "c.html")
     assert not Page(path.read_text(encoding="utf-8")).attributes("script")
+
+
+def test_what_is_equal_is_said_once(runs, tmp_path):
+    """Two runs of one seed on one machine have the same numbers, and no range of them."""
+    for name in ("one", "two"):
+        shutil.copytree(runs[0], tmp_path / name)
+    sentences = found(Runs.read([tmp_path / "one", tmp_path / "two"]), "train")
+    assert sentences[0].endswith(" on average, and the same for each to these digits.")
+    assert not any(" to " in sentence.replace("to these digits", "") for sentence in sentences[1:4])
+    words = Page(write_comparison([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html").read_text("utf-8"))
+    assert not re.search(r"(\d\S+) to \1\b", " ".join(words.words))

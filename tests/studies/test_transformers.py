@@ -222,6 +222,11 @@ def test_the_loss_of_batches_is_the_mean_over_all_predicted_labels():
     torch.testing.assert_close(H @ V, whole @ V, rtol=1e-4, atol=1e-5)
 
 
+def test_a_smoothing_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"label_smoothing is in \[0, 1\), got 1.5"):
+        own_loss(gpt2(), 1.5)
+
+
 def test_the_loss_of_a_classifier_is_the_mean_over_samples():
     config = gpt2().config
     config.num_labels, config.pad_token_id = 3, 0
@@ -231,6 +236,24 @@ def test_the_loss_of_a_classifier_is_the_mean_over_samples():
     parts = [{name: tensor[rows] for name, tensor in data.items()} for rows in (slice(0, 2), slice(2, 6))]
     H = es.Hessian(model, own_loss(model), parts, parameters="score")
     assert H.loss() == pytest.approx(float(model(**data).loss.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_the_smoothed_loss_is_that_of_the_trainer(tmp_path, smoothing):
+    """By the trainer's own, of labels some of which are ignored; and it is the one that a training records."""
+    model = gpt2().eval()
+    labels = BATCH["labels"].clone()
+    labels[0, 2:] = -100
+    data = {**BATCH, "labels": labels}
+    parts = [{name: tensor[rows] for name, tensor in data.items()} for rows in (slice(0, 1), slice(1, 6))]
+    smoother = transformers.trainer_pt_utils.LabelSmoother(epsilon=smoothing)
+    expected = float(smoother(model(input_ids=data["input_ids"]), labels, shift_labels=True).detach())
+    H = es.Hessian(model, own_loss(model, smoothing), parts, parameters=LAST)
+    assert H.loss() == pytest.approx(expected, rel=1e-6)
+    assert abs(expected - float(model(**data).loss.detach())) > 1e-4
+    callback = CurvatureCallback(data, tmp_path / "curvature", steps=[0], k=4, parameters=LAST)
+    train(tmp_path, [callback], gpt2(), steps=1, label_smoothing_factor=smoothing)
+    assert recorded(tmp_path / "curvature")[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_labels_that_are_predicted_where_they_stand_all_count():
