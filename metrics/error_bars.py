@@ -119,7 +119,7 @@ class OverlapJackknife:
     def __repr__(self) -> str:
         return (
             f"<OverlapJackknife k = 1 ... {len(self.overlap)} over {self.parts} parts of the data: at the last k "
-            f"{float(self.overlap[-1]):.4g} +- {float(self.standard_error[-1]):.2g}>"
+            f"{float(self.overlap[-1]):.4g} ± {float(self.standard_error[-1]):.2g}>"
         )
 
 

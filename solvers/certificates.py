@@ -161,7 +161,7 @@ def certify(
 
     Source: Parlett, The Symmetric Eigenvalue Problem, chapters 10 and 11; Kahan's theorem for values that are not
     Rayleigh quotients, and for singular values, by the dilations of Davis, Kahan & Weinberger (1982). Davis & Kahan
-    (1970); Wedin (1972). Test vectors: see `Probe.norm_outside`, after Halko, Martinsson & Tropp (2011), lemma 4.1.
+    (1970); Wedin (1972). Test vectors: after Halko, Martinsson & Tropp (2011), lemma 4.1.
 
     Cost: no products without A, s in one block with it; 2 n k² flops, with A 8 n k s more and 5 n s numbers.
     """

@@ -73,7 +73,7 @@ class ProblemData:
             OSError: the directory cannot be written, or images cannot be read.
             ValueError: damaged images, or files in the directory that are damaged or of other images.
 
-        Cost: see `decoded_once`; none for tensors.
+        Cost: the first time every image is decoded, later the files are read once; none for tensors.
         """
         batches = {}
         for split, (inputs, targets) in self.hessian.items():

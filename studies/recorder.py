@@ -148,7 +148,7 @@ class CurvatureRecorder:
             step: how many steps of the optimiser were taken.
 
         Returns:
-            The record, see `record_of`; None if there is none, for a reason that is logged.
+            The record, as a study writes it; None if there is none, for a reason that is logged.
 
         Raises:
             ValueError, TypeError, OSError, RuntimeError: as `begin`, if that was not called.
