@@ -223,7 +223,8 @@ class Problem:
         if source not in self.sources:
             raise ValueError(f"the data of {self.name} are one of {', '.join(self.sources)}; got {source!r}")
         if source == "folder" and request.root is None:
-            others = "".join(f" or --data {name}" for name in self.sources if name != "folder")
+            others = "" if self.fetch is None else " which --download fills,"
+            others += "".join(f" or --data {name}" for name in self.sources if name != "folder")
             raise ValueError(f"{self.name} needs --data-root, {self.layout}{others}")
         if source != "folder" and request.root is not None:
             raise ValueError(f"--data {source} has no use for --data-root {request.root}: leave out one of them")
