@@ -132,7 +132,7 @@ def certify(
     **The premise** bounds all other eigenvalues. Without A and ``beyond`` it is *assumed* that none leads the last one
     found. With ``beyond`` the bound is the caller's. With A it comes from s normal vectors, whose products bound
     ‖(I - V Vᵀ) A‖ with a given probability; all other |λ| are below that plus 2 √(Σ ρᵢ²), for every `Which`. For ten
-    vectors it is about the Frobenius norm of what was not found, or twice (Σ λ⁴)^¼ where that is less: where the
+    vectors it is about the Frobenius norm of what was not found, or twice ∜(Σ λ⁴) where that is less: where the
     spectrum decays slowly only the first pairs are shown to lead.
 
     **By the premise.** A cluster with all other eigenvalues g below and g' above it is off by at most ρ_C² / g upwards
