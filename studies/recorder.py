@@ -242,7 +242,9 @@ class CurvatureRecorder:
                 "at least: give more seconds, fewer data or a smaller k"
             )
             raise _ShortOfTimeError(text) if left > 0 else TimeoutError(text)
-        return self.solver if products >= self.solver.most_vectors else attrs.evolve(self.solver, max_products=products)
+        return (
+            self.solver if products >= self.solver._most_vectors else attrs.evolve(self.solver, max_products=products)
+        )
 
     @contextlib.contextmanager
     def _undisturbed(self, model: nn.Module) -> Iterator[None]:

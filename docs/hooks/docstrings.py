@@ -41,7 +41,8 @@ def private_bases(cls: type) -> list[type]:
 def bases_shown(cls: type, pkg: griffe.Module) -> list[Any]:
     """The bases of a class as they are written, and in the place of one in the package that is on no page its own."""
     found: dict[str, Any] = {}
-    for base, written in zip(cls.__bases__, pkg[_path(cls).partition(".")[2]].bases):
+    written_bases = pkg[_path(cls).partition(".")[2]].bases
+    for base, written in zip(cls.__bases__, written_bases, strict=False):  # `object` is not written
         private = base.__module__.startswith("eigenspan") and base.__name__ not in ADDRESSES
         for one in bases_shown(base, pkg) if private else [written]:
             found.setdefault(str(one), one)
