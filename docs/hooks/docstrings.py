@@ -99,7 +99,8 @@ class Docstrings(griffe.Extension):
             for base in private_bases(thing) if inspect.isclass(thing) else ():
                 members = pkg[_path(thing).partition(".")[2]].members
                 for inherited, member in pkg[_path(base).partition(".")[2]].members.items():
-                    if (inherited == "__init__" or not inherited.startswith("_")) and inherited not in members:
+                    makes = inherited == "__init__" and not attrs.has(thing)  # whose constructor `on_class` gives
+                    if (makes or not inherited.startswith("_")) and inherited not in members:
                         pkg.set_member(f"{_path(thing).partition('.')[2]}.{inherited}", copy.copy(member))
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
