@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 class MaskSubspace(Selected, Subspace, kind="mask"):
     """The span of the coordinate axes that a boolean mask selects; its basis vectors stand in the order of the axes.
 
-    Scores choose it by `top_k`, `top_fraction` and `above`, see `Selected`. ``A & B``, ``A | B``, ``A - B`` of masks
-    are the spans of the common, joint and remaining axes.
+    Scores choose it by `top_k`, `top_fraction` and `above`. ``A & B``, ``A | B``, ``A - B`` of masks are the spans of
+    the common, joint and remaining axes.
 
     Args:
         mask: (n,) boolean, at least one entry true.

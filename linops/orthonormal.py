@@ -21,8 +21,9 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
     """The column space of an explicit matrix with orthonormal columns.
 
     Args:
-        vectors: (n, k) with orthonormal columns, 1 <= k <= n; kept as it is, not copied. A `TallMatrix` stays unformed
-            where rows or products are enough: for `rows`, `leverage`, overlaps with masks and chance levels.
+        vectors: (n, k) with orthonormal columns, 1 <= k <= n; kept as it is, not copied. Those of a solver with a
+            `Storage` stay unformed where rows or products are enough: for `rows`, `leverage`, overlaps with masks and
+            chance levels.
         check: whether to verify orthonormality, to the square root of the dtype's precision. Use `from_span` for
             columns that are not orthonormal.
 
@@ -115,7 +116,7 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
 
     @property
     def vectors(self) -> Tensor:
-        """The vectors, (n, k), not to be written to; a `TallMatrix` is formed when first asked for them."""
+        """The vectors, (n, k), not to be written to; those that are unformed are formed when first asked for."""
         return self._basis.formed() if isinstance(self._basis, TallMatrix) else self._basis.matrix
 
     def rows(self, indices: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
             TypeError: numbers that are no integers.
             ValueError: numbers outside 0 … n - 1.
 
-        Cost: as many rows; of a `TallMatrix` no more is formed.
+        Cost: as many rows; of unformed vectors no more is formed.
         """
         if isinstance(self._basis, TallMatrix):
             return self._basis.rows(indices)
@@ -141,7 +142,7 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         Raises:
             TypeError: rows that are spread over ranks.
 
-        Cost: none, or all rows of a `TallMatrix` once.
+        Cost: none, or all rows of unformed vectors once.
         """
         if isinstance(self._basis, TallMatrix):
             yield from self._basis.row_blocks()

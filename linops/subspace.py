@@ -23,7 +23,8 @@ class Subspace(Lattice, Stored, abc.ABC):
     its basis meets another kind of subspace it also defines ``_cross_gram`` and ``_residual``, which return
     ``NotImplemented`` for kinds they do not know.
 
-    It is one of a lattice: ``A | B``, ``A & B``, ``A - B`` and ``A.complement()`` are subspaces, see `Lattice`.
+    It is one of a lattice: ``A | B``, ``A & B``, ``A - B`` and ``A.complement()`` are subspaces. Of masks these are
+    exact, of others a tolerance decides: see `sum`, `intersection` and `difference`.
     """
 
     @property

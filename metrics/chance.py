@@ -103,7 +103,7 @@ class ChanceLevel:
 
     def __repr__(self) -> str:
         return (
-            f"<ChanceLevel observed {self.observed:.4g}, by chance {self.mean:.4g} +- {self.std:.2g} "
+            f"<ChanceLevel observed {self.observed:.4g}, by chance {self.mean:.4g} ± {self.std:.2g} "
             f"({named(self.null, self.strata)}), ratio {self.ratio:.3g}, z {self.z:.3g}>"
         )
 
@@ -123,12 +123,9 @@ def chance(
 
     - ``"uniform"``, without strata: m of n coordinates without replacement, with mean √(m l) / n.
     - ``"stratified"``, with strata: as many coordinates in every stratum as A has, uniform within each. The labels of a
-      `ParameterSpace` part "which weights are large" from "which layers have large weights".
-
-          mean = Σ_s m_s h̄_s / √(m l),    variance = Σ_s m_s (1 - m_s / n_s) S²_s / (m l),
-
-      where stratum s has n_s coordinates, m_s of them in the mask, leverages of mean h̄_s and variance S²_s (over
-      n_s - 1).
+      `ParameterSpace` part "which weights are large" from "which layers have large weights". The mean is
+      Σ mₛ h̄ₛ / √(m l), the variance Σ mₛ (1 - mₛ / nₛ) S²ₛ / (m l), where stratum s has nₛ coordinates, mₛ of them in
+      the mask, and leverages of mean h̄ₛ and variance S²ₛ (over nₛ - 1).
     - ``"haar"``: one of the two is a uniformly random subspace; both may be any. The mean is √(k l) / n, and the
       variance 2 (n - k) (n - l) / (n² (n - 1) (n + 2)).
 

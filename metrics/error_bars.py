@@ -24,7 +24,7 @@ _AGREEMENT = 1e-2  # of the parts with the eigenvalues: far above a solver's tol
 
 
 def overlap_interval(A: Subspace, B: Subspace, sine_norm: float) -> tuple[float, float]:
-    """The least and the largest overlap of A with any subspace within ``sine_norm`` of B, (Σ sin²θᵢ)^½ of the angles.
+    """The least and the largest overlap of A with any subspace within ``sine_norm`` of B, √(Σ sin²θᵢ) of the angles.
 
     It carries the error of a computed eigenspace B into the overlap: residual norms over gaps bound that norm, for the
     span of the first j eigenvectors `Certificate.sine_norms` at j - 1. Of ‖AᵀB‖²_F = x, with r the smaller dimension,
@@ -119,7 +119,7 @@ class OverlapJackknife:
     def __repr__(self) -> str:
         return (
             f"<OverlapJackknife k = 1 ... {len(self.overlap)} over {self.parts} parts of the data: at the last k "
-            f"{float(self.overlap[-1]):.4g} +- {float(self.standard_error[-1]):.2g}>"
+            f"{float(self.overlap[-1]):.4g} ± {float(self.standard_error[-1]):.2g}>"
         )
 
 

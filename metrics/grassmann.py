@@ -81,19 +81,19 @@ class GrassmannDistance:
 
 @GrassmannDistance
 def geodesic(angles: PrincipalAngles) -> Tensor:
-    """(Σ θᵢ²)^½, the arc length of the shortest path in the Grassmannian; a metric, also called Grassmann distance."""
+    """√(Σ θᵢ²), the arc length of the shortest path in the Grassmannian; a metric, also called Grassmann distance."""
     return angles.radians.square().sum().sqrt()
 
 
 @GrassmannDistance
 def chordal(angles: PrincipalAngles) -> Tensor:
-    """(Σ sin²θᵢ)^½ = ‖P_A - P_B‖_F / √2 for equal dimensions; a metric, also called projection F-norm."""
+    """√(Σ sin²θᵢ) = ‖P_A - P_B‖_F / √2 for equal dimensions; a metric, also called projection F-norm."""
     return angles.sines.square().sum().sqrt()
 
 
 @GrassmannDistance
 def procrustes(angles: PrincipalAngles) -> Tensor:
-    """2 (Σ sin²(θᵢ/2))^½ = min ‖AU - BV‖_F over orthogonal U, V; a metric, also called chordal F-norm."""
+    """2 √(Σ sin²(θᵢ/2)) = min ‖AU - BV‖_F over orthogonal U, V; a metric, also called chordal F-norm."""
     return 2 * angles.half_sines.square().sum().sqrt()
 
 
@@ -126,16 +126,16 @@ def fubini_study(angles: PrincipalAngles) -> Tensor:
 
 @GrassmannDistance
 def binet_cauchy(angles: PrincipalAngles) -> Tensor:
-    """(1 - Πᵢ cos²θᵢ)^½, the sine of the Fubini-Study distance; a metric.
+    """√(1 - Πᵢ cos²θᵢ), the sine of the Fubini-Study distance; a metric.
 
-    Taken as (-expm1(2 Σ log cos θᵢ))^½, which does not cancel for small angles.
+    Taken as √(-expm1(2 Σ log cos θᵢ)), which does not cancel for small angles.
     """
     return (-torch.expm1(2 * angles.log_cosines.sum())).sqrt()
 
 
 @GrassmannDistance
 def martin(angles: PrincipalAngles) -> Tensor:
-    """(-2 Σ log cos θᵢ)^½; no metric, since it is infinite at a right angle and the triangle inequality fails.
+    """√(-2 Σ log cos θᵢ); no metric, since it is infinite at a right angle and the triangle inequality fails.
 
     Infinite means that a cosine is exactly 0, as between masks; one of rounding size gives a large finite distance.
     """

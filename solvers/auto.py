@@ -112,7 +112,7 @@ def _choice(
             if fits:
                 gram = GramEigh(**options, memory_budget=memory_budget)
                 return gram, f"a factor with {rows} rows, at most {_ROWS_A_PAIR} k: exact"
-    if lanczos.has_room_of_its_own:
+    if lanczos._has_room_of_its_own:
         return lanczos, f"all vectors that it may come to keep have room in {lanczos.storage}"
     solver = _within(budget, lanczos, A, n, "vectors")
     if solver.max_basis is None:
@@ -238,11 +238,11 @@ def _rows_of_factor(A: LinearOperator) -> int | None:
 
 def _within(budget: int, solver: _Krylov, A: LinearOperator, length: int, vectors: str) -> _Krylov:
     """The solver, with as large a basis of ``vectors`` of that length as ``budget`` bytes hold, if they limit it."""
-    if solver.has_room_of_its_own:
+    if solver._has_room_of_its_own:
         return solver
     k, least = solver.k, solver.least_basis
     affordable = budget // _bytes(A, length, 1) - k  # the result is another k
-    if affordable >= min(solver.most_vectors, *A.shape):
+    if affordable >= min(solver._most_vectors, *A.shape):
         return solver
     if affordable < least:
         raise ValueError(

@@ -132,7 +132,7 @@ def certify(
     **The premise** bounds all other eigenvalues. Without A and ``beyond`` it is *assumed* that none leads the last one
     found. With ``beyond`` the bound is the caller's. With A it comes from s normal vectors, whose products bound
     ‖(I - V Vᵀ) A‖ with a given probability; all other |λ| are below that plus 2 √(Σ ρᵢ²), for every `Which`. For ten
-    vectors it is about the Frobenius norm of what was not found, or twice (Σ λ⁴)^¼ where that is less: where the
+    vectors it is about the Frobenius norm of what was not found, or twice ∜(Σ λ⁴) where that is less: where the
     spectrum decays slowly only the first pairs are shown to lead.
 
     **By the premise.** A cluster with all other eigenvalues g below and g' above it is off by at most ρ_C² / g upwards
@@ -161,7 +161,7 @@ def certify(
 
     Source: Parlett, The Symmetric Eigenvalue Problem, chapters 10 and 11; Kahan's theorem for values that are not
     Rayleigh quotients, and for singular values, by the dilations of Davis, Kahan & Weinberger (1982). Davis & Kahan
-    (1970); Wedin (1972). Test vectors: see `Probe.norm_outside`, after Halko, Martinsson & Tropp (2011), lemma 4.1.
+    (1970); Wedin (1972). Test vectors: after Halko, Martinsson & Tropp (2011), lemma 4.1.
 
     Cost: no products without A, s in one block with it; 2 n k² flops, with A 8 n k s more and 5 n s numbers.
     """

@@ -46,9 +46,9 @@ class CoreSketching(Sketching):
         dtype: torch.dtype = torch.float32,
         **parameters: Any,
     ) -> _Self:
-        """The solver whose sizes have the least `error_bound` of all whose measurement fits into memory.
+        """The solver whose sizes have the least bound of the mean error of all whose measurement fits into memory.
 
-        They obey k + 2 <= outer, 2 outer + 1 <= inner <= min(m, n). The bound is one of the two-sided core of
+        They obey k + 2 <= outer, 2 outer + 1 <= inner <= min(m, n). The bound is that of the two-sided core of
         `SketchedSVD`, and guides the choice for others. Memory alone limits the sizes: products are taken as free.
 
         Args:

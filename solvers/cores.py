@@ -80,7 +80,7 @@ def two_sided_core(left: Tensor, squared: Tensor, right: Tensor) -> Core:
 
     They are left = Qᵀ Φ, squared = Φᵀ A Ψ and right = Pᵀ Ψ.
 
-    Source: Tropp, Yurtsever, Udell & Cevher (2019), equation (2.10).
+    Source: Tropp, Yurtsever, Udell & Cevher (2019), section 2, the core of their reconstruction.
 
     Cost: two singular value decompositions, about 20 s o² flops, and 4 s² o.
     """

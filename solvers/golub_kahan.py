@@ -128,7 +128,7 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
         self._storage_for(A)
 
     @property
-    def most_vectors(self) -> int:
+    def _most_vectors(self) -> int:
         """How many vectors of each side it may come to keep where nothing limits the basis: one for two products."""
         return max(500, 10 * self.k) if self.max_products is None else -(-self.max_products // 2)
 
@@ -143,7 +143,7 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
     def _budget(self) -> int:
         if self.max_products is not None:
             return self.max_products
-        return 2 * self.most_vectors * (1 if self.max_basis is None else 10)
+        return 2 * self._most_vectors * (1 if self.max_basis is None else 10)
 
     def _kept(self, spaces: KrylovSpaces, limit: int) -> int:
         """How many triplets to restart with: k and a block at least, with room for two more blocks if there is."""

@@ -61,7 +61,7 @@ class BlockKrylov(Solver):
 
     @property
     @abc.abstractmethod
-    def most_vectors(self) -> int:
+    def _most_vectors(self) -> int:
         """How many vectors of each side it may come to keep where nothing limits the basis."""
 
     def _space_workload(self, tol: float, most: int, sides: int, cube: float) -> Workload:
@@ -99,14 +99,14 @@ class BlockKrylov(Solver):
         )
 
     @property
-    def has_room_of_its_own(self) -> bool:
+    def _has_room_of_its_own(self) -> bool:
         """Whether its basis lives elsewhere than in the memory of the operator."""
         return self.storage is not None and self.storage.kind != "device"
 
     def _stored(self, A: LinearOperator, rows: int, formed: int = 0) -> Storage:
         """Where bases of A of so many rows in all live, once it is known to have room for them and vectors formed."""
         storage = self.storage or DEVICE
-        most = min(self.most_vectors if self.max_basis is None else self.max_basis, *A.shape)
+        most = min(self._most_vectors if self.max_basis is None else self.max_basis, *A.shape)
         columns = most_columns(min(A.shape), most)
         if storage.is_rounding(A.dtype) and A.row_mesh is not None:
             raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {storage}")

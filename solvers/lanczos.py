@@ -197,7 +197,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         return gap > 0 and evidence(space.steps, gap, spread) >= evidence_needed(space.A.shape[0], space.drawn)
 
     @property
-    def most_vectors(self) -> int:
+    def _most_vectors(self) -> int:
         """How many vectors it may come to keep where nothing limits the basis: as many as products."""
         return max(500, 10 * self.k) if self.max_products is None else self.max_products
 
@@ -210,8 +210,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     def _budget(self, A: LinearOperator) -> int:
         if self.max_basis is None:
-            return min(self.most_vectors, A.shape[0])
-        return 10 * self.most_vectors if self.max_products is None else self.max_products
+            return min(self._most_vectors, A.shape[0])
+        return 10 * self._most_vectors if self.max_products is None else self.max_products
 
 
 @attrs.frozen(kw_only=True)

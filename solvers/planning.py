@@ -35,7 +35,7 @@ _CORE_COPIES = 6  # of a small matrix in float64: itself, its eigenvectors, what
 
 @attrs.frozen(kw_only=True)
 class SolvePlan:
-    """What a solve is expected to take: see `Solver.plan`.
+    """What a solve is expected to take: see `EigenSolver.plan`.
 
     Attributes:
         solver: that would be taken.

@@ -81,7 +81,7 @@ class SolveReport:
         """The report in two lines, and one for each note."""
         parameters = [f"k={self.solver.k}"]
         parameters += [f"which={which.name}" for which in [getattr(self.solver, "which", None)] if which is not None]
-        memory = "" if self.peak_memory is None else f", at most {self.peak_memory / 2**20:.0f} MiB so far"
+        memory = "" if self.peak_memory is None else f", the process at most {self.peak_memory / 2**20:.0f} MiB"
         return (
             f"{type(self.solver).__name__}({', '.join(parameters)}): {self.status.value}\n"
             f"{self.products} products ({self.check_products} of them checks) in {self.passes} passes, "

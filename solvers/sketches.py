@@ -162,7 +162,8 @@ class SSRFT(Sketch):
     Raises:
         ValueError: s > n.
 
-    Source: Woolfe, Liberty, Rokhlin & Tygert (2008); Tropp, Yurtsever, Udell & Cevher (2019), section 3.2.2.
+    Source: Woolfe, Liberty, Rokhlin & Tygert (2008); Tropp, Yurtsever, Udell & Cevher (2019), section 3, the
+    scrambled SRFT.
 
     Cost: a product with one vector takes two fast transforms, O(n log n) flops; two permutations, two sets of signs and
     the coordinates are drawn once, when first used, and kept, 26 n bytes.

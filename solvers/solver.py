@@ -53,7 +53,7 @@ class EigenPairs:
 
     Attributes:
         eigenvalues: (m,) in any real dtype.
-        eigenvectors: (n, m) orthonormal; a `TallMatrix` stays unformed in the result until asked for.
+        eigenvectors: (n, m) orthonormal; those that a `Storage` holds stay unformed in the result until asked for.
         status: how it ended.
         residual_norms: (m,) ‖A v - λ v‖ if they are known without further products, else None.
         notes: what else the report is to say, in sentences.

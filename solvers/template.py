@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..linops import LinearOperator, Subspace, as_operator
+from ..linops import Dense, LinearOperator, Subspace, as_operator
 from ..linops.sharding import placed, whole
 from ..linops.tall_matrix import TallMatrix
 from .planning import SolvePlan, plan_solve
@@ -115,9 +115,13 @@ def require_known_symmetric(A: LinearOperator, name: str) -> None:
         ValueError: it is not known to be.
     """
     if not A.is_symmetric:
+        entries = ""
+        if isinstance(A, Dense) and A.matrix.layout is torch.strided:
+            apart = float((A.matrix - A.matrix.mT).abs().max())
+            entries = f" (its entries differ from those of its transpose by up to {apart:.1e})"
         raise ValueError(
-            f"{name} needs a symmetric operator, and nothing says that {A} is one; if it is, pass "
-            "eigenspan.as_operator(A, structure=eigenspan.Structure.SYMMETRIC)"
+            f"{name} needs a symmetric operator, and nothing says that {A} is one{entries}; if it is, but for "
+            "rounding, pass eigenspan.as_operator(A, structure=eigenspan.Structure.SYMMETRIC)"
         )
 
 

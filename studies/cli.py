@@ -175,7 +175,7 @@ def plan(
 @app.command(epilog="Such as: eigenspan resume runs/mnist16.")
 def resume(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:

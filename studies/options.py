@@ -21,7 +21,7 @@ def _block_lanczos(k: int, storage: str | None = None, **options: Any) -> BlockL
     """
     if storage is None:
         return BlockLanczos(k=k, **options)
-    most = BlockLanczos(k=k).most_vectors  # as many products as without
+    most = BlockLanczos(k=k)._most_vectors  # as many products as without
     return BlockLanczos(k=k, storage=storage, max_basis=max(500, 3 * k), max_products=most, **options)
 
 

@@ -110,7 +110,7 @@ def plan_study(problem: Problem, options: StudyOptions) -> StudyPlan:
         ValueError: a k that is larger than the number of trainable parameters.
         FileNotFoundError: data that are missing.
 
-    Cost: that of `Solver.plan`.
+    Cost: that of `EigenSolver.plan`.
     """
     H, solver = first_hessian(problem, options), options.eigensolver()
     return StudyPlan(

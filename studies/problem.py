@@ -74,7 +74,7 @@ class ProblemData:
             OSError: the directory cannot be written, or images cannot be read.
             ValueError: damaged images, or files in the directory that are damaged or of other images.
 
-        Cost: see `decoded_once`; none for tensors.
+        Cost: the first time every image is decoded, later the files are read once; none for tensors.
         """
         batches = {}
         for split, (inputs, targets) in self.hessian.items():
@@ -246,7 +246,8 @@ class Problem:
         if source not in self.sources:
             raise ValueError(f"the data of {self.name} are one of {', '.join(self.sources)}; got {source!r}")
         if source == "folder" and request.root is None:
-            others = "".join(f" or --data {name}" for name in self.sources if name != "folder")
+            others = "" if self.fetch is None else " which --download fills,"
+            others += "".join(f" or --data {name}" for name in self.sources if name != "folder")
             raise ValueError(f"{self.name} needs --data-root, {self.layout}{others}")
         if source != "folder" and request.root is not None:
             raise ValueError(f"--data {source} has no use for --data-root {request.root}: leave out one of them")

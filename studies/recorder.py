@@ -152,7 +152,7 @@ class CurvatureRecorder:
             step: how many steps of the optimiser were taken.
 
         Returns:
-            The record, see `record_of`; None if there is none, for a reason that is logged.
+            The record, as a study writes it; None if there is none, for a reason that is logged.
 
         Raises:
             ValueError, TypeError, OSError, RuntimeError: as `begin`, if that was not called.
@@ -249,7 +249,9 @@ class CurvatureRecorder:
             )
             self._overdue = 0 if left > 0 else self._overdue + 1
             raise TimeoutError(text)
-        return self.solver if products >= self.solver.most_vectors else attrs.evolve(self.solver, max_products=products)
+        return (
+            self.solver if products >= self.solver._most_vectors else attrs.evolve(self.solver, max_products=products)
+        )
 
     @contextlib.contextmanager
     def _undisturbed(self, model: nn.Module) -> Iterator[None]:

@@ -188,7 +188,7 @@ class EigenspaceTracker:
         return _matrix(spaces, spaces)
 
     def gradient_shares(self) -> Tensor:
-        """`Snapshot.gradient_share` of every step, (T, K) float64."""
+        """The share of ‖g‖² in the first k eigenvectors, for k = 1 … K, step by step: (T, K) float64."""
         self._require_records()
         return torch.stack([snapshot.gradient_share() for snapshot in self.snapshots])
 

@@ -54,7 +54,7 @@ def measure(
 
 def status(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder of the blocks, checkpoint, or study.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the blocks, checkpoint, or study.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
 ) -> None:
     """Say how much is done and left of a sketch, a solve or a study in a folder, and how long a solve may take."""
@@ -65,7 +65,7 @@ def status(
 
 def decompose(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder of the blocks.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the blocks.")],
     out: Annotated[Path, typer.Option(help="File of the result, for EigenDecomposition.load.")],
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:

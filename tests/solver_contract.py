@@ -172,6 +172,12 @@ class SolverContract(TemplateContract, ZooContract):
         with pytest.raises(ValueError, match=r"nothing says that <Dense .* structure=eigenspan\.Structure\.SYMMETRIC"):
             self.make(2).solve(Dense(A.matrix))
 
+    def test_entries_that_are_not_quite_symmetric(self, A):
+        rounded = A.matrix.clone()
+        rounded[0, 1] += 0.25
+        with pytest.raises(ValueError, match=r"differ from those of its transpose by up to 2\.5e-01\); .* rounding"):
+            self.make(2).solve(rounded)
+
     @pytest.mark.parametrize("size", [1e-4, 1.0])
     def test_symmetry_claimed_in_error(self, A, size):
         upper = Dense(A.matrix + size * torch.ones_like(A.matrix).triu(1), Structure.SYMMETRIC)

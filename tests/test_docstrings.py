@@ -6,6 +6,7 @@ import ast
 import enum
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -161,6 +162,28 @@ def test_what_it_costs_is_told(name):
     text = text_of(CALLABLE[name])
     assert re.search(r"(?:^|\. )Cost: \S", text, re.MULTILINE), f"{name} does not say what it costs"
     assert text.endswith(".")
+
+
+def private_names() -> set[str]:
+    """Classes and functions of the package's modules that nobody is meant to import."""
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("eigenspan")]
+    own = {
+        name
+        for module in modules
+        for name, thing in vars(module).items()
+        if (inspect.isclass(thing) or inspect.isfunction(thing)) and thing.__module__ == module.__name__
+    }
+    shown = {part for name in ALL for part in name.split(".")}
+    arguments = {name for thing in CALLABLE.values() for name in entries(text_of(thing))}
+    return own - shown - arguments
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_names_nothing_that_no_page_explains(name):
+    """In backticks, which lead to the reference."""
+    private = private_names()
+    assert "Lattice" in private
+    assert set(re.findall(r"(?<!`)`(\w+)[\w.]*`(?!`)", text_of(ALL[name]))) & private == set()
 
 
 METHODS = {

@@ -38,6 +38,17 @@ def private_bases(cls: type) -> list[type]:
     return [base for base in own if not any(issubclass(one, base) for one in shown)]
 
 
+def bases_shown(cls: type, pkg: griffe.Module) -> list[Any]:
+    """The bases of a class as they are written, and in the place of one in the package that is on no page its own."""
+    found: dict[str, Any] = {}
+    written_bases = pkg[_path(cls).partition(".")[2]].bases
+    for base, written in zip(cls.__bases__, written_bases, strict=False):  # `object` is not written
+        private = base.__module__.startswith("eigenspan") and base.__name__ not in ADDRESSES
+        for one in bases_shown(base, pkg) if private else [written]:
+            found.setdefault(str(one), one)
+    return [one for name, one in found.items() if name not in ("ABC", "abc.ABC")]
+
+
 def _apart(match: re.Match[str]) -> str:
     """``k, tol: see …`` as one entry for each name."""
     indent, names, text = match.groups()
@@ -78,15 +89,18 @@ class Docstrings(griffe.Extension):
         cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(own, *parameters)))
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Called once: functions come before modules of their name, and classes have what their private bases give."""
+        """Called once: functions come before modules of their name, and private bases give way to what they give."""
         for name, address in ADDRESSES.items():
             thing = getattr(importlib.import_module(address.rpartition(".")[0]), name)
             if inspect.isfunction(thing) and address != _path(thing):
                 pkg.set_member(address.partition(".")[2], griffe.Alias(name, target=_path(thing)))
+            if inspect.isclass(thing):
+                pkg[_path(thing).partition(".")[2]].bases = bases_shown(thing, pkg)
             for base in private_bases(thing) if inspect.isclass(thing) else ():
                 members = pkg[_path(thing).partition(".")[2]].members
                 for inherited, member in pkg[_path(base).partition(".")[2]].members.items():
-                    if not inherited.startswith("_") and inherited not in members:
+                    makes = inherited == "__init__" and not attrs.has(thing)  # whose constructor `on_class` gives
+                    if (makes or not inherited.startswith("_")) and inherited not in members:
                         pkg.set_member(f"{_path(thing).partition('.')[2]}.{inherited}", copy.copy(member))
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:

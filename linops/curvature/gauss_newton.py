@@ -93,7 +93,10 @@ class GaussNewtonOperator(CurvatureOperator):
         return lambda tangents, batched: root.pull(root.push(tangents, batched), batched)
 
     def factor(self) -> LinearOperator:
-        """B with BᵀB this matrix: the blocks L_b J_b, L_bᵀ L_b = M_b, one above the other. See `Factor`.
+        """B with BᵀB this matrix, (m, n): a row for each entry of the output of each sample.
+
+        For each batch these are L_b J_b: the Jacobian of its outputs, times a root of what is between J_bᵀ and J_b.
+        Where m is small, ``factor().row_gram()``, (m, m), has all eigenvalues that are not zero.
 
         Raises:
             TypeError: a loss that is not known to be convex, or whose Hessian has no root sample by sample.

@@ -15,9 +15,9 @@ from .products import Share, Tensors, differentiable_gradient, duals, pullback, 
 class Hessian(CurvatureOperator):
     """∇²L(θ), (n, n), symmetric: the second derivatives of a model's loss over a data set by its parameters.
 
-    The graph of the gradient is built once for each micro-batch, and each column is a reverse pass through it: a
-    vector-Jacobian product of the gradient, whose Jacobian is symmetric. Exact up to rounding; the matrix is never
-    formed. See `CurvatureOperator` for arguments, engines and errors.
+    A column is a vector-Jacobian product of the gradient, whose Jacobian is symmetric: a reverse pass through the graph
+    of the gradient, or a linear program recorded of one. Exact up to rounding; the matrix is never formed. See
+    `CurvatureOperator` for arguments, engines and errors.
 
     Cost: about five forward passes over the data a column; four more where nothing is kept.
     """

@@ -22,7 +22,8 @@ class Loss:
     """ℓ(output, target), a scalar for a batch, and the number of terms that it is the mean of.
 
     The loss of a data set in batches b is Σ w_b ℓ_b / Σ w_b with the weights w_b = ``weight(output, target)``; with
-    ``reduction="sum"`` it is Σ ℓ_b. PyTorch's own losses are known: see `as_loss`.
+    ``reduction="sum"`` it is Σ ℓ_b. PyTorch's own losses need no `Loss`: what they are a mean over is known, class
+    weights and ``ignore_index`` included.
 
     Attributes:
         function: maps a model's output and a target to a scalar tensor.

@@ -54,7 +54,7 @@ class Risk:
     Args:
         model: the network, in the mode (``model.eval()``) that the loss is meant in.
         loss: a callable of (output, target), or a `Loss` or an `Objective`.
-        data: a batch or a re-iterable of batches, see `Batches`; it is moved to the parameters' device.
+        data: a batch or a re-iterable of batches, as for `CurvatureOperator`; it is moved to the parameters' device.
         parameters: the selection, see `ParameterSpace`.
         micro_batch_size: the most samples to process at once.
         memory_budget: bytes that evaluations may take beside the model and the data, where the batches can be cut; by

@@ -102,9 +102,8 @@ class SpectralDensity:
         """The fraction μ((-∞, x)) of eigenvalues below the points x of any shape, which may be infinite.
 
         The value is half way between the means of two bounds that are certain for each vector, those that partial sums
-        of the weights of a Gauss quadrature with a node at x give: see `JacobiMatrix.cumulative_bounds`. The bias is
-        half their distance. An eigenvalue within a hundred roundings of the largest |λ| from x, or 1e-8 of it, counts
-        as being on either side.
+        of the weights of a Gauss quadrature with a node at x give. The bias is half their distance. An
+        eigenvalue within a hundred roundings of the largest |λ| from x, or 1e-8 of it, counts as being on either side.
 
         Raises:
             ValueError: points that are NaN.

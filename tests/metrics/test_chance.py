@@ -241,11 +241,11 @@ def test_labels_are_only_names(device):
 def test_repr_is_readable(device):
     A = MaskSubspace.from_indices(torch.arange(4, device=device), 16)
     B = MaskSubspace.from_indices(torch.arange(2, 6, device=device), 16)
-    assert repr(chance(A, B)) == "<ChanceLevel observed 0.5, by chance 0.25 +- 0.19 (uniform), ratio 2, z 1.29>"
+    assert repr(chance(A, B)) == "<ChanceLevel observed 0.5, by chance 0.25 ± 0.19 (uniform), ratio 2, z 1.29>"
     curve = chance_curve(torch.arange(9, device=device), eigenspace(9, 3, 1, torch.float32, device))
     assert repr(curve) == "<ChanceCurve k = 1 ... 3 (uniform)>"
     strata = labels_of(4, 12, device=device)
-    assert "+- 0 (stratified, 2 strata), ratio" in repr(chance(A, A, strata))
+    assert "± 0 (stratified, 2 strata), ratio" in repr(chance(A, A, strata))
     assert "(stratified, 1 stratum)" in repr(chance(A, A, torch.zeros_like(strata)))
 
 
