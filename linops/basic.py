@@ -23,12 +23,14 @@ class Dense(LinearOperator):
         structure: what the caller knows of it; it is not checked.
 
     Raises:
+        TypeError: no tensor.
         ValueError: a tensor that is not two-dimensional.
 
     Cost: 2 m n k flops for a block of k columns.
     """
 
     def __init__(self, matrix: Tensor, structure: Structure = Structure.NONE) -> None:
+        _require_tensor("Dense", matrix)
         if matrix.ndim != 2:
             raise ValueError(f"Dense takes an (m, n) matrix, got shape {tuple(matrix.shape)}")
         m, n = matrix.shape
@@ -58,12 +60,14 @@ class Diagonal(LinearOperator):
         diagonal: d, (n,); kept as it is, not copied.
 
     Raises:
+        TypeError: no tensor.
         ValueError: a tensor that is not one-dimensional.
 
     Cost: n k flops for a block of k columns.
     """
 
     def __init__(self, diagonal: Tensor) -> None:
+        _require_tensor("Diagonal", diagonal)
         if diagonal.ndim != 1:
             raise ValueError(f"Diagonal takes an (n,) tensor, got shape {tuple(diagonal.shape)}")
         super().__init__((len(diagonal), len(diagonal)), diagonal.dtype, diagonal.device, Structure.SYMMETRIC)
@@ -77,6 +81,11 @@ class Diagonal(LinearOperator):
 
     def _matmat(self, X: Tensor) -> Tensor:
         return self.diagonal[:, None] * X
+
+
+def _require_tensor(kind: str, given: object) -> None:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{kind} takes a tensor, got a {type(given).__name__}: convert it by torch.as_tensor")
 
 
 class Identity(LinearOperator):

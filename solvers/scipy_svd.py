@@ -133,8 +133,7 @@ class Propack(_SciPySVD):
     up, no triplets are returned, with a warning.
 
     Raises:
-        ValueError: besides those of `SVDSolver`, maxiter < k, or products whose squares overflow or vanish; with SciPy
-            below 1.13, unless the environment variable SCIPY_USE_PROPACK was set before it was imported.
+        ValueError: besides those of `SVDSolver`, maxiter < k, or products whose squares overflow or vanish.
         RuntimeError: PROPACK failed otherwise: its vectors lost orthogonality, or it met an invariant subspace.
 
     Source: Larsen (1998), Lanczos bidiagonalization with partial reorthogonalization.

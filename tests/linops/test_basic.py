@@ -104,9 +104,10 @@ def test_explicit_operators_refuse_other_shapes_and_dtypes(build):
             build(torch.ones([2] * axes, dtype=dtype))
 
 
-def test_dense_refuses_a_numpy_array():
-    with pytest.raises(TypeError, match="torch dtype"):
-        Dense(matrix(2, 2).numpy())
+@pytest.mark.parametrize("build", [Dense, Diagonal])
+def test_explicit_operators_refuse_numpy_arrays(build):
+    with pytest.raises(TypeError, match=f"{build.__name__} takes a tensor, got a ndarray.*as_tensor"):
+        build(matrix(2, 2).numpy())
 
 
 def test_diagonal_with_nan_is_known_symmetric_only():

@@ -14,18 +14,6 @@ from eigenspan.solvers import ConvergenceWarning, Status
 from eigenspan.solvers.scipy_svd import ArpackSVD, Propack
 
 
-def _has_propack() -> bool:
-    try:
-        scipy.sparse.linalg.svds(torch.diag(torch.arange(1.0, 5.0)).numpy(), k=2, solver="propack")
-    except ValueError as error:  # SciPy below 1.13, unless the environment asks for it
-        return "opt-in" not in str(error)
-    return True
-
-
-needs_propack = pytest.mark.skipif(not _has_propack(), reason="SciPy was imported without SCIPY_USE_PROPACK")
-
-
-@needs_propack
 class TestPropack(SVDContract):
     uses_start = True
     accurate_on = frozenset({"spread", "decay", "slow decay", "zero", "tiny", "huge"})
@@ -55,7 +43,7 @@ class TestArpackSVD(SVDContract):
         return torch.finfo(dtype).eps ** 0.5
 
 
-SOLVERS = [pytest.param(Propack, marks=needs_propack), ArpackSVD]
+SOLVERS = [Propack, ArpackSVD]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -137,7 +125,6 @@ def test_errors_of_the_operator_pass_through(solver, device):
     assert count == 9  # and nothing is multiplied after that
 
 
-@needs_propack
 def test_propack_that_gives_up_returns_nothing_and_warns(device):
     with pytest.warns(ConvergenceWarning, match="SingularValueDecomposition 0 of 40x40 .* raise maxiter"):
         result = Propack(k=4, maxiter=5).solve(zoo("spread", "square", torch.float64, device).operator)
@@ -170,7 +157,6 @@ def test_space_of_a_wrong_size(ncv, device):
         ArpackSVD(k=4, ncv=ncv).solve(zoo("spread", "tall", torch.float64, device).operator)
 
 
-@needs_propack
 def test_propack_says_when_its_vectors_are_not_orthonormal(monkeypatch, device):
     """As it returns them for some multiple singular values."""
     A = zoo("spread", "square", torch.float64, device).operator
