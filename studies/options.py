@@ -11,6 +11,7 @@ import attrs
 import torch
 
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh, Storage
+from ..solvers.storage import DEVICE
 from .problem import DataRequest, Problem
 
 
@@ -35,8 +36,6 @@ SOLVERS: dict[str, Callable[..., EigenSolver]] = {
 """Solvers by the name of the ``--solver`` option: functions of k and the seed, by name."""
 STORING = ("block-lanczos", "sketched-two-pass")
 """Those of them that take another storage than the memory of the device."""
-DEVICE = "device"
-"""The storage of all others, and of what chooses none."""
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
 SPLIT_NAMES = {"train": "training", "test": "test"}
@@ -51,7 +50,7 @@ def own_choices(problem: Problem, weights: object, solver: object) -> dict[str, 
         "steps": problem.steps if weights is None else 0,
         "split": problem.split,
         "compare": problem.compare,
-        "storage": problem.storage if solver in STORING else DEVICE,
+        "storage": problem.storage if solver in STORING else DEVICE.kind,
     }
 
 
@@ -107,7 +106,7 @@ class StudyOptions:
     device: str = "cpu"
     dtype: str = "float32"
     compare: bool = True
-    storage: str = DEVICE
+    storage: str = DEVICE.kind
     seed: int = 0
     data: str | None = None
     data_root: str | None = attrs.field(default=None, converter=_path)
@@ -123,7 +122,7 @@ class StudyOptions:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
         Storage(self.storage)  # refuses a kind that is none
-        if self.storage != DEVICE and self.solver not in STORING:
+        if self.storage != DEVICE.kind and self.solver not in STORING:
             raise ValueError(f"a storage is for {' and '.join(STORING)}; got solver {self.solver!r}")
         if self.weights is not None and self.steps > 0:
             raise ValueError(f"weights are those of a trained network, which takes 0 steps; got {self.steps}")
@@ -135,7 +134,7 @@ class StudyOptions:
         Cost: none.
         """
         k = self.k if most is None else min(most, self.k)
-        storage = {} if self.storage == DEVICE else {"storage": self.storage}
+        storage = {} if self.storage == DEVICE.kind else {"storage": self.storage}
         return SOLVERS[self.solver](k=k, seed=self.seed, **storage)
 
     def data_request(self) -> DataRequest:
