@@ -13,7 +13,7 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from ..linops import Hessian, ParameterSpace, magnitude
+from ..linops import Hessian, MaskSubspace, ParameterSpace, magnitude
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.files import read_json
 from ..linops.fingerprint import digest
@@ -255,8 +255,8 @@ class OverlapStudy:
             eig = self.folder.eigenpairs(step, split, device)
             model = checkpoint.restore(self.problem, self.data, device=device)
             H = StepSolver(self.problem, self.options, self.data).operator(Hessian, model, split)
-            names = H.parameters.names if self.options.compare else ()
-            layers = self.folder.layers(step, split, names, device)
+            parts = MaskSubspace.parts(H.parameters) if self.options.compare else {}
+            layers = self.folder.layers(step, split, parts, device)
             scores = {"magnitude": magnitude(H.parameters)}
             tracker.add(Snapshot(step, eig, scores, H.gradient(), layers=layers))
         return self.folder.write_tracking(tracker.to_dict(self.problem.dimensions(self.options.k)), split)

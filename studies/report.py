@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -142,7 +143,7 @@ def _tensor_table(results: dict[str, Any]) -> str:
     for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
         expected = text(k * size / sum(sizes), ".1f")
         counts = [record["mask_counts"][index] for record in records]
-        density = percent(counts[-1] / size)
+        density = percent(counts[-1] / size if size else math.nan)
         rows.append(cell_row(name, [f"{size:,}", expected, *map(str, counts), density]))
     headings = ("tensor", "size", "by chance", *(f"step {record['step']}" for record in records), "density")
     caption = (

@@ -50,10 +50,19 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> li
     own, parameters = network.state_dict(), dict(network.named_parameters(remove_duplicate=False))
     lacking = sorted(own.keys() - state.keys() - parameters.keys())
     try:
-        network.load_state_dict({name: own[name] for name in lacking} | dict(state))
+        network.load_state_dict({name: own[name] for name in lacking} | with_tied(network, state))
     except RuntimeError as error:
         raise ValueError(f"{what} {misfit(state, parameters, error)}") from error
     return lacking
+
+
+def with_tied(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with every name of a tied parameter, of which files of safetensors keep one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    tied = {name: state[kept] for group in names.values() for kept in group if kept in state for name in group}
+    return tied | dict(state)
 
 
 def misfit(state: Mapping[str, object], wanted: Iterable[str], error: RuntimeError) -> str:

@@ -83,7 +83,8 @@ class Checkpoint:
         ):
             raise ValueError(
                 f"the network in {self.path} has the losses {dict(found)}, but had {self.losses} when it was written: "
-                "it is another network, or the data are other data; remove the file and train again"
+                "it is another network, or the data are other data, or the network or the loss draws random numbers; "
+                "remove the file and train again"
             )
 
 
@@ -161,6 +162,7 @@ class _Run:
         self.problem, self.data, self.seed, self.dtype, self.device = problem, data, seed, dtype, device
         _seed_random_state(int(stream(seed, "training").integers(2**63)), device)
         self.model = problem.model().to(device, dtype)
+        self.loss = problem.loss_in(dtype, device).function
         self.optimiser = problem.optimiser(self.model.parameters())
         self.step = 0
         self.identity = {
@@ -179,7 +181,7 @@ class _Run:
         inputs, targets = _moved((samples[indices], labels[indices]), self.dtype, self.device)
         self.model.train()
         self.optimiser.zero_grad()
-        torch.autograd.backward(self.problem.loss(self.model(inputs), targets))
+        torch.autograd.backward(self.loss(self.model(inputs), targets))
         self.optimiser.step()
         self.step += 1
 
@@ -193,6 +195,8 @@ class _Run:
         """Writes the whole state, which appears as a whole or not at all; returns the losses."""
         losses = losses_of(self.problem, self.data, self.model)
         if not all(math.isfinite(loss) for loss in losses.values()):
+            if self.step == 0:
+                raise ValueError(f"the losses are {losses} before any training: mend the network, the loss or the data")
             raise ValueError(f"the training has diverged: at step {self.step} the losses are {losses}")
         state = {
             "format": CHECKPOINT_FORMAT,
@@ -236,16 +240,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def losses_of(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str, float]:
-    """The loss on each Hessian batch, in evaluation mode: a mean over samples, of which some are processed at once."""
+    """The loss on each Hessian batch in evaluation mode, that of the whole where some samples are processed at once."""
     parameter = next(model.parameters())
+    loss = problem.loss_in(parameter.dtype, parameter.device)
     model.eval()
     losses = {}
     for split, (samples, labels) in data.hessian.items():
-        total = 0.0
+        total = weights = 0.0
         for indices in torch.split(torch.arange(len(labels)), problem.plan.micro_batch_size or len(labels)):
             inputs, targets = _moved((samples[indices], labels[indices]), parameter.dtype, parameter.device)
-            total += len(indices) * float(problem.loss(model(inputs), targets))
-        losses[split] = total / len(labels)
+            output = model(inputs)
+            weight = 1.0 if loss.reduction == "sum" else loss.weight(output, targets)
+            if weight > 0:  # else all targets are ignored, and the mean over them is 0 / 0
+                total, weights = total + weight * float(loss.function(output, targets)), weights + weight
+        losses[split] = total if loss.reduction == "sum" else total / weights if weights > 0 else math.nan
     return losses
 
 

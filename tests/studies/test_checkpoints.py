@@ -151,6 +151,23 @@ def test_states_that_do_not_fit_are_refused(tmp_path, training, state, words):
         study(tmp_path / "study", [state(training[0][0])])
 
 
+def test_a_tied_parameter_may_have_one_of_its_names_alone(tmp_path):
+    """As in files of safetensors, which hold each tensor once."""
+
+    def tied():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+        model[2].weight = model[0].weight
+        return model
+
+    model = tied()
+    state = model.state_dict()
+    del state["2.weight"]
+    results = study_checkpoints(tied, LOSS, BATCH, [state], tmp_path / "study", k=2, losses=[loss_of(model)])
+    assert results["parameters"]["names"] == ["0.weight", "0.bias", "2.bias"]
+    with pytest.raises(ValueError, match="is of another network"):
+        study_checkpoints(tied, LOSS, BATCH, [{"2.bias": state["2.bias"]}], tmp_path / "other", k=2)
+
+
 def test_names_of_compiled_parts_come_with_code_that_mends_them(tmp_path, training):
     states, losses = training
     state = {name.replace("3.", "3._orig_mod."): tensor for name, tensor in states[3].items()}
