@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +15,8 @@ from ..linops.fingerprint import digest
 
 State: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor]"
 """A state dict, or a file that ``torch.save(model.state_dict(), path)`` wrote."""
+
+_LISTED = 6  # names in a message
 
 
 def read_state(path: Path, expected: str) -> dict[str, Tensor]:
@@ -44,6 +46,9 @@ def read_state(path: Path, expected: str) -> dict[str, Tensor]:
 def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> list[str]:
     """Puts a state into a network; returns the names of the buffers that it lacks, which stay those of the network.
 
+    Counts of batches that batch normalisation keeps are not among them: old files lack these, and no evaluation reads
+    them.
+
     Raises:
         ValueError: parameters that are missing, something else that is left over, or another shape.
     """
@@ -53,7 +58,13 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> li
         network.load_state_dict({name: own[name] for name in lacking} | with_tied(network, state))
     except RuntimeError as error:
         raise ValueError(f"{what} {misfit(state, parameters, error)}") from error
-    return lacking
+    return [name for name in lacking if not name.endswith("num_batches_tracked")]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names, for messages."""
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def with_tied(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

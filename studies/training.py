@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..linops.curvature.guards import untouched_random_state
 from ..solvers.streams import stream
 from .problem import Batch, Problem, ProblemData, converted
-from .states import load_state
+from .states import listed, load_state
 from .tensor_files import read_tensors, write_tensors
 
 CHECKPOINT_FORMAT = "eigenspan checkpoint 1"
@@ -60,7 +60,7 @@ class Checkpoint:
         found = losses_of(problem, data, model)
         if lacking:
             raise ValueError(
-                f"{self.path} lacks the buffers {', '.join(lacking)}: the network has the losses {found} with those of "
+                f"{self.path} lacks the buffers {listed(lacking)}: the network has the losses {found} with those of "
                 f"a new one, but had {self.losses} when it was written; write all of model.state_dict() into the file, "
                 "or remove it and train again"
             )
@@ -218,7 +218,7 @@ class _Run:
         if changed:
             raise ValueError(f"{path} is of another training ({', '.join(changed)}): use another directory")
         if lacking := load_state(self.model, state["model"], str(path)):
-            raise ValueError(f"{path} lacks the buffers {', '.join(lacking)}: remove it, and it is made anew")
+            raise ValueError(f"{path} lacks the buffers {listed(lacking)}: remove it, and it is made anew")
         self.optimiser.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], self.device)
         self.step = step

@@ -127,6 +127,19 @@ def test_a_file_without_its_buffers_is_refused_with_what_is_missing_and_both_los
     assert not list((tmp_path / "study" / "records").iterdir())
 
 
+def test_of_many_buffers_that_a_file_lacks_some_are_named_and_counts_of_batches_are_not_missed(tmp_path):
+    def deep():
+        return nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(5)), nn.Linear(4, 3))
+
+    model = deep()
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert study_checkpoints(deep, LOSS, BATCH, [state], tmp_path / "study", k=2, losses=[loss_of(model)])
+    bare = {name: tensor for name, tensor in state.items() if "running" not in name}
+    message = r"lacks the buffers 0.running_mean, .* 2.running_var and 4 more: with.* and was given the loss 1"
+    with pytest.raises(ValueError, match=message):
+        study_checkpoints(deep, LOSS, BATCH, [bare], tmp_path / "other", k=2, losses=[1.0])
+
+
 def test_a_state_with_another_loss_is_refused_with_both(tmp_path, training):
     states, losses = training
     changed = {**states[3], "1.running_var": 4 * states[3]["1.running_var"]}

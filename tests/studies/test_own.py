@@ -242,6 +242,7 @@ def test_the_command_takes_a_module_of_this_folder(module, name):
     [
         ("missing:problem", "No module named 'missing'"),
         ("points:missing", "has no attribute 'missing'"),
+        ("./points.py:problem", "MODULE:NAME names what a module has"),
         ("points:other", "expected a Problem, as eigenspan.studies.own_problem makes"),
     ],
 )
