@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operator import LinearOperator
+from .operator import LinearOperator, product_outside_inference_mode
 from .structure import Structure
 
 
@@ -100,12 +101,16 @@ class Function(LinearOperator):
     """The linear map that ``matmat`` computes, and ``rmatmat`` for its transpose.
 
     Args:
-        matmat: maps an (n, k) block to an (m, k) block, linearly, for any k >= 0. It may use autograd.
+        matmat: maps an (n, k) block to an (m, k) block, linearly, for any k >= 0. It may use autograd, and must not
+            write to the block.
         shape: (m, n).
         dtype: dtype of the blocks.
         device: device of the blocks.
         rmatmat: the transpose, (m, k) to (n, k); not needed if ``structure`` says symmetric.
         structure: what the caller knows of the map; solvers test symmetry, the rest is not checked.
+
+    Raises:
+        RuntimeError: in a product, a function that writes to its argument.
 
     Cost: what ``matmat`` costs.
     """
@@ -124,21 +129,25 @@ class Function(LinearOperator):
         self.matmat, self.rmatmat = matmat, rmatmat
 
     def _matmat(self, X: Tensor) -> Tensor:
-        return _without_graph(self.matmat, X)
+        return self._image(self.matmat, X)
 
     def _rmatmat(self, X: Tensor) -> Tensor:
         if self.rmatmat is None and not self.is_symmetric:
             raise NotImplementedError(
                 f"{self} has no transposed product: give Function its rmatmat=, or structure= if it is symmetric"
             )
-        return _without_graph(self.rmatmat or self.matmat, X)
+        return self._image(self.rmatmat or self.matmat, X)
 
-
-@torch.enable_grad()
-def _without_graph(function: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
-    """The image of a block under a function, which may take derivatives."""
-    Y = function(X)
-    return Y.detach() if isinstance(Y, Tensor) else Y  # which the gate refuses
+    @torch.enable_grad()
+    def _image(self, function: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+        """The image of a block under a function, which may take derivatives."""
+        if torch.is_inference_mode_enabled() or X.is_inference():
+            return product_outside_inference_mode(functools.partial(self._image, function), X)
+        written = X._version
+        Y = function(X)
+        if X._version != written:
+            raise RuntimeError(f"the function of {self} writes to the block that it is given: let it take X.clone()")
+        return Y.detach() if isinstance(Y, Tensor) else Y  # which the gate refuses
 
 
 class Counted(LinearOperator):

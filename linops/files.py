@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     power. Each writer has a file of its own, so that of two the later one wins. Permissions are those of any new file.
 
     Raises:
-        OSError: the folder is not there or cannot be written.
+        OSError: the folder is not there or cannot be written, or another thing than a file has the name: it would be
+            replaced.
     """
+    _require_replaceable(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     os.close(handle)
     partial = Path(name)
@@ -39,6 +41,28 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
     if os.name == "posix":  # elsewhere folders are not opened
         _await_disk(path.parent)
+
+
+def require_writable(path: Path) -> None:
+    """That a file can be written, so that work for it is not lost.
+
+    Raises:
+        OSError: it is a folder, or its folder is not there or cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it, or choose another file")
+    _require_replaceable(path)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror or error}): choose another folder") from error
+
+
+def _require_replaceable(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        what = "folder: name a file in it" if path.is_dir() else "device or the like, and no file: choose another name"
+        raise OSError(f"{path} is a {what}")
 
 
 def _await_disk(path: Path) -> None:
@@ -97,6 +121,19 @@ def finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [finite(value) for value in data]
     return data
+
+
+def require_arrays(archive: NpzFile, names: Iterable[str]) -> None:
+    """Refuse an archive that lacks some of the arrays, as those that another class has saved do.
+
+    Raises:
+        ValueError: it does.
+    """
+    missing = [name for name in names if name not in archive]
+    if missing:
+        raise ValueError(
+            f"it has {', '.join(archive.files)}, and no {', '.join(missing)}: load it by the class of that"
+        )
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def as_operator(
         A: one of
 
             - an operator of this library, returned as it is unless ``structure`` adds to what it knows;
-            - a two-dimensional tensor or array, which is symmetric if its entries are, exactly;
+            - a two-dimensional tensor or array, which is symmetric if its entries are, exactly; a sparse one stays so;
             - a SciPy sparse matrix, likewise, or ``scipy.sparse.linalg.LinearOperator``, applied on the CPU in NumPy;
             - any object with ``shape``, a torch ``dtype``, a ``device`` and ``@`` on tensors (curvlinops), whose
               transpose is ``adjoint()`` or ``T``, and which is symmetric if its ``SELF_ADJOINT`` is true;
@@ -62,6 +62,8 @@ def as_operator(
         )
     if isinstance(A, LinearOperator):
         return A if structure in A.structure else Declared(A, structure)
+    if isinstance(A, Tensor) and A.layout is not torch.strided and A.ndim == 2:
+        return _from_sparse(A, structure)
     if isinstance(A, Tensor):
         return Dense(A, structure | _symmetry(A))
     if isinstance(A, numpy.ndarray):
@@ -123,6 +125,22 @@ def _symmetry(A: Tensor) -> Structure:
     """SYMMETRIC if the matrix equals its transpose."""
     is_symmetric = A.ndim == 2 and A.shape[0] == A.shape[1] and torch.equal(A, A.mT)
     return Structure.SYMMETRIC if is_symmetric else Structure.NONE
+
+
+def _from_sparse(A: Tensor, structure: Structure) -> Function:
+    """Function over a sparse tensor of any layout."""
+    matrix = A.detach().to_sparse().coalesce()
+    transpose = matrix.mT.coalesce()
+    if torch.equal(matrix.indices(), transpose.indices()) and torch.equal(matrix.values(), transpose.values()):
+        structure |= Structure.SYMMETRIC if A.shape[0] == A.shape[1] else Structure.NONE
+    return Function(
+        functools.partial(torch.sparse.mm, matrix),
+        (A.shape[0], A.shape[1]),
+        A.dtype,
+        A.device,
+        rmatmat=functools.partial(torch.sparse.mm, transpose),
+        structure=structure,
+    )
 
 
 def _from_scipy(A: ScipyLinearOperator, structure: Structure) -> Function:

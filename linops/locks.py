@@ -8,11 +8,28 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _log = logging.getLogger(__name__)
 
 _SIGNS = 8  # of life before a lock lapses
+
+
+def require_lapse(lapse: float | None) -> None:
+    """That it is a time, or None.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if lapse is not None and not lapse > 0:
+        raise ValueError(f"lapse is a positive number of seconds, or None for locks that stay; got {lapse}")
 
 
 class LockFile:
@@ -34,8 +51,7 @@ class LockFile:
     """
 
     def __init__(self, path: Path, lapse: float | None = None) -> None:
-        if lapse is not None and not lapse > 0:
-            raise ValueError(f"lapse is a positive number of seconds, or None for locks that stay; got {lapse}")
+        require_lapse(lapse)
         self.path, self._lapse = path, lapse
         self._owner = f"{os.getpid()} {socket.gethostname()}"
         self._released = threading.Event()
@@ -62,8 +78,7 @@ class LockFile:
         self._released.set()
         if self._thread is not None:
             self._thread.join()
-        if self.holder() == self._owner:
-            self.path.unlink(missing_ok=True)
+        self._remove_if(lambda owner: owner == self._owner)
 
     def holder(self) -> str:
         """The number of the process that holds the lock and its machine, with a space between; "" if that is not known.
@@ -81,23 +96,34 @@ class LockFile:
         """Remove the lock if it can be taken over.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or the file not read.
         """
-        found = self.holder()
-        if not self.is_stale():
-            return
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        with contextlib.suppress(FileNotFoundError):  # another process was first
-            os.rename(self.path, aside)
-            if _content(aside) != found:  # another process was first, and this is the lock it has made since
-                os.rename(aside, self.path)
-            aside.unlink(missing_ok=True)
+        self._remove_if(lambda owner: _is_dead(owner) or self._has_lapsed())
 
     def __enter__(self) -> LockFile:  # noqa: PYI034 - typing has no Self in Python 3.10
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def _remove_if(self, is_meant: Callable[[str], bool]) -> None:
+        """Remove the file if what it says is meant, and not one that has come in its place meanwhile.
+
+        Whoever removes one holds it by the system's own lock, which ends with the process: so the file that is looked
+        at is still the one at the path when it is removed.
+        """
+        if not is_meant(self.holder()):
+            return
+        mode = "r+" if os.access(self.path, os.W_OK) else "r"  # network file systems lock what is open to writing
+        with contextlib.suppress(FileNotFoundError):
+            with self.path.open(mode, encoding="utf-8") as file:
+                _await_system_lock(file)
+                is_same = os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+                is_removed = is_same and is_meant(file.read())
+                if is_removed and os.name == "posix":
+                    self.path.unlink()
+            if is_removed and os.name != "posix":  # elsewhere files that are open are not removed
+                self.path.unlink()
 
     def _made(self) -> bool:
         try:
@@ -132,6 +158,12 @@ class LockFile:
                 os.utime(self.path)
             except OSError as error:  # noqa: PERF203 - once in seconds
                 _log.warning("%s could not be touched (%s); it may lapse, and its work be done twice", self.path, error)
+
+
+def _await_system_lock(file: IO[Any]) -> None:
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # file systems without such locks leave a gap of microseconds
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _content(path: Path) -> str:

@@ -148,7 +148,7 @@ class LinearOperator(abc.ABC):
             )
         block = (X[:, None] if X.ndim == 1 else X).detach()
         if torch.is_inference_mode_enabled() or block.is_inference():
-            result = _outside_inference_mode(product, block)
+            result = product_outside_inference_mode(product, block)
         else:
             result = product(block)
         self._require_product(result, block, m)
@@ -324,7 +324,7 @@ class LinearOperator(abc.ABC):
         return f"<{type(self).__name__} {self.shape[0]}x{self.shape[1]} {dtype} {self.device}{known}>"
 
 
-def _outside_inference_mode(product: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
+def product_outside_inference_mode(product: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
     """Autograd, by which some products are computed, sees neither what is done in that mode nor its tensors."""
     with torch.inference_mode(False), torch.no_grad():
         return product(block.clone())

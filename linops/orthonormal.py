@@ -13,7 +13,7 @@ from .operator import LinearOperator
 from .sharding import require_whole, rows_of
 from .structure import Structure
 from .subspace import Subspace
-from .tall_matrix import TallMatrix, row_slices
+from .tall_matrix import TallMatrix, require_row_numbers, row_slices
 from .tall_qr import orthonormalised, triangular_factor
 
 
@@ -120,10 +120,15 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
         Args:
             indices: (j,) integers.
 
+        Raises:
+            TypeError: numbers that are no integers.
+            ValueError: numbers outside 0 … n - 1.
+
         Cost: as many rows; of a `TallMatrix` no more is formed.
         """
         if isinstance(self._basis, TallMatrix):
             return self._basis.rows(indices)
+        require_row_numbers(indices, self.ambient_dim)
         return rows_of(self._basis.matrix, indices)
 
     def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
@@ -181,13 +186,16 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
 
     def _gram(self, other: OrthonormalSubspace) -> Tensor:
         """Bᵀ C of two bases, (k, l), without forming either."""
-        for basis in (self, other):
-            require_whole(basis._basis if isinstance(basis._basis, TallMatrix) else basis.vectors, str(basis))
+        for subspace in (self, other):
+            subspace._require_whole()
         if isinstance(other._basis, TallMatrix):
             return _tall_gram(other._basis, self).mT
         return (
             _tall_gram(self._basis, other) if isinstance(self._basis, TallMatrix) else self.vectors.mT @ other.vectors
         )
+
+    def _require_whole(self) -> None:
+        require_whole(self._basis if isinstance(self._basis, TallMatrix) else self._basis.matrix, str(self))
 
     def _leading(self, j: int) -> Tensor | TallMatrix:
         return self._basis.leading(j) if isinstance(self._basis, TallMatrix) else self._basis.matrix[:, :j]

@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .files import opened_archive, written_whole
+from .files import opened_archive, require_arrays, written_whole
 
 _Self = TypeVar("_Self", bound="Stored")
 
@@ -69,6 +69,7 @@ class Stored:
         """
         try:
             with opened_archive(path) as archive:
+                require_arrays(archive, ["header"])
                 header = json.loads(str(archive["header"]))
                 tensors = {
                     name: torch.from_numpy(archive[name]).view(dtype_named(dtype)).to(device)
@@ -77,6 +78,8 @@ class Stored:
             loaded = cls._kinds[header["kind"]]._of_tensors(tensors, header)
         except OSError:
             raise
+        except ValueError as error:
+            raise ValueError(f"{path} holds no {cls.__name__} that can be loaded: {error}") from error
         except Exception as error:
             raise ValueError(f"{path} holds no {cls.__name__} that can be loaded: {error!r}") from error
         if not isinstance(loaded, cls):

@@ -119,11 +119,13 @@ class Subspace(Lattice, Stored, abc.ABC):
 
         Raises:
             ValueError: different ambient dimensions.
-            TypeError: different dtypes or devices, or no subspace.
+            TypeError: different dtypes or devices, no subspace, or a basis whose rows are spread over ranks.
 
         Cost: that of ``cross_gram`` and one product of B; dense, n l numbers, unless both are masks.
         """
         self._require_comparable(other)
+        for subspace in (self, other):
+            subspace._require_whole()
         result = self._residual(other)
         return Dense((self.complement_projector @ other.basis).to_dense()) if result is NotImplemented else result
 
@@ -196,6 +198,9 @@ class Subspace(Lattice, Stored, abc.ABC):
 
     def _residual(self, other: Subspace) -> Any:
         return NotImplemented
+
+    def _require_whole(self) -> None:
+        """Refuse a basis whose rows are spread over ranks."""
 
     def _require_comparable(self, other: Subspace) -> None:
         if not isinstance(other, Subspace):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..linops.block_files import DamagedFileError, read_block, read_header, write_block
 from ..linops.files import write_json
-from ..linops.locks import LockFile
+from ..linops.locks import LockFile, require_lapse
 from .manifest import MANIFEST, Manifest, StoredMatrix, sealed, unsealed
 
 _log = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ class BlockStore:
         return store
 
     def _begin(self, folder: Path, manifest: Manifest, lapse: float) -> None:
+        require_lapse(lapse)
         self.folder, self.identity, self.matrices = folder, manifest.identity, manifest.matrices
         self._digest, self._lapse = manifest.digest, lapse
         self._known: dict[str, tuple[tuple[int, int, int], dict[str, str] | None]] = {}  # what was found in which files

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Structure
-from ..linops.sharding import require_whole
+from ..linops.sharding import require_whole, rows_of
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .basis import Basis
 
@@ -50,12 +50,16 @@ class Combination(TallMatrix):
         Cost: the rows of the basis, and 2 len(indices) j k flops.
         """
         require_row_numbers(indices, self.shape[0])
+        if self._formed is not None:
+            return rows_of(self._formed, indices.to(self._formed.device)).to(self.device)
         taken = self.basis.rows(indices, len(self.coefficients))
         return taken @ self.coefficients.to(taken)
 
     def row_block(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` … ``stop``-1, (stop - start, k)."""
         require_whole(self, str(self))
+        if self._formed is not None:
+            return self._formed[start:stop].to(self.device)
         return self.basis.combined_rows(start, stop, self.coefficients)
 
     def selected(self, columns: Tensor) -> Combination:
@@ -73,6 +77,8 @@ class Combination(TallMatrix):
 
     def formed(self) -> Tensor:
         """All of it, (n, k) with contiguous columns, in the dtype of the operator, kept where the basis is.
+
+        From then on rows are read from there.
 
         Cost: 2 n j k flops when first asked for, and n k numbers beside the basis.
         """

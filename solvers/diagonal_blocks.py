@@ -66,17 +66,9 @@ def solve_diagonal_blocks(
     Cost: that of the solvers, each column a product of A; and 2 n numbers, vector and product, for each column that is
     multiplied at once: with many blocks on a large space set ``block_size``.
     """
-    if not isinstance(A, LinearOperator):
-        raise TypeError(f"expected a LinearOperator, got {type(A).__name__}; as_operator makes one of a matrix")
+    _require_blocks(A, blocks)
     if block_size is not None:
         require_count("block_size is", block_size)
-    if not blocks:
-        raise ValueError("no blocks to solve for")
-    for name, subspace in blocks.items():
-        if not isinstance(subspace, Subspace):
-            raise TypeError(f"block {name!r} is a Subspace, such as a MaskSubspace, got {type(subspace).__name__}")
-        if subspace.ambient_dim != A.shape[0]:
-            raise ValueError(f"block {name!r}, {subspace}, is no part of the space of {A}")
     solvers = {name: solver(subspace.dim) for name, subspace in blocks.items()}
     for name, each in solvers.items():
         if not isinstance(each, EigenSolver):
@@ -89,26 +81,44 @@ def solve_diagonal_blocks(
             log.begin(None, None)
         done = 0 if log is None else log.done
         bar = stack.enter_context(tqdm(disable=not progress, desc="diagonal blocks", unit=" products", initial=done))
-        bases = {name: subspace.basis for name, subspace in blocks.items()}
-        exchange = _Exchange(Watched(A, bar, log), bases, block_size)
-        parts = {name: _Compression(exchange, name, A, subspace) for name, subspace in blocks.items()}
-        with ThreadPoolExecutor(len(parts), thread_name_prefix="diagonal block") as pool:
-            try:
-                waiting = {name: pool.submit(exchange.run, name, solvers[name], parts[name]) for name in parts}
-                exchange.serve()
-            except BaseException as error:  # threads that wait for products would wait for ever
-                exchange.fail(error)
-                raise
-        if exchange.error is not None:
-            raise exchange.error
+        watched = Watched(A, bar, log)
+        found = _solve_together(solvers, watched, blocks, block_size)
         if log is not None:
-            log.finish(exchange.A.products)
-    found = {name: future.result() for name, future in waiting.items()}
+            log.finish(watched.products)
     for name, result in found.items():
         if result.report.status.is_failure:
-            message = f"block {name!r}: {result!r}: {result.report.status.value}"
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+            warnings.warn(f"block {name!r}: {result._ending}", ConvergenceWarning, stacklevel=2)
     return found
+
+
+def _require_blocks(A: LinearOperator, blocks: Mapping[str, Subspace]) -> None:
+    if not isinstance(A, LinearOperator):
+        raise TypeError(f"expected a LinearOperator, got {type(A).__name__}; as_operator makes one of a matrix")
+    if not blocks:
+        raise ValueError("no blocks to solve for")
+    for name, subspace in blocks.items():
+        if not isinstance(subspace, Subspace):
+            raise TypeError(f"block {name!r} is a Subspace, such as a MaskSubspace, got {type(subspace).__name__}")
+        if subspace.ambient_dim != A.shape[0]:
+            raise ValueError(f"block {name!r}, {subspace}, is no part of the space of {A}")
+
+
+def _solve_together(
+    solvers: Mapping[str, EigenSolver], A: Watched, blocks: Mapping[str, Subspace], block_size: int | None
+) -> dict[str, EigenDecomposition]:
+    """Run each solver in a thread of its own, and multiply for all of them in this one."""
+    exchange = _Exchange(A, {name: subspace.basis for name, subspace in blocks.items()}, block_size)
+    parts = {name: _Compression(exchange, name, A.A, subspace) for name, subspace in blocks.items()}
+    with ThreadPoolExecutor(len(parts), thread_name_prefix="diagonal block") as pool:
+        try:
+            waiting = {name: pool.submit(exchange.run, name, solvers[name], parts[name]) for name in parts}
+            exchange.serve()
+        except BaseException as error:  # threads that wait for products would wait for ever
+            exchange.fail(error)
+            raise
+    if exchange.error is not None:
+        raise exchange.error
+    return {name: future.result() for name, future in waiting.items()}
 
 
 def _log(

@@ -40,7 +40,8 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
     join the block. A ``start`` may lack leading triplets too, so it makes up at most half of the first block,
     (b + 1) // 2 columns, beside random vectors. In all these cases triplets count as converged only after so many
     products with these vectors that a triplet ahead of them would have shown, but for about one time in a hundred: the
-    closer the next triplet behind, the more. With restarts this number is an estimate.
+    closer the next triplet behind, the more. With restarts this number is an estimate. Where ``max_products`` are spent
+    before, a note of the report says so.
 
     Args:
         k: how many triplets.
@@ -107,11 +108,13 @@ class BlockGolubKahan(BlockKrylov, SVDSolver):
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if spaces.are_complete:
             status = Status.COMPLETE
+        is_doubtful = status.is_failure and (missing == 0 or spaces.found is not None)
+        notes = self._doubt(self.k - missing) if is_doubtful else ()
         U = spaces.left.basis.combine(triplets.left[:, : self.k])
         V = spaces.right.basis.combine(triplets.right[:, : self.k])
         if len(spaces.steps) > 1:
             U, V = orthonormalise(U).Q, orthonormalise(V).Q  # each restart adds its rounding errors
-        return SingularTriplets(U, triplets.values[: self.k], V, status, triplets.residual_norms[: self.k])
+        return SingularTriplets(U, triplets.values[: self.k], V, status, triplets.residual_norms[: self.k], notes)
 
     def _storage_for(self, A: LinearOperator) -> Storage:
         """Where the bases of both sides live."""

@@ -115,7 +115,7 @@ class SubspaceIteration(EigenSolver):
         storage = self.storage or DEVICE
         if storage.is_rounding(A.dtype):
             raise ValueError(f"Q and A Q are not rounded: leave out the dtype of {storage} for {A}")
-        return storage.prepared(A, A.shape[0], 2 * self._width(A))
+        return storage.prepared(A, A.shape[0], 2 * self._width(A))  # vectors are formed once A Q is gone
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)

@@ -28,7 +28,8 @@ _NARROWEST = 5
 _WANTED_PER_COLUMN = 4  # and digit of the tolerance: digits ask for passes, and wide blocks for products
 _DIGITS = 5  # at least
 _GROWTH = 0.04  # of the space between two looks at it, at least, so that these cost little beside the products
-_PRODUCTS_A_PAIR, _BLOCKS_A_DIGIT = 2.05, 1.9  # of tol, that a space takes as a rule, by benchmarks/plan.py --rules
+# That spaces of one side, or of either of two, take as a rule, by benchmarks/plan.py --rules.
+_VECTORS_A_PAIR, _BLOCKS_A_DIGIT = 2.05, {1: 1.9, 2: 1.4}
 _VECTORS_EACH = 1.5  # that the space grows by for each pair that is still missing, or more
 
 
@@ -66,13 +67,13 @@ class BlockKrylov(Solver):
     def _space_workload(self, tol: float, most: int, sides: int, cube: float) -> Workload:
         """What spaces of that many ``sides`` and ``most`` vectors at most take; small matrices ``cube`` dim³ flops."""
         width = self._width(tol)
-        dim = min(most, width * math.ceil(expected_dimension(self.k, width, tol) / width))
+        dim = min(most, width * math.ceil(expected_dimension(self.k, width, tol, sides) / width))
         basis = dim + width if self.max_basis is None else min(dim + width, self.max_basis)
         dropped = max(1, (basis - self.k) * 2 // 3)  # by a restart
         restarts = max(0, -(-(dim - basis) // dropped))
         return Workload(
             products=sides * dim + 2,
-            rule=f"{_PRODUCTS_A_PAIR} a pair and {_BLOCKS_A_DIGIT * -math.log10(tol):.0f} blocks"
+            rule=f"{_VECTORS_A_PAIR} a pair and {_BLOCKS_A_DIGIT[sides] * -math.log10(tol):.0f} blocks"
             + (", on each side" if sides == 2 else ""),
             width=width,
             passes=sides * -(-dim // width) + sides,
@@ -90,21 +91,26 @@ class BlockKrylov(Solver):
         digits = max(_DIGITS, -math.log10(tol))
         return max(_NARROWEST, int(self.k / (_WANTED_PER_COLUMN * digits)))
 
+    def _doubt(self, converged: int) -> tuple[str, ...]:
+        """What to say where products were spent before random vectors have shown that nothing is missing."""
+        return (
+            f"{converged} of {self.k} {self.wanted} meet the tolerance, but it is not shown that no other leads them: "
+            "copies of those with equal values may be missing.",
+        )
+
     @property
     def has_room_of_its_own(self) -> bool:
         """Whether its basis lives elsewhere than in the memory of the operator."""
         return self.storage is not None and self.storage.kind != "device"
 
-    def _stored(self, A: LinearOperator, rows: int) -> Storage:
-        """Where bases of A live that have so many rows in all, once that is known to have room for them."""
+    def _stored(self, A: LinearOperator, rows: int, formed: int = 0) -> Storage:
+        """Where bases of A of so many rows in all live, once it is known to have room for them and vectors formed."""
         storage = self.storage or DEVICE
         most = min(self.most_vectors if self.max_basis is None else self.max_basis, *A.shape)
         columns = most_columns(min(A.shape), most)
         if storage.is_rounding(A.dtype) and A.row_mesh is not None:
             raise ValueError(f"a basis whose rows are spread is not rounded: leave out the dtype of {storage}")
-        if storage.is_rounding(A.dtype):  # which ends with k products that are kept as well
-            columns += self.k * A.dtype.itemsize // storage.dtype_for(A.dtype).itemsize
-        return storage.prepared(A, rows, columns, min(columns, self._workload(A).basis))
+        return storage.prepared(A, rows, columns, min(columns, self._workload(A).basis), formed)
 
     @property
     def _widest(self) -> int:
@@ -216,12 +222,12 @@ class MultipliedBasis:
         return sum(block.shape[1] for block in self.coefficients if len(block) <= column)
 
 
-def expected_dimension(k: int, width: int, tol: float) -> float:
-    """Dimension in which a block Krylov space of that width shows k pairs to ``tol`` as a rule.
+def expected_dimension(k: int, width: int, tol: float, sides: int = 1) -> float:
+    """Dimension in which block Krylov spaces of that width, of one side or two, show k pairs to ``tol`` as a rule.
 
     The vectors of the pairs make up most of it; blocks beyond them let the last ones converge, each by as much.
     """
-    return _PRODUCTS_A_PAIR * k - _BLOCKS_A_DIGIT * math.log10(tol) * width
+    return _VECTORS_A_PAIR * k - _BLOCKS_A_DIGIT[sides] * math.log10(tol) * width
 
 
 def products_to_next_look(missing: int, dim: int, each: int = 1) -> int:

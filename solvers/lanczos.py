@@ -18,6 +18,11 @@ from .tridiagonalisation import KrylovSpace, RitzPairs
 from .watched import Watched
 from .workload import Workload
 
+_ONE_COPY = (
+    "A space grown from one vector holds one copy of each eigenvalue: of those that are repeated, if any, others are "
+    "missing. A block_size of 2 or more looks for them."
+)
+
 
 @attrs.frozen(kw_only=True)
 class BlockLanczos(BlockKrylov, EigenSolver):
@@ -36,13 +41,14 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     Converged pairs stay in it and are not multiplied again (soft locking), so that their residual norms stay true.
 
     **What may be missing.** A Krylov space of a block of b columns holds at most b copies of an eigenvalue. Where the
-    converged pairs that lead show as many copies, or values closer than 1e-4 of their size, random vectors widen the
-    block: two or more, so that a block of one may miss copies. A space whose pairs all meet ``tol`` has closed, to an
-    invariant subspace: it is extended by random vectors. A ``start`` may lack leading pairs too, so it makes up at most
-    half of the first block, (b + 1) // 2 columns, beside random vectors. In all cases pairs count as converged only
-    after so many products with these vectors that a pair ahead of them would have shown, but for about one time in a
-    hundred: the closer the next pair behind, the more. With restarts this number is an estimate, and the spread of the
-    spectrum, which it depends on, is that of the Ritz values.
+    converged pairs ahead of the last show as many copies, or values closer than 1e-4 of their size, random vectors
+    widen the block: two or more, so that a block of one may miss copies. A space whose pairs all meet ``tol`` has
+    closed, to an invariant subspace: it is extended by random vectors. A ``start`` may lack leading pairs too, so it
+    makes up at most half of the first block, (b + 1) // 2 columns, beside random vectors. In all cases pairs count as
+    converged only after so many products with these vectors that a pair ahead of them would have shown, but for about
+    one time in a hundred: the closer the next pair behind, the more. With restarts this number is an estimate, and the
+    spread of the spectrum, which it depends on, is that of the Ritz values. Where ``max_products`` are spent before,
+    and for a block of one, a note of the report says what may be missing.
 
     Args:
         k: how many pairs.
@@ -56,8 +62,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
             or more, cost few products more than no limit, but where many eigenvalues are close to the last.
         storage: where the basis lives, a `Storage` or the name of its kind; by default in the memory of the operator.
             If it is given eigenvectors are formed only when they are asked for. With a dtype that rounds the basis the
-            solve ends as `Status.ROUNDED`, with Ritz pairs of the span of the rounded vectors, by k more products,
-            which need their room as well.
+            solve ends as `Status.ROUNDED`, with Ritz pairs of the span of the rounded vectors, by k more products.
         which, seed, check_symmetry: see `EigenSolver`.
 
     Of a ``start`` of more columns than there is room for, random combinations are taken: more columns would cost more
@@ -67,7 +72,8 @@ class BlockLanczos(BlockKrylov, EigenSolver):
     Raises:
         ValueError: besides those of `EigenSolver`, max_products < k, a max_basis too small, or a tol below ten
             roundings of the dtype.
-        OSError: a directory that cannot be written, or a disk without room for all vectors that it may come to keep.
+        OSError: a directory that cannot be written, or a disk without room for all vectors that it may come to keep,
+            and the k eigenvectors.
 
     Source: Golub & Van Loan, Matrix Computations, section 10.3; Parlett, The Symmetric Eigenvalue Problem, chapter 13;
     Saad, Numerical Methods for Large Eigenvalue Problems, chapter 6. Restarts: Wu & Simon (2000), SIAM J. Matrix Anal.
@@ -86,7 +92,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     def _solve(self, A: Watched, start: Tensor | None) -> EigenPairs:
         tol, budget = tolerance_for(A, self.tol), self._budget(A)
-        storage, before = self._stored(A, A.shape[0]), A.products
+        storage, before = self._stored(A, A.shape[0], self.k), A.products
         space = KrylovSpace(A, self._width(tol), self.seed, tol, self.max_basis, storage)
         if start is not None:
             space.begin(start)
@@ -116,12 +122,17 @@ class BlockLanczos(BlockKrylov, EigenSolver):
         status = Status.CONVERGED if settled else Status.OUT_OF_PRODUCTS
         if space.dim == A.shape[0]:
             status = Status.COMPLETE
+        notes: tuple[str, ...] = ()
+        if status.is_failure and not (has_all and self._nothing_leads(space, pairs, tol)):
+            notes = self._doubt(int(converged.sum()))
+        elif status is Status.CONVERGED and space.origins == 1:
+            notes = (_ONE_COPY,)
         if self.storage is not None:
-            return self._stored_pairs(A, space, pairs, status)
+            return attrs.evolve(self._stored_pairs(A, space, pairs, status), notes=notes)
         vectors = space.basis.combine(pairs.coefficients)
         if len(space.steps) > 1:
             vectors = orthonormalise(vectors).Q  # each restart adds its rounding errors
-        return EigenPairs(pairs.eigenvalues, vectors, status, pairs.residual_norms)
+        return EigenPairs(pairs.eigenvalues, vectors, status, pairs.residual_norms, notes)
 
     def _stored_pairs(self, A: Watched, space: KrylovSpace, pairs: RitzPairs, status: Status) -> EigenPairs:
         """The pairs with vectors that are not formed, and if these are rounded Ritz pairs of their span."""
@@ -135,7 +146,7 @@ class BlockLanczos(BlockKrylov, EigenSolver):
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)
-        self._stored(A, A.shape[0])
+        self._stored(A, A.shape[0], self.k)
 
     def _may_have_all_copies(self, space: KrylovSpace, pairs: RitzPairs, converged: Tensor) -> bool:
         """Whether no eigenvalue has as many copies among the pairs as the space can hold, or two of one at least."""
@@ -206,8 +217,8 @@ class Lanczos(BlockLanczos):
     """The k leading eigenpairs by the Lanczos method, `BlockLanczos` with a block of one.
 
     The fewest products, one at a time, where eigenvalues are distinct: of one that is repeated, copies may be missing
-    although all that was found has converged. A ``start``, which may lack leading pairs, comes beside a random vector,
-    so that the blocks are then of two.
+    although all that was found has converged, as a note of the report says. A ``start``, which may lack leading pairs,
+    comes beside a random vector, so that the blocks are then of two.
 
     Args:
         block_size: 1.

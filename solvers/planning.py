@@ -165,27 +165,15 @@ def plan_solve(solver: Solver, A: LinearOperator, reason: str, memory_budget: in
     products = known if known is not None else work.products
     if products is None:
         raise NotImplementedError(f"{type(solver).__name__}._workload expects no number of products; give one")
-    counted, columns = Counted(A), min(work.width, _MOST_TIMED, *A.shape)
+    columns = min(work.width, _MOST_TIMED, *A.shape)
     operator_plan = _own_plan(A, columns)
     kept = 0 if operator_plan is None else operator_plan.kept_bytes * operator_plan.kept
-    multiplied = [counted._matmat, counted._rmatmat][:sides]
-    sizes = A.shape[::-1]
-    each = statistics.mean(
-        _seconds(product, size, columns, A) for product, size in zip(multiplied, sizes, strict=False)
-    )
+    counted = Counted(A)
+    multiplied = zip([counted._matmat, counted._rmatmat][:sides], A.shape[::-1], strict=False)
+    each = statistics.mean(_seconds(product, size, columns, A) for product, size in multiplied)
     rows = sum(A.shape) if sides == 2 else A.shape[1]
     outside = work.row_flops * rows / _tall_rate(A, work) + work.core_flops / _core_rate(A, work)
-    spent = counted.products
-    if work.factor_products:
-        B = Counted(A.factor())
-        width = min(_MOST_TIMED, B.shape[0])
-        outside += work.factor_products * _seconds(B._rmatmat, B.shape[0], width, B)
-        spent += B.products
-    if work.sketch is not None:
-        drawn = min(work.width, _MOST_TIMED)
-        X = torch.empty(0, device=A.device)
-        sketch = work.sketch
-        outside += work.sketched / drawn * _timed(lambda _: sketch.columns(0, drawn), X, A.device)
+    with_factor, spent_on_factor = _factor_seconds(A, work)
     storage: Storage = getattr(solver, "storage", None) or DEVICE
     basis_bytes = rows * work.basis * storage.dtype_for(A.dtype).itemsize
     small = 0 if work.dense else _CORE_COPIES * work.core**2 * torch.float64.itemsize
@@ -199,14 +187,14 @@ def plan_solve(solver: Solver, A: LinearOperator, reason: str, memory_budget: in
         width=work.width,
         factor_products=work.factor_products,
         seconds_in_products=products * each,
-        seconds_outside=outside,
+        seconds_outside=outside + with_factor + _sketch_seconds(A, work),
         storage=storage.chosen(basis_bytes, A.device, memory_budget),
         basis_bytes=basis_bytes,
         working_bytes=int(rows * work.working * A.dtype.itemsize) + small,
         result_bytes=rows * solver.k * A.dtype.itemsize,
         operator_bytes=kept,
         memory_budget=allowance(memory_budget, A.device),
-        products_spent=spent,
+        products_spent=counted.products + spent_on_factor,
         seconds_spent=time.perf_counter() - began,
         operator_plan=None if operator_plan is None else str(operator_plan),
         notes=(),
@@ -275,6 +263,24 @@ def _tall_rate(A: LinearOperator, work: Workload) -> float:
         _timed(lambda X: orthonormalise(X, basis, first=vectors), X, A.device) for _ in range(3)
     )
     return 4.0 * rows * columns * (vectors + 2 * columns) / seconds
+
+
+def _factor_seconds(A: LinearOperator, work: Workload) -> tuple[float, int]:
+    """Seconds of all products with the factor of A, if there are any, and how many were made to tell."""
+    if not work.factor_products:
+        return 0.0, 0
+    B = Counted(A.factor())
+    each = _seconds(B._rmatmat, B.shape[0], min(_MOST_TIMED, B.shape[0]), B)
+    return work.factor_products * each, B.products
+
+
+def _sketch_seconds(A: LinearOperator, work: Workload) -> float:
+    """Seconds that the columns of test matrices take to be drawn, if there are any."""
+    if work.sketch is None:
+        return 0.0
+    sketch, drawn = work.sketch, min(work.width, _MOST_TIMED)
+    seconds = _timed(lambda _: sketch.columns(0, drawn), torch.empty(0, device=A.device), A.device)
+    return work.sketched / drawn * seconds
 
 
 def _core_rate(A: LinearOperator, work: Workload) -> float:

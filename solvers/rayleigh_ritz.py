@@ -110,8 +110,8 @@ def measured_ritz_pairs(A: LinearOperator, vectors: Combination) -> tuple[Tensor
     Cost: k products, which are kept beside the basis; 2 n k (j + 2 k) flops.
     """
     basis = vectors.basis
-    images = Basis(basis.n, basis.dtype, basis.device, attrs.evolve(basis.storage, dtype=None), basis.mesh)
-    k = vectors.shape[1]
+    k, storage = vectors.shape[1], attrs.evolve(basis.storage, dtype=None)
+    images = Basis(basis.n, basis.dtype, basis.device, storage, basis.mesh, most=k)
     kept = _images(A, vectors.column_blocks(), images)
     H = projected(kept, lambda X, first: vectors.gram(X)[first:], k)
     values, S = generalised_eigenpairs(H, torch.eye(k, dtype=torch.float64))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..linops import Dense, Diagonal, EigenSubspace, LinearOperator, OrthonormalSubspace
-from ..linops.files import opened_archive
+from ..linops.files import opened_archive, require_arrays
 from ..linops.sharding import is_spread, rows_of
 from ..linops.tall_matrix import TallMatrix, require_row_numbers
 from .archive import mapped_tensor, write_archive
@@ -79,8 +79,13 @@ class _Decomposition(abc.ABC):
         Cost: none.
         """
         if not self.report.status.is_success:
-            raise RuntimeError(f"{self!r}: {self.report.status.value}")
+            raise RuntimeError(self._ending)
         return self
+
+    @property
+    def _ending(self) -> str:
+        """The result and how its solve ended, in words."""
+        return f"{self!r}: " + ". ".join([self.report.status.value, *self.report.notes])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to one file, a NumPy archive of plain arrays and a report in JSON.
@@ -127,6 +132,7 @@ class _Decomposition(abc.ABC):
             raise ValueError(f"mmap=True keeps numbers in the file, not on {device}: leave out one of them")
         try:
             with opened_archive(path) as archive:
+                require_arrays(archive, [*cls._tensor_names(), "report"])
                 tensors = {
                     name: mapped_tensor(Path(path), name) if mmap else torch.from_numpy(archive[name]).to(device)
                     for name in cls._tensor_names()

@@ -43,8 +43,8 @@ class Arpack(EigenSolver):
     converge are returned, possibly none, with a warning.
 
     Raises:
-        ValueError: besides those of `EigenSolver`, an ncv outside k+1 … n, or products whose squares overflow
-            or vanish.
+        ValueError: besides those of `EigenSolver`, an ncv outside k+1 … n, a start of zeros, or products whose squares
+            overflow or vanish.
         RuntimeError: ARPACK failed otherwise.
 
     Source: Lehoucq, Sorensen & Yang (1998), ARPACK Users' Guide.
@@ -71,6 +71,8 @@ class Arpack(EigenSolver):
         first = stream(self.seed, "start").standard_normal(n)
         if start is not None:
             first = start.cpu().double().numpy() @ stream(self.seed, "mixing").standard_normal(start.shape[1])
+            if not first.any():
+                raise ValueError(f"{type(self).__name__}: the start is zero; leave it out")
         status = Status.CONVERGED
         try:
             values, vectors = scipy.sparse.linalg.eigsh(

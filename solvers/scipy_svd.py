@@ -161,7 +161,7 @@ class Propack(_SciPySVD):
         return found
 
     def _steps(self, A: LinearOperator) -> tuple[int, int, int]:
-        expected = math.ceil(expected_dimension(self.k, 1, max(self.tol, torch.finfo(A.dtype).eps)))
+        expected = math.ceil(expected_dimension(self.k, 1, max(self.tol, torch.finfo(A.dtype).eps), sides=2))
         steps = min(expected, self._limit, *A.shape)
         return steps, steps, 2 * steps
 

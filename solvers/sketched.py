@@ -191,7 +191,7 @@ class SketchedEigh(CoreSketching, EigenSolver):
 
     def _stored(self, A: LinearOperator) -> Storage:
         """Where W is kept, once that is known to have room for it."""
-        return (self.storage or DEVICE).prepared(A, A.shape[0], self._sizes(A.shape)[0])
+        return (self.storage or DEVICE).prepared(A, A.shape[0], self._sizes(A.shape)[0], formed=self.k)
 
     def _require_suitable(self, A: LinearOperator) -> None:
         super()._require_suitable(A)

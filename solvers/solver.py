@@ -121,7 +121,7 @@ class EigenSolver(Solver):
         """
         result = self._solve_silently(A, start, progress, checkpoint)
         if result.report.status.is_failure:
-            warnings.warn(f"{result!r}: {result.report.status.value}", ConvergenceWarning, stacklevel=3)
+            warnings.warn(result._ending, ConvergenceWarning, stacklevel=3)
         return result
 
     def _solve_silently(

@@ -97,7 +97,9 @@ class Storage:
         """
         return self.dtype_for(dtype) != dtype
 
-    def prepared(self, A: LinearOperator, rows: int, columns: int, expected: int | None = None) -> Storage:
+    def prepared(
+        self, A: LinearOperator, rows: int, columns: int, expected: int | None = None, formed: int = 0
+    ) -> Storage:
         """This storage, or what ``"auto"`` picks, once it is known to have room for (rows, columns) numbers for A.
 
         Memory is not asked whether it has, as it may be lent to others until it is needed. In a job all ranks must call
@@ -108,6 +110,7 @@ class Storage:
             rows: of the basis.
             columns: that it may come to have.
             expected: that it is expected to have, by which ``"auto"`` picks; by default all of them.
+            formed: vectors in the dtype of A that may come to be kept beside it.
 
         Raises:
             OSError: a directory that cannot be written, or whose disk has too little room, on any rank.
@@ -118,7 +121,7 @@ class Storage:
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if meshes_of(A) else 1
         height = rows if A.row_mesh is None else -(-rows // A.row_mesh.size())
         each, kinds = height * self.dtype_for(A.dtype).itemsize, KINDS[1:]
-        need = ranks * each * columns
+        need = ranks * (each * columns + height * A.dtype.itemsize * formed)
         chosen = self.chosen(each * (columns if expected is None else expected), A.device, ranks=ranks)
         failure: OSError | None = None
         if self.kind == "auto":

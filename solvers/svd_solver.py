@@ -116,7 +116,7 @@ class SVDSolver(Solver):
         (found, checks), cost = self._watching(operator, progress, find, checkpoint, guess)
         result = self._result(found, cost, checks)
         if found.status.is_failure:
-            warnings.warn(f"{result!r}: {found.status.value}", ConvergenceWarning, stacklevel=3)
+            warnings.warn(result._ending, ConvergenceWarning, stacklevel=3)
         return result
 
     @abc.abstractmethod

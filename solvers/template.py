@@ -9,9 +9,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
+import numpy
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -48,7 +49,11 @@ def positive_integer(_: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
 
 def tolerance(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     """An attrs validator: a number between 0 and 1, or None."""
-    if value is not None and not 0 < value < 1:
+    if value is None:
+        return
+    if not isinstance(value, int | float | numpy.floating):
+        raise TypeError(f"{attribute.name} is a number between 0 and 1, or None for the default, got {value!r}")
+    if not 0 < value < 1:
         raise ValueError(
             f"{attribute.name} is a number between 0 and 1, relative to the largest value, or None for the default; "
             f"got {value!r}"
@@ -147,6 +152,17 @@ class Solver(abc.ABC):
     uses_start: ClassVar[bool] = False
     takes_spread_rows: ClassVar[bool] = True  # blocks of `RowSharded`
     _sides: ClassVar[int] = 1  # 2 where half of the products are with the transpose
+
+    if not TYPE_CHECKING:  # attrs would say how many positional arguments there are, and not what to write
+
+        def __new__(cls, *positional: Any, **_: Any) -> Solver:  # noqa: PYI034 - typing has no Self in Python 3.10
+            """Refuse arguments without a name."""
+            if positional:
+                raise TypeError(
+                    f"{cls.__name__} takes its parameters by name: write {cls.__name__}(k={positional[0]!r}), "
+                    "and likewise any others"
+                )
+            return super().__new__(cls)
 
     @torch.no_grad()
     def plan(self, A: Any, *, memory_budget: int | None = None) -> SolvePlan:
@@ -270,7 +286,8 @@ class Solver(abc.ABC):
             raise ValueError(f"{type(self).__name__} computes afresh and uses no start; leave it out")
         block = start.basis.to_dense() if isinstance(start, Subspace) else start
         if not isinstance(block, Tensor) or block.dtype != A.dtype or block.device != A.device:
-            raise TypeError(f"a start for {A} is a subspace or tensor of its dtype on its device, got {start!r}")
+            given = f"{block.dtype} on {block.device}" if isinstance(block, Tensor) else type(block).__name__
+            raise TypeError(f"a start for {A} is a subspace or tensor of its dtype on its device, got {given}")
         if block.ndim != 2 or block.shape[0] != A.shape[1] or block.shape[1] == 0:
             raise ValueError(f"a start for {A} has shape ({A.shape[1]}, b), b >= 1; got {tuple(block.shape)}")
         if not is_finite(block):

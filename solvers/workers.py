@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..linops import LinearOperator
 from .block_store import BlockStore
 from .manifest import StoredMatrix
 from .measurement import Measurement
@@ -63,49 +64,71 @@ def measure_columns(
 
     Cost: one fingerprint, and as many products as columns; the time of the slowest block if others are awaited.
     """
-    if not isinstance(solver, Sketching):
-        raise TypeError(f"columns are known in advance of a sketch, as SketchedEigh(k=…); got {solver!r}")
-    operator = operator_for(A, type(solver).__name__, solver.takes_spread_rows)
-    chosen = solver._checked_columns(operator, columns)
+    operator, chosen, store = shared_store(solver, A, folder, columns, lapse, fingerprint)
     parts = solver._parts(operator.shape)
-    store = BlockStore(
-        folder,
-        {
-            "solver": solver_to_dict(solver),
-            "shape": operator.shape,
-            "dtype": str(operator.dtype),
-            "operator": operator.fingerprint() if fingerprint is None else fingerprint,
-        },
-        _matrices(solver, operator.shape, operator.dtype),
-        lapse=lapse,
-    )
     measured, total = 0, len(chosen)
     with tqdm(disable=not progress, desc=type(solver).__name__, unit=" columns", total=total) as bar:
-        while missing := [
-            (name, block, first)
-            for name, first in _firsts(parts).items()
-            for block in store.missing(name)
-            if block.start + first < chosen.stop and block.stop + first > chosen.start
-        ]:
+        while missing := _missing(store, parts, chosen):
             bar.update(max(0, total - sum(len(block) for _, block, _ in missing) - bar.n))
             before = measured
             random.Random(os.getpid()).shuffle(missing)  # so that many workers rarely ask for the same block
             for name, block, first in missing:
-                claim = store.claim(name, block)
-                if claim is None:
-                    continue
-                with claim:
-                    began = time.perf_counter()
-                    found = solver.measure(operator, range(block.start + first, block.stop + first)).arrays[name]
-                    store.write(name, block.start, found, time.perf_counter() - began)
-                measured += len(block)
-                bar.update(len(block))
+                if _measure_block(solver, operator, store, name, block, first):
+                    measured += len(block)
+                    bar.update(len(block))
             if not wait:
                 break
             if measured == before:  # others have claimed all that is missing
                 time.sleep(min(1.0, lapse / 8))
     store.remove_stale_claims()  # of blocks that others had written when they died
     return measured
+
+
+def _missing(store: BlockStore, parts: dict[str, int], chosen: range) -> list[tuple[str, range, int]]:
+    """The blocks that overlap the chosen columns and are not there: part, columns of it, and number of its first."""
+    return [
+        (name, block, first)
+        for name, first in _firsts(parts).items()
+        for block in store.missing(name)
+        if block.start + first < chosen.stop and block.stop + first > chosen.start
+    ]
+
+
+def _measure_block(
+    solver: Sketching, A: LinearOperator, store: BlockStore, name: str, block: range, first: int
+) -> bool:
+    """Measure and write a block, unless another process has claimed or written it; returns whether it was measured."""
+    claim = store.claim(name, block)
+    if claim is None:
+        return False
+    with claim:
+        began = time.perf_counter()
+        found = solver.measure(A, range(block.start + first, block.stop + first)).arrays[name]
+        store.write(name, block.start, found, time.perf_counter() - began)
+    return True
+
+
+def shared_store(
+    solver: Sketching,
+    A: Any,
+    folder: str | os.PathLike[str],
+    columns: range | None,
+    lapse: float,
+    fingerprint: str | None = None,
+) -> tuple[LinearOperator, range, BlockStore]:
+    """The operator, the columns to see to and the folder of `measure_columns`, which refuses here what does not fit."""
+    if not isinstance(solver, Sketching):
+        raise TypeError(f"columns are known in advance of a sketch, as SketchedEigh(k=…); got {solver!r}")
+    operator = operator_for(A, type(solver).__name__, solver.takes_spread_rows)
+    chosen = solver._checked_columns(operator, columns)
+    identity = {
+        "solver": solver_to_dict(solver),
+        "shape": operator.shape,
+        "dtype": str(operator.dtype),
+        "operator": operator.fingerprint() if fingerprint is None else fingerprint,
+    }
+    store = BlockStore(folder, identity, _matrices(solver, operator.shape, operator.dtype), lapse=lapse)
+    return operator, chosen, store
 
 
 def decompose_folder(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
 from .problem import Problem, ProblemData
-from .states import State, digest_of, listed, load_state, read_state
+from .states import State, listed, load_state, read_state
 from .tensor_files import write_tensors
 from .training import CHECKPOINT_FORMAT, Checkpoint, losses_of, read_checkpoint, train
 
@@ -64,7 +64,7 @@ def checkpoints_of(
             "problem": problem.name,
             "data": data.description,
             "dtype": str(dtype).removeprefix("torch."),
-            "state": digest_of(problem.checkpoints[step]),
+            "state": problem.digest_at(step),
         }
         losses = _known(path, identity) if path.exists() else _written(path, problem, data, step, identity, device)
         found.append(Checkpoint(step, path, losses))

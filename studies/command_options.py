@@ -147,5 +147,4 @@ def options_of(context: typer.Context, problem: Problem) -> StudyOptions:
     given = {field.name: context.params[field.name] for field in attrs.fields(StudyOptions)}
     choices = own_choices(problem, given["weights"], given["solver"])
     own = {name: value for name, value in choices.items() if given[name] is None}
-    paths = {name: given[name].resolve() for name in ("data_root", "weights") if given[name] is not None}
-    return StudyOptions(**{**given, **own, **paths})
+    return StudyOptions(**{**given, **own})

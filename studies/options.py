@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,20 @@ import torch
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh, Storage
 from .problem import DataRequest, Problem
 
+
+def _block_lanczos(k: int, storage: str | None = None, **options: Any) -> BlockLanczos:
+    """With a storage of its own it restarts before it keeps more than 3 k vectors, of which 2.5 k are needed as a rule.
+
+    A disk must have room for all that may come, and by itself the solver may keep 10 k.
+    """
+    if storage is None:
+        return BlockLanczos(k=k, **options)
+    most = BlockLanczos(k=k).most_vectors  # as many products as without
+    return BlockLanczos(k=k, storage=storage, max_basis=max(500, 3 * k), max_products=most, **options)
+
+
 SOLVERS: dict[str, Callable[..., EigenSolver]] = {
-    "block-lanczos": BlockLanczos,
+    "block-lanczos": _block_lanczos,
     "sketched": lambda k, **options: SketchedEigh(outer=k, **options),
     "sketched-two-pass": lambda k, **options: SketchedEigh(outer=k, two_pass=True, **options),
     "arpack": Arpack,
@@ -21,7 +34,9 @@ SOLVERS: dict[str, Callable[..., EigenSolver]] = {
 }
 """Solvers by the name of the ``--solver`` option: functions of k and the seed, by name."""
 STORING = ("block-lanczos", "sketched-two-pass")
-"""Those of them that also take a ``storage``."""
+"""Those of them that take another storage than the memory of the device."""
+DEVICE = "device"
+"""The storage of all others, and of what chooses none."""
 
 SPLITS = {"train": ("train",), "test": ("test",), "both": ("train", "test")}
 SPLIT_NAMES = {"train": "training", "test": "test"}
@@ -36,8 +51,25 @@ def own_choices(problem: Problem, weights: object, solver: object) -> dict[str, 
         "steps": problem.steps if weights is None else 0,
         "split": problem.split,
         "compare": problem.compare,
-        "storage": problem.storage if solver in STORING else None,
+        "storage": problem.storage if solver in STORING else DEVICE,
     }
+
+
+def require_device(device: str) -> None:
+    """That it can be computed there.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+
+
+def _path(path: str | os.PathLike[str] | None) -> str | None:
+    """A path that is the same wherever a study goes on."""
+    return None if path is None else str(Path(path).resolve())
 
 
 @attrs.frozen(kw_only=True)
@@ -54,8 +86,8 @@ class StudyOptions:
         dtype: ``"float32"`` or ``"float64"``.
         compare: whether to compare each eigenspace with that of the GGN and of the Hessian on the other data, and the
             steps layer by layer too, which takes some three times the products.
-        storage: where the solver keeps its basis: ``"device"``, ``"host"``, ``"disk"``, in the folder of temporary
-            files, or ``"auto"``, the first with room; None for its default, with eigenvectors formed at once.
+        storage: where the solver keeps its basis: ``"device"``, as solvers do by themselves, ``"host"``, ``"disk"``, in
+            the folder of temporary files, or ``"auto"``, the first with room.
         seed: of initialisation, data order, solver and random masks.
         data: where they come from, a name in `Problem.sources`; None for what the problem and ``data_root`` say.
         data_root: a folder with the full data.
@@ -75,13 +107,13 @@ class StudyOptions:
     device: str = "cpu"
     dtype: str = "float32"
     compare: bool = True
-    storage: str | None = None
+    storage: str = DEVICE
     seed: int = 0
     data: str | None = None
-    data_root: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
+    data_root: str | None = attrs.field(default=None, converter=_path)
     hessian_samples: int | None = None
     image_size: int | None = None
-    weights: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
+    weights: str | None = attrs.field(default=None, converter=_path)
 
     def __attrs_post_init__(self) -> None:
         for name, choices in (("solver", SOLVERS), ("split", SPLITS), ("dtype", DTYPES)):
@@ -90,16 +122,12 @@ class StudyOptions:
         for name, least in (("k", 1), ("steps", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
-        if self.storage is not None:
-            Storage(self.storage)  # refuses a kind that is none
-            if self.solver not in STORING:
-                raise ValueError(f"a storage is for {' and '.join(STORING)}; got solver {self.solver!r}")
+        Storage(self.storage)  # refuses a kind that is none
+        if self.storage != DEVICE and self.solver not in STORING:
+            raise ValueError(f"a storage is for {' and '.join(STORING)}; got solver {self.solver!r}")
         if self.weights is not None and self.steps > 0:
             raise ValueError(f"weights are those of a trained network, which takes 0 steps; got {self.steps}")
-        try:
-            torch.zeros(1, device=self.device).item()
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {self.device!r} is not there: {str(error).splitlines()[0]}") from error
+        require_device(self.device)
 
     def eigensolver(self, most: int | None = None) -> EigenSolver:
         """The solver for k pairs, or for ``most`` of them.
@@ -107,7 +135,7 @@ class StudyOptions:
         Cost: none.
         """
         k = self.k if most is None else min(most, self.k)
-        storage = {} if self.storage is None else {"storage": self.storage}
+        storage = {} if self.storage == DEVICE else {"storage": self.storage}
         return SOLVERS[self.solver](k=k, seed=self.seed, **storage)
 
     def data_request(self) -> DataRequest:

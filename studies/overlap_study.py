@@ -28,7 +28,6 @@ from .records import record_of
 from .repeat_command import repeat_command
 from .results import results_of, write_results
 from .solves import StepSolver, StepSolves
-from .states import digest_of
 from .tracking import EigenspaceTracker, Snapshot
 from .training import Checkpoint
 
@@ -196,11 +195,12 @@ class OverlapStudy:
     def results(self) -> dict[str, Any]:
         """All records so far, with what they are of, as plain data.
 
-        Cost: the files of all records and of given checkpoints, read.
+        Cost: the files of all records, read, and those of given checkpoints unless `run` has read them.
         """
-        title, warning, given = self.problem.title, self.data.warning, self.problem.checkpoints
-        states = {} if given is None else {step: digest_of(state) for step, state in sorted(given.items())}
-        origin = self.problem.weights if given is None else f"states with the SHA-256 {digest(states)[:16]}"
+        title, warning, origin = self.problem.title, self.data.warning, self.problem.weights
+        if self.problem.checkpoints is not None:
+            states = {step: self.problem.digest_at(step) for step in self.problem.recorded(self.options.steps)}
+            origin = f"states with the SHA-256 {digest(states)[:16]}"
         return results_of(
             self.folder.records(),
             study=self.problem.name,
@@ -232,6 +232,7 @@ class OverlapStudy:
         began = time.perf_counter()
         found = self._solves(checkpoint, split, progress)
         eig = found.eig
+        _ = eig.eigenvectors  # formed once, where the solver keeps them: the file and all metrics read their rows
         self.folder.write_eigenpairs(checkpoint.step, split, eig, found.layers)
         record = {
             "loss": found.loss,

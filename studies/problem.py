@@ -21,6 +21,7 @@ from .tables import reached_k
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, one row a sample."""
 Operator = TypeVar("Operator", Hessian, GGN)
+_MOST_RECORDS = 100_000
 
 
 @attrs.frozen(kw_only=True)
@@ -126,7 +127,7 @@ class Problem:
         image_size: pixels a side of generated images; None where there are none.
         plan: of Hessian products.
         compare: whether eigenspaces are compared with others unless the user says; see `StudyOptions`.
-        storage: where a basis is kept unless the user says, likewise; None for the solver's default.
+        storage: where a basis is kept unless the user says, likewise.
         weights: the file that the network's values come from, in words; empty for random ones.
         checkpoints: states of the network by step, in the place of training; None where it is trained.
         losses: what is known of their losses on the data of ``split``, by step.
@@ -150,10 +151,27 @@ class Problem:
     image_size: int | None = None
     plan: HessianPlan = HessianPlan()
     compare: bool = True
-    storage: str | None = None
+    storage: str = "device"
     weights: str = ""
     checkpoints: Mapping[int, State] | None = None
     losses: Mapping[int, float] = attrs.field(factory=dict)
+    _digests: dict[int, str] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+
+    def digest_at(self, step: int) -> str:
+        """Digits that tell the given checkpoint of a step from others.
+
+        Args:
+            step: that has one.
+
+        Raises:
+            OSError: its file cannot be read.
+
+        Cost: its bytes, read when first asked for.
+        """
+        if step not in self._digests:
+            assert self.checkpoints is not None
+            self._digests[step] = digest_of(self.checkpoints[step])
+        return self._digests[step]
 
     def recorded(self, steps: int) -> list[int]:
         """The steps of a study of so many that have a record, in rising order.
@@ -162,11 +180,16 @@ class Problem:
             steps: of the study.
 
         Raises:
-            ValueError: no given checkpoint is of such a step.
+            ValueError: no given checkpoint is of such a step, or more records than any study has.
 
         Cost: none.
         """
         if self.checkpoints is None:
+            if steps // self.record_every > _MOST_RECORDS:
+                raise ValueError(
+                    f"{steps:,} steps, with a record every {self.record_every:,}, are {steps // self.record_every:,} "
+                    f"records: take fewer steps, for {_MOST_RECORDS:,} records at most"
+                )
             return sorted({*range(0, steps, self.record_every), steps})
         found = [step for step in sorted(self.checkpoints) if step <= steps]
         if not found:
@@ -286,7 +309,7 @@ class Problem:
         )
         if self.checkpoints is not None:
             raise ValueError(f"{self.name} has the values of given checkpoints: leave out the weights of {path}")
-        digest, state = digest_of(path), read_state(path, expected)
+        state, digest = read_state(path, expected), digest_of(path)
 
         def model() -> nn.Module:
             network = self.model()

@@ -106,16 +106,17 @@ def progress_of(folder: Path) -> SketchProgress | SolveProgress | StudyProgress:
                 f"{folder} is the folder of no study, no solve with a checkpoint and no sketch: it has "
                 f"neither study.json nor {MANIFEST}"
             )
-        return _progress_of_store(BlockStore.open(folder))
+        return progress_of_store(BlockStore.open(folder))
     solves = sorted(path.parent for path in (folder / "unfinished").rglob(MANIFEST))
     return StudyProgress(
         records=len(list((folder / "records").glob("*.json"))),
         total=record_count(*described(folder)),
-        solves={str(solve.relative_to(folder)): _progress_of_store(BlockStore.open(solve)) for solve in solves},
+        solves={str(solve.relative_to(folder)): progress_of_store(BlockStore.open(solve)) for solve in solves},
     )
 
 
-def _progress_of_store(store: BlockStore) -> SketchProgress | SolveProgress:
+def progress_of_store(store: BlockStore) -> SketchProgress | SolveProgress:
+    """How far the sketch or the solve of a store has come."""
     progress = store.progress()
     if IMAGES not in store.matrices:
         return SketchProgress(

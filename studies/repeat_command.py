@@ -29,8 +29,6 @@ def repeat_command(problem: Problem, options: StudyOptions) -> str | None:
         value = getattr(options, name)
         if value == own:
             continue
-        if name == "storage" and value is None:
-            value = "device"  # what solvers do by default, where the problem would choose another
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

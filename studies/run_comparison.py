@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..linops.files import written_whole
+from ..linops.files import require_writable, written_whole
 from .drawing import own_style, svg_of
 from .options import SPLIT_NAMES
 from .page import cell_row, figure, key_numbers, page, paragraphs, table, told
@@ -36,13 +36,12 @@ def write_comparison(directories: Sequence[Path], path: Path) -> Path:
 
     Raises:
         ValueError: runs that cannot be compared, or results that are damaged or of another version.
-        FileNotFoundError: results that are missing, or a folder for the page.
+        FileNotFoundError: results that are missing.
         OSError: a file that cannot be read or written.
 
     Cost: some seconds.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder: make it, or choose another file for the comparison")
+    require_writable(path)
     content = _page(Runs.read(directories))
     with written_whole(path) as partial:
         partial.write_text(content, encoding="utf-8")

@@ -30,12 +30,14 @@ def read_state(path: Path, expected: str) -> dict[str, Tensor]:
         OSError: the file cannot be read.
         ValueError: it holds no state dict.
     """
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in as many ways as its format has layers
-            loader = "read safetensors by safetensors.torch.load_file; " if path.suffix == ".safetensors" else ""
-            raise ValueError(f"{path} cannot be loaded ({type(error).__name__}): {loader}{expected}") from error
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read ({error.strerror or error}): {expected}") from error
+    except Exception as error:  # a damaged file fails in as many ways as its format has layers
+        loader = "read safetensors by safetensors.torch.load_file; " if path.suffix == ".safetensors" else ""
+        raise ValueError(f"{path} cannot be loaded ({type(error).__name__}): {loader}{expected}") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds no state dict: {expected}")
     if not all(isinstance(value, Tensor) for value in state.values()):

@@ -9,10 +9,13 @@ from typing import Annotated, Any
 import attrs
 import typer
 
+from ..linops.files import require_writable
 from ..solvers import BlockStore, decompose_folder, measure_columns
+from ..solvers.workers import shared_store
 from .bars_in_logs import legible_progress
 from .exits import plain_errors
-from .progress import progress_of
+from .options import require_device
+from .progress import progress_of, progress_of_store
 from .references import named
 
 
@@ -38,9 +41,15 @@ def measure(
     with plain_errors(2, traceback):
         chosen = None if columns is None else _columns(columns)
         solver, operator = _called(problem)
+        if (folder / "study.json").exists():
+            raise ValueError(f"{folder} is the folder of a study: choose another one for the blocks")
+        operator, _, store = shared_store(solver, operator, folder, chosen, lapse)
+        fingerprint = str(store.identity["operator"])
     with plain_errors(1, traceback, f"; finished blocks are kept in {folder}"), legible_progress():
-        measured = measure_columns(solver, operator, folder, chosen, wait=wait, lapse=lapse, progress=True)
-    typer.echo(f"{measured} columns measured here. {progress_of(folder)}")
+        measured = measure_columns(
+            solver, operator, folder, chosen, wait=wait, lapse=lapse, fingerprint=fingerprint, progress=True
+        )
+    typer.echo(f"{measured} columns measured here. {progress_of_store(store)}")
 
 
 def status(
@@ -63,8 +72,12 @@ def decompose(
     """Make eigenpairs or singular triplets of the columns that workers have measured."""
     traceback = context.find_root().params["traceback"]
     with plain_errors(2, traceback):
-        BlockStore.open(folder)  # what is no folder of blocks
-        out.parent.mkdir(parents=True, exist_ok=True)  # before the work, which a missing folder would lose
+        store = BlockStore.open(folder)
+        require_device(device)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(out)  # before the work, which would be lost
+        if any(store.missing(name) for name in store.matrices):
+            raise ValueError(f"{folder} lacks columns: {progress_of_store(store)} Measure them by eigenspan measure")
     with plain_errors(1, traceback):
         found = decompose_folder(folder, device=device)
         found.save(out)

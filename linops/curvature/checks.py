@@ -110,14 +110,20 @@ def _checked_loss_and_weight(risk: Risk, theta: Mapping[str, Tensor], batch: Any
             f"the model or the loss does not take this batch ({str(error).splitlines()[0]}); if the model returns more "
             "than the loss takes, pick it: eigenspan.Loss(lambda output, target: function(output.logits, target))"
         ) from error
-    except RuntimeError as error:
+    except (torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except (RuntimeError, IndexError) as error:
         dtypes = {tensor.dtype for tensor in tensors_of(batch) if tensor.is_floating_point()}
         if dtypes - {risk.parameters.dtype}:
             raise TypeError(
                 f"the model's parameters are {risk.parameters.dtype} and the data {', '.join(map(str, dtypes))}, "
                 f"which the model does not take ({error}): convert data or model"
             ) from error
-        raise
+        tensors = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch))
+        raise ValueError(
+            f"the model or the loss does not take this batch of {tensors} ({str(error).splitlines()[0]}): classes are "
+            "integers below the number of outputs, target.long(), other targets have the dtype of the output"
+        ) from error
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"the loss of a batch is a scalar tensor, got {given}")

@@ -7,6 +7,7 @@ import functools
 import importlib
 import logging
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,9 @@ from torch.overrides import TorchFunctionMode
 from .normalisation import AffineNormalisation
 
 _log = logging.getLogger(__name__)
+
+ONE_THREAD = threading.RLock()
+"""Held by the thread that evaluates a model: parameters in it, training flags, kernels and random state are global."""
 
 _NORMS_OVER_BATCHES = (nn.modules.batchnorm._BatchNorm,)
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)

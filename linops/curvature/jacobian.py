@@ -28,8 +28,8 @@ class Jacobian(Factor):
 
     Args:
         model: the network, in evaluation mode. It is not changed, and training it further does not change the operator.
-        data: a batch ``(inputs, target)``, or a list, DataLoader or other re-iterable of batches, in a fixed order. The
-            targets are not used.
+        data: the inputs, a tensor; a batch ``(inputs, target)``; or a list, DataLoader or other re-iterable of batches,
+            in a fixed order. The targets are not used.
         parameters: which parameters are coordinates, see `CurvatureOperator`, as for the others.
         chunk_size: columns at once.
         micro_batch_size: the most samples at once.
@@ -63,7 +63,7 @@ class Jacobian(Factor):
         gram = _Gram(
             model,
             Loss(_sum_of_outputs, reduction="sum"),
-            data,
+            (data, None) if isinstance(data, Tensor) else data,
             parameters=parameters,
             chunk_size=chunk_size,
             micro_batch_size=micro_batch_size,

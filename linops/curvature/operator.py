@@ -18,7 +18,7 @@ from ..operator import LinearOperator
 from ..parameters import ParameterSpace, Selection
 from ..programs.program import LinearisationError
 from ..structure import Structure
-from .guards import float32_products, prepare_forward_mode
+from .guards import ONE_THREAD, float32_products, prepare_forward_mode
 from .plan import FEW_COLUMNS, MOST_AT_ONCE, Choices, ProductPlan, choose_plan
 from .products import Linearised, Share, Tensors, column_by_column, summed_product
 from .risk import Risk
@@ -41,7 +41,8 @@ class CurvatureOperator(LinearOperator):
     Which, in which pieces, and how many columns at once is its `ProductPlan`, chosen by a short trial at the first
     product, within ``memory_budget``. ``plan()`` shows it, and ``release()`` gives back what is kept.
 
-    One thread at a time may multiply by an operator, as by a module that is being trained.
+    Threads take turns with products, of any operators. Meanwhile no thread may use the model, whose parameters products
+    put in and take out.
 
     A subclass defines ``_share`` and ``_forward``, the product with the share of one micro-batch by a graph and by
     forward mode.
@@ -231,6 +232,10 @@ class CurvatureOperator(LinearOperator):
 
         When memory runs out, it is called again with half as many.
         """
+        with ONE_THREAD:
+            return self._planned_alone(product, columns)
+
+    def _planned_alone(self, product: Callable[[Iterable[Share], int], Tensor], columns: int) -> Tensor:
         plan = self.plan(columns)
         try:
             found = self._of_shares(product, plan)
@@ -243,7 +248,7 @@ class CurvatureOperator(LinearOperator):
             self.release()  # programs for blocks as wide are among what is kept
             self._plan = attrs.evolve(plan, chunk_size=plan.chunk_size // 2)
             _log.warning("%s: out of memory with %d columns at once; going on with half as many", self, plan.chunk_size)
-        return self._planned(product, columns)
+        return self._planned_alone(product, columns)
 
     def _conditions_of(self, shares: Iterable[Share]) -> contextlib.AbstractContextManager[None]:
         """Graphs run under the conditions that they were built in; programs need but one, as all take longer to set."""

@@ -29,6 +29,7 @@ from .checks import (
 )
 from .data import Batches, length, map_tensors
 from .guards import (
+    ONE_THREAD,
     float32_products,
     outside_inference_mode,
     require_function_of_parameters,
@@ -194,6 +195,7 @@ class Risk:
         """
         device = self.parameters.device
         with (
+            ONE_THREAD,
             outside_inference_mode(),
             uncompiled(),
             untouched_random_state(device, self._data),

@@ -298,7 +298,8 @@ def _below(matrices: Sequence[JacobiMatrix], points: Tensor, eps: float) -> tupl
     high = low.clone()
     for row, matrix in enumerate(matrices):
         low[row, finite], high[row, finite] = matrix.cumulative_bounds(flat[finite], _ROUNDING * eps)
-    return low.reshape(-1, *points.shape), high.reshape(-1, *points.shape)
+    # The weights of a rule sum to one to rounding only, and a measure is no larger.
+    return low.clamp(max=1).reshape(-1, *points.shape), high.clamp(max=1).reshape(-1, *points.shape)
 
 
 def _points(x: Any) -> Tensor:

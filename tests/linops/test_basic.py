@@ -5,6 +5,7 @@ import torch
 from operator_contract import Case, OperatorContract, isometry, matrix, truth
 
 from eigenspan.linops import Counted, Declared, Dense, Diagonal, Function, Identity, Structure
+from eigenspan.solvers import BlockLanczos
 
 SYMMETRIC, PSD, NSD, ISOMETRY = Structure.SYMMETRIC, Structure.PSD, Structure.NSD, Structure.ISOMETRY
 
@@ -124,6 +125,30 @@ def test_function_is_called_with_blocks_only():
     A @ torch.ones(3)
     torch.ones(2, 3) @ A
     assert shapes == [(3, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("product", [lambda A: A @ torch.ones(3), lambda A: torch.ones(3) @ A], ids=["A", "transpose"])
+def test_function_must_not_write_to_its_block(product):
+    """It would be the user's vector, or the basis of a solver."""
+    A = Function(lambda X: X.mul_(2), (3, 3), torch.float32, structure=SYMMETRIC)
+    with pytest.raises(RuntimeError, match=r"<Function 3x3 .* writes to the block that it is given: let"):
+        product(A)
+
+
+def test_function_takes_derivatives_within_a_solver_in_inference_mode():
+    """Its blocks are those of the solver, made in that mode."""
+    numbers = torch.arange(1.0, 31.0)
+
+    def hessian(X):
+        x = torch.zeros_like(X, requires_grad=True)
+        (slope,) = torch.autograd.grad((numbers[:, None] * x.square()).sum() / 2, x, create_graph=True)
+        return torch.autograd.grad(slope, x, X)[0]
+
+    A = Function(hessian, (30, 30), torch.float32, structure=SYMMETRIC)
+    with torch.inference_mode():
+        found = BlockLanczos(k=2).solve(A).eigenvalues
+    # The tolerance of residual norms in float32, which bound the errors.
+    torch.testing.assert_close(found.tolist(), [30.0, 29.0], rtol=0, atol=3e-4)
 
 
 def test_function_without_transpose_says_how_to_give_one():

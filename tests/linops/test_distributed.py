@@ -203,6 +203,21 @@ def test_a_file_takes_whole_vectors(monkeypatch, tmp_path):
         assert torch.equal(loaded.eigenvectors, cases.whole(spread.eigenvectors))
 
 
+def test_angles_take_whole_vectors(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with job() as mesh:
+        numbers = torch.arange(1.0, 41.0, dtype=torch.float64)
+        spread = eigenspan.BlockLanczos(k=2).solve(cases.RowSharded(eigenspan.Diagonal(numbers), mesh))
+        gathered = eigenspan.OrthonormalSubspace(cases.whole(spread.eigenvectors))
+        axes = eigenspan.MaskSubspace.from_indices(torch.tensor([38, 39]), 40, torch.float64)
+        for other in (gathered, axes):
+            for pair in ((spread.subspace, other), (other, spread.subspace)):
+                for function in (eigenspan.principal_angles, eigenspan.principal_vectors):
+                    with pytest.raises(TypeError, match="has its rows spread over ranks: gather them"):
+                        function(*pair)
+        assert float(eigenspan.principal_angles(gathered, axes).radians.max()) < 1e-8
+
+
 def test_a_mesh_of_other_sizes_than_the_job_is_refused(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match="as many ranks as their product, and the job has 1"), job(data=2):

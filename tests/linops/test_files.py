@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from eigenspan.linops.files import read_json, write_json, written_whole
+from eigenspan.linops.files import read_json, require_writable, write_json, written_whole
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
@@ -69,6 +69,19 @@ def test_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     with written_whole(path) as partial:
         partial.write_text("whole")
     assert events == ["5 bytes", "named", "folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes have no names elsewhere")
+@pytest.mark.parametrize("make", [os.mkdir, getattr(os, "mkfifo", None)])
+@pytest.mark.parametrize("write", [require_writable, lambda path: write_json({}, path)])
+def test_what_is_no_file_is_not_replaced(tmp_path, make, write):
+    """Such as /dev/null, which every process of the machine needs."""
+    make(tmp_path / "name")
+    before = os.lstat(tmp_path / "name")
+    with pytest.raises(OSError, match=r"name is a (folder: name a file|device or the like, and no file: choose)"):
+        write(tmp_path / "name")
+    assert os.lstat(tmp_path / "name") == before
+    assert os.listdir(tmp_path) == ["name"]
 
 
 def test_json_is_strict_and_replaced(tmp_path):

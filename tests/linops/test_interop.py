@@ -8,7 +8,7 @@ from operator_contract import Case, OperatorContract, assert_close, matrix
 from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
 from scipy.sparse.linalg import aslinearoperator
 
-from eigenspan.linops import Declared, Dense, Diagonal, Function, Structure, as_operator
+from eigenspan.linops import Declared, Dense, Diagonal, Structure, as_operator
 
 SYMMETRIC, PSD = Structure.SYMMETRIC, Structure.PSD
 
@@ -42,6 +42,7 @@ class TestAsOperator(OperatorContract):
     @pytest.fixture(
         params=[
             "tensor",
+            "sparse tensor",
             "array",
             "reversed array",
             "sparse matrix",
@@ -58,6 +59,7 @@ class TestAsOperator(OperatorContract):
         N = M.numpy()
         foreign = {
             "tensor": lambda: M.to(device),
+            "sparse tensor": lambda: M.to(device).to_sparse(),
             "array": lambda: N,
             "reversed array": lambda: N[::-1, ::-1],
             "sparse matrix": lambda: scipy.sparse.csr_matrix(N),
@@ -115,10 +117,12 @@ def test_structure_of_matrices_is_what_is_declared():
 
 def test_matrices_are_symmetric_if_their_entries_are():
     M = matrix(4, 4) + matrix(4, 4).mT
-    for symmetric in (M, M.numpy(), scipy.sparse.csr_matrix(M.numpy()), scipy.sparse.csc_array(M.numpy())):
+    sparse = (M.to_sparse(), scipy.sparse.csr_matrix(M.numpy()), scipy.sparse.csc_array(M.numpy()))
+    for symmetric in (M, M.numpy(), *sparse):
         assert as_operator(symmetric).structure == Structure.SYMMETRIC
     M[0, 1] += 1e-15
-    for other in (M, M.numpy(), scipy.sparse.csr_matrix(M.numpy()), M[:3], torch.full((2, 2), torch.nan)):
+    sparse = (M.to_sparse(), M[:3].to_sparse(), scipy.sparse.csr_matrix(M.numpy()))
+    for other in (M, M.numpy(), *sparse, M[:3], torch.full((2, 2), torch.nan)):
         assert as_operator(other).structure == Structure.NONE
 
 
@@ -173,6 +177,7 @@ def test_a_foreign_operator_that_promotes_is_caught_at_the_gate():
         (type("NoDtype", (), {"shape": (2, 2), "device": "cpu", "__matmul__": None})(), TypeError, "NoDtype is no"),
         (numpy.ones(3), ValueError, r"\(m, n\) matrix, got shape \(3,\)"),
         (torch.ones(2, 2, 2), ValueError, r"got shape \(2, 2, 2\)"),
+        (torch.ones(2, 2, 2).to_sparse(), ValueError, r"got shape \(2, 2, 2\)"),
         (numpy.ones((2, 2), dtype=int), TypeError, "floating-point torch dtype, got torch.int64"),
         (numpy.ones((2, 2), dtype=complex), TypeError, "got torch.complex128"),
         (scipy.sparse.csr_matrix(numpy.eye(2) * 1j), TypeError, "got torch.complex128"),
@@ -210,8 +215,13 @@ def test_to_scipy_refuses_complex_vectors():
 
 
 def test_to_scipy_leaves_its_input_alone():
-    """Even where the function writes into its block, against the contract."""
-    S = Function(lambda X: X.mul_(2), (3, 3), torch.float64, structure=SYMMETRIC).to_scipy()
+    """Even where an operator writes into its block, against the contract."""
+
+    class Writing(Dense):
+        def _matmat(self, X):
+            return X.mul_(2)
+
+    S = Writing(torch.eye(3, dtype=torch.float64)).to_scipy()
     x = numpy.ones(3)
     result = S.matvec(x)
     assert result.tolist() == [2, 2, 2]

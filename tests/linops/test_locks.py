@@ -66,6 +66,28 @@ def test_of_a_process_that_has_ended_here_it_is_free_at_once(path):
     lock.release()
 
 
+def test_of_two_that_find_it_stale_one_takes_it_over(path, monkeypatch):
+    """The second does so while the first looks; then the file stays at its path, where no third can make its own."""
+    left_behind(path, "1 elsewhere", age=50)
+    first, second = LockFile(path, 10), LockFile(path, 10)
+    has_lapsed = LockFile._has_lapsed
+
+    def slowly(lock):
+        found = has_lapsed(lock)
+        if lock is first and second.holder() == "1 elsewhere":
+            assert second.acquire()
+            for name in ("rename", "replace", "unlink", "remove"):
+                monkeypatch.setattr(os, name, lambda *_: pytest.fail("a lock that is held left its path"))
+        return found
+
+    monkeypatch.setattr(LockFile, "_has_lapsed", slowly)
+    assert not first.acquire()
+    monkeypatch.undo()
+    assert second.holder() == f"{os.getpid()} {HOST}"
+    second.release()
+    assert not list(path.parent.iterdir())
+
+
 def test_what_another_took_over_is_neither_touched_nor_removed(path):
     lock = LockFile(path, 0.2)
     assert lock.acquire()

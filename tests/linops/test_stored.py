@@ -96,6 +96,8 @@ def test_no_such_files(tmp_path):
     for name in ("text", "other.npz", "arrays.npz", "pickled.npz", "half"):
         with pytest.raises(ValueError, match=rf"{name} holds no Subspace that can be loaded"):
             Subspace.load(tmp_path / name)
+    with pytest.raises(ValueError, match="it has vectors, and no header: load it by the class of that"):
+        Subspace.load(tmp_path / "arrays.npz")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

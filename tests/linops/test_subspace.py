@@ -68,6 +68,16 @@ def orthonormality_error(subspace):
     )
 
 
+def test_rows_have_numbers_from_0_to_n():
+    subspace = OrthonormalSubspace.random(9, 3)
+    assert torch.equal(subspace.rows(torch.tensor([8, 0])), subspace.vectors[[8, 0]])
+    for wrong in ([9], [-1], [0, -9]):
+        with pytest.raises(ValueError, match="rows are numbered from 0 to 8"):
+            subspace.rows(torch.tensor(wrong))
+    with pytest.raises(TypeError, match=r"numbers, a tensor of integers, got torch\.bool"):
+        subspace.rows(torch.ones(9, dtype=torch.bool))
+
+
 class TestFromSpan:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("rank", [1, 3, 5])

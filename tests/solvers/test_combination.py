@@ -172,6 +172,21 @@ def test_metrics_read_the_basis_once(kind, monkeypatch):
     assert sum(taken) == 3 * N * len(found._eigenvectors.coefficients)
 
 
+def test_once_formed_rows_are_read_and_the_basis_is_not(kind, device, monkeypatch):
+    """A study reads them five times and more; the basis has more columns, and its combinations are products."""
+    _, _, found = both(kind, torch.float64, device)
+    lazy = found.leading(K)
+    indices = torch.tensor([0, 7, 511, 512, N - 1])
+    rows = lazy.rows(indices)
+    assert found.eigenvectors.shape == (N, K)
+    monkeypatch.setattr(basis_module.Basis, "_parts", lambda *_: pytest.fail("the basis is read"))
+    monkeypatch.setattr(basis_module.Basis, "_own_rows", lambda *_: pytest.fail("the basis is read"))
+    torch.testing.assert_close(found.rows(indices), rows, rtol=0, atol=1e-15)
+    assert found.rows(indices).device.type == device
+    blocks = torch.cat([block for _, block in found.subspace.row_blocks()])
+    assert torch.equal(blocks, found.eigenvectors.to(device))
+
+
 def test_a_file_is_written_by_rows_and_read_as_any(kind, dtype, tmp_path):
     _, expected, found = both(kind, dtype)
     found.save(tmp_path / "result.npz")

@@ -222,6 +222,14 @@ class TestBudget:
         with pytest.raises(RuntimeError, match="raise max_products"):
             result.require_converged()
 
+    def test_says_if_it_is_not_shown_that_nothing_is_missing(self, device):
+        """All have converged, and copies have just joined: products would go on to look for more."""
+        values = torch.cat([torch.ones(10), 0.5 ** torch.arange(1, 991)]).double().to(device)
+        solver = BlockGolubKahan(k=10, block_size=5, max_products=70)
+        with pytest.warns(ConvergenceWarning, match=r"or tol\. 10 of 10 triplets meet the tolerance, but .* missing"):
+            result = solver.solve(Diagonal(values))
+        assert float(result.residual_norms.max()) < 1e-9
+
     @pytest.mark.parametrize("shape", ["square", "tall", "wide"])
     def test_ends_when_one_side_is_complete(self, shape, device):
         report = BlockGolubKahan(k=30).solve(zoo("spread", shape, torch.float64, device).operator).report

@@ -247,6 +247,28 @@ class TestCopies:
         expected = torch.tensor([3.0] * 12 + [-2.0] * 2, dtype=torch.float64)
         torch.testing.assert_close(result.eigenvalues.cpu(), expected, rtol=0, atol=1e-8)
 
+    def test_a_block_of_one_says_that_it_may_lack_some(self, device):
+        """It finds 1 once, and then what comes next, each a true pair."""
+        values = torch.cat([torch.ones(5), 0.5 ** torch.arange(1, 196)]).double().to(device)
+        result = Lanczos(k=2).solve(Diagonal(values))
+        torch.testing.assert_close(result.eigenvalues.tolist(), [1.0, 0.5], rtol=0, atol=1e-9)
+        assert "one copy of each eigenvalue" in str(result.report)
+        assert BlockLanczos(k=2).solve(Diagonal(values)).report.notes == ()
+
+    def test_those_that_products_did_not_suffice_for_are_told_of(self, device):
+        """Ten copies of one eigenvalue, of which the first ten pairs that meet the tolerance hold five."""
+        values = torch.cat([torch.ones(10), 0.5 ** torch.arange(1, 991)]).double().to(device)
+        solver = BlockLanczos(k=10, block_size=5, max_products=30)
+        with pytest.warns(ConvergenceWarning, match=r"or tol\. 10 of 10 pairs meet the tolerance, but .* missing"):
+            result = solver.solve(Diagonal(values))
+        assert float(result.residual_norms.max()) < 1e-9
+        assert float(result.eigenvalues[9]) < 0.51
+        with pytest.raises(RuntimeError, match="copies of those with equal values may be missing"):
+            result.require_converged()
+
+    def test_where_none_can_be_missing_nothing_is_told_of(self, separated):
+        assert quietly(BlockLanczos(k=6, max_products=30), separated.operator).report.notes == ()
+
     def test_what_the_solver_would_say_without_random_vectors(self, device, monkeypatch):
         """The tests above see the fault that they are about."""
         monkeypatch.setattr(BlockLanczos, "_may_have_all_copies", lambda *_: True)
@@ -457,6 +479,10 @@ class TestBadParameters:
     def test_tolerance_that_is_none(self, tol):
         with pytest.raises(ValueError, match="tol is a number between 0 and 1"):
             BlockLanczos(k=1, tol=tol)
+
+    def test_tolerance_that_is_no_number(self):
+        with pytest.raises(TypeError, match="tol is a number between 0 and 1, or None for the default, got '1e-5'"):
+            BlockLanczos(k=1, tol="1e-5")
 
     def test_tolerance_below_rounding(self, device):
         solver = BlockLanczos(k=1, tol=1e-8)

@@ -116,14 +116,17 @@ class TestProducts:
     @pytest.mark.parametrize("k", [2, 20, 60])
     @pytest.mark.parametrize("power", [0.7, 1.0, 2.0])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    @pytest.mark.parametrize("kind", [BlockLanczos, Lanczos])
+    @pytest.mark.parametrize("kind", [BlockLanczos, Lanczos, BlockGolubKahan])
     def test_a_krylov_space_takes_about_what_the_rule_says(self, k, power, dtype, kind):
-        """Within 2, where eigenvalues fall like a power, as those of networks do; for a few dominant ones within 3."""
+        """Within 2, where eigenvalues fall like a power, as those of networks do; for a few dominant ones within 3.
+
+        Singular values converge as their squares do, which are more so.
+        """
         values = torch.arange(1, 1501, dtype=dtype) ** -power
         values[1::3] *= -1
         plan, report = kind(k=k).plan(Diagonal(values)), kind(k=k).solve(Diagonal(values)).report
         assert report.status is es.Status.CONVERGED
-        factor = 3 if k == 2 else 2
+        factor = 2 if k > 2 else 4 if kind is BlockGolubKahan else 3
         assert report.products / factor <= plan.products <= factor * report.products
 
     @pytest.mark.parametrize(

@@ -154,6 +154,16 @@ class TestFiles:
             with pytest.raises(ValueError, match="load it without mmap"):
                 EigenDecomposition.load(tmp_path / name, mmap=True)
 
+    def test_a_file_of_its_subspace_is_none_of_it(self, result, tmp_path):
+        result.subspace.save(tmp_path / "subspace.npz")
+        result.save(tmp_path / "pairs.npz")
+        with pytest.raises(
+            ValueError, match=r"it has vectors, .* and no eigenvectors, residual_norms, report: load it"
+        ):
+            EigenDecomposition.load(tmp_path / "subspace.npz")
+        with pytest.raises(ValueError, match=r"it has eigenvalues, .* and no header: load it by the class of that"):
+            EigenSubspace.load(tmp_path / "pairs.npz")
+
     def test_replaces_an_older_file_and_leaves_nothing_else(self, result, tmp_path):
         path = tmp_path / "eig.npz"
         path.write_text("older")

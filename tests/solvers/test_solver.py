@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import attrs
 import numpy
 import pytest
@@ -204,6 +207,21 @@ def test_what_a_subclass_gives_back_is_checked():
 def test_a_model_is_no_operator():
     with pytest.raises(TypeError, match=r"eigenspan\.Hessian"):
         BlockLanczos(k=1).solve(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("kind", [BlockLanczos, DenseEigh, es.SketchedEigh, es.SketchedSVD, es.Auto])
+def test_parameters_have_names(kind):
+    with pytest.raises(TypeError, match=rf"by name: write {kind.__name__}\(k=3\)"):
+        kind(3)
+    solver = kind(k=3)
+    assert pickle.loads(pickle.dumps(solver)) == copy.deepcopy(solver) == attrs.evolve(solver) == solver
+
+
+def test_a_start_of_another_dtype_is_named_and_not_printed():
+    A = Diagonal(torch.arange(50.0))
+    for start, given in ((torch.ones(50, 2).double(), r"torch\.float64 on cpu"), ([1.0], "list")):
+        with pytest.raises(TypeError, match=f"of its dtype on its device, got {given}$"):
+            BlockLanczos(k=1).solve(A, start=start)
 
 
 def test_a_report_reads_as_text():

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import eigenspan as es
 from eigenspan.studies import OverlapStudy, StudyOptions, cli, own_problem, study_checkpoints
+from eigenspan.studies import problem as problem_module
 from eigenspan.studies.planning import plan_study
 
 DATA = small_data()
@@ -112,6 +113,16 @@ def test_fewer_steps_take_the_states_up_to_there(tmp_path, training):
     assert [record["step"] for record in results["records"]] == [0, 3]
     plan = plan_study(problem, StudyOptions(k=3, steps=6, split="test", compare=False))
     assert plan.records == 3
+
+
+def test_each_state_that_has_a_record_is_hashed_once(tmp_path, training, monkeypatch):
+    """Files of checkpoints may have gigabytes each, and those beyond the last step are not read at all."""
+    files, hashed = saved(tmp_path, training[0]), []
+    digest_of = problem_module.digest_of
+    monkeypatch.setattr(problem_module, "digest_of", lambda state: hashed.append(state) or digest_of(state))
+    problem = own_problem(network, LOSS, {"test": BATCH}, checkpoints=files, k=3)
+    OverlapStudy(problem, StudyOptions(k=3, steps=4, split="test", compare=False), tmp_path / "study").run()
+    assert hashed == [files[0], files[3]]
 
 
 def test_a_file_without_its_buffers_is_refused_with_what_is_missing_and_both_losses(tmp_path, training):

@@ -275,6 +275,64 @@ def test_wrong_options_end_with_code_2(tmp_path, arguments, words):
     assert "Traceback" not in result.output
 
 
+@pytest.fixture
+def oddities(tmp_path, monkeypatch):
+    """A folder with files of many kinds, and the modules of somebody."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").touch()
+    torch.save(torch.zeros(3), "tensor.pt")
+    (tmp_path / "broken_module.py").write_text("def (:\n")
+    (tmp_path / "failing_module.py").write_text("def made():\n    raise KeyError('inside')\n\n\npair = (1, 2)\n")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.json").mkdir()
+    (tmp_path / "damaged" / "study.json").mkdir()
+    BlockStore("blocks", {"of": "something"}, {"basis": StoredMatrix(3, torch.float32, columns=4)})
+
+
+@pytest.mark.usefixtures("oddities")
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("plan small --weights nofile", "nofile cannot be read (No such file or directory): expected a state dict"),
+        ("study small --weights folder --out out", "folder cannot be read (Is a directory): expected a state dict"),
+        ("plan small --weights text", "text cannot be loaded"),
+        ("plan small --weights empty", "empty cannot be loaded"),
+        ("plan small --weights tensor.pt", "holds no state dict"),
+        ("plan small --steps 1000000000000", "records: take fewer steps"),
+        ("study small --steps 1000000000000 --out out", "records: take fewer steps"),
+        ("plan small --k 1000000000000", "which has 27; choose k <= 27"),
+        ("plan broken_module:made", "the module broken_module ends with SyntaxError"),
+        ("plan failing_module:made", "failing_module:made() ends with KeyError: 'inside'; eigenspan --traceback"),
+        ("measure failing_module:made --folder new", "ends with KeyError"),
+        ("measure failing_module:pair --folder new", "columns are known in advance of a sketch"),
+        ("measure worker_cases:problem --folder text", "text cannot be written (File exists)"),
+        ("measure worker_cases:problem --folder damaged", "damaged is the folder of a study"),
+        ("measure worker_cases:problem --folder new --lapse nan", "lapse is a positive number of seconds"),
+        ("measure worker_cases:problem --folder new --columns 0:9999", "a sketch of"),
+        ("decompose blocks --out folder", "folder is a folder: name a file in it"),
+        ("decompose blocks --out text/pairs.npz", "text: file exists"),
+        ("decompose blocks --out new.npz --device nowhere", "device 'nowhere' is not there"),
+        ("decompose blocks --out new.npz", "lacks columns: 0 of 4 columns done"),
+        ("report damaged", "damaged/results.json: is a directory"),
+        ("report damaged damaged --out folder", "folder is a folder: name a file in it"),
+        ("report damaged damaged --out text/page.html", "text is no folder: make it"),
+        ("resume damaged", "damaged/study.json: is a directory"),
+        ("status damaged", "damaged/study.json: is a directory"),
+        ("study small --out text", "text cannot be written (File exists): choose another folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(command, words):
+    before = sorted(os.listdir())
+    result = invoke(*command.split())
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert sorted(os.listdir()) in (before, sorted([*before, "new"]))
+
+
 def test_version_and_help():
     assert invoke("--version").output.startswith("eigenspan ")
     assert "mnist16" in invoke("study", "--help").output
@@ -332,8 +390,8 @@ class TestWorkers:
         status = invoke("status", "blocks").output
         assert status == first.output.removeprefix("8 columns measured here. ")
         early = invoke("decompose", "blocks", "--out", "pairs.npz")
-        assert early.exit_code == 1
-        assert "lacks columns 8-11, 12-15" in early.output
+        assert early.exit_code == 2
+        assert "lacks columns: 8 of 40 columns done" in early.output
         rest = invoke("measure", "worker_cases:problem", "--folder", "blocks")
         assert rest.output == "32 columns measured here. 40 of 40 columns done, 0 left; 0 blocks at work.\n"
         made = invoke("decompose", "blocks", "--out", "pairs.npz")
@@ -380,7 +438,7 @@ class TestWorkers:
         BlockStore("blocks", {"of": "something"}, {"basis": StoredMatrix(3, torch.float32)})
         assert invoke("status", "blocks").output == "0 columns done, of matrices that grow; 0 blocks at work.\n"
         result = invoke("measure", "worker_cases:problem", "--folder", "blocks")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "blocks do not mix" in result.output
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from eigenspan.linops import locks
 from eigenspan.studies.lock import LOCK, locked
 
 HOST = socket.gethostname()
@@ -80,14 +81,16 @@ def test_what_may_be_alive_is_left_alone(tmp_path, dead, owner):
 def test_of_two_that_take_over_one_succeeds(tmp_path, dead, monkeypatch):
     """The other one has removed the dead lock and made its own between our look and our removal."""
     (tmp_path / LOCK).write_text(f"{dead} {HOST}")
-    rename, winner = os.rename, f"{os.getppid()} {HOST}"
+    is_dead, winner = locks._is_dead, f"{os.getppid()} {HOST}"
 
-    def late(source, target):
-        monkeypatch.setattr(os, "rename", rename)
+    def slowly(owner):
+        monkeypatch.setattr(locks, "_is_dead", is_dead)
+        found = is_dead(owner)
+        (tmp_path / LOCK).unlink()
         (tmp_path / LOCK).write_text(winner)
-        rename(source, target)
+        return found
 
-    monkeypatch.setattr(os, "rename", late)
+    monkeypatch.setattr(locks, "_is_dead", slowly)
     with pytest.raises(RuntimeError, match=f"process {os.getppid()} on"), locked(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]

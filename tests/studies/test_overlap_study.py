@@ -20,6 +20,7 @@ from torch import nn
 import eigenspan as es
 from eigenspan.linops.distributed import job
 from eigenspan.solvers import EigenDecomposition
+from eigenspan.solvers.basis import Basis
 from eigenspan.studies.lock import LOCK
 from eigenspan.studies.options import SOLVERS
 from eigenspan.studies.overlap_study import OverlapStudy
@@ -454,3 +455,25 @@ def test_a_study_of_two_ranks_of_which_one_dies_goes_on_with_three(tmp_path, mon
     size = abs(expected["eigenvalues"][0])
     assert record["eigenvalues"] == pytest.approx(expected["eigenvalues"], abs=1e-6 * size)  # sums in another order
     assert not unfinished.exists()
+
+
+def test_eigenvectors_on_disk_are_formed_once_and_read_from_there(tmp_path, monkeypatch):
+    """Each combination of the basis reads all of it, 2.5 k vectors; the numbers are those of memory to rounding."""
+    expected = run(tmp_path / "device", steps=0, compare=False)
+    for combined in ("combined_rows", "rows"):
+        monkeypatch.setattr(Basis, combined, lambda *_: pytest.fail("rows are combined again"))
+    found = run(tmp_path / "disk", steps=0, compare=False, storage="disk")
+    for name in ("eigenvalues", "overlap", "participation_ratio"):
+        assert found["records"][0][name] == pytest.approx(expected["records"][0][name], rel=1e-9)
+
+
+def test_a_study_asks_for_the_room_of_what_its_solver_may_keep(monkeypatch):
+    """For ResNet-18 and 1,500 pairs 3 k vectors, what a store has to spare, and those found: not 10 k."""
+    n, k = 11_689_512, 1500
+    asked = []
+    monkeypatch.setattr(es.Storage, "require_room", lambda self, need: asked.append(need))
+    solver = options(k=k, storage="disk").eigensolver()
+    solver._require_suitable(es.Identity(n, torch.float32, "cpu"))
+    assert asked == [4 * n * (3 * k + 256 + k)]
+    assert solver._budget(es.Identity(n, torch.float32, "cpu")) == 10 * k  # as many products as in memory
+    assert options(k=k).eigensolver() == es.BlockLanczos(k=k)

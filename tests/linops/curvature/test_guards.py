@@ -1,5 +1,8 @@
 """What would make an operator another one than it says: refused, or kept from happening; and models that need care."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import curvature_cases as cases
 import pytest
 import torch
@@ -128,6 +131,31 @@ class TestStateOfTheModel:
         H.release()
         assert_close(H.to_dense(), es.Hessian(cases.mlp(), CROSS_ENTROPY, cases.classes()).to_dense())
         assert float(model.calls) == 0
+
+    @pytest.mark.parametrize("engine", ["linearised", "retained", "forward"])
+    def test_threads_take_turns(self, engine):
+        """Each would find the parameters of the other in the model, and leave them there."""
+
+        class Slow(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(6, 4).double()
+
+            def forward(self, X):
+                time.sleep(0.002)  # the other thread goes on
+                return self.layer(X)
+
+        model, data = Slow(), cases.classes()
+        operators = [es.Hessian(model, nn.CrossEntropyLoss(), data, engine=engine, micro_batch_size=4)]
+        with torch.no_grad():
+            model.layer.weight.mul_(2)
+        operators.append(es.Hessian(model, nn.CrossEntropyLoss(), data, engine=engine, micro_batch_size=4))
+        before = list(model.parameters())
+        with ThreadPoolExecutor(4) as pool:
+            products = list(pool.map(lambda number: operators[number % 2].to_dense(), range(8)))
+        for number, product in enumerate(products):
+            torch.testing.assert_close(product, operators[number % 2].to_dense(), rtol=1e-12, atol=1e-14)
+        assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
 
     def test_a_loss_that_reads_the_model_itself_is_refused(self):
         model = cases.mlp()

@@ -128,6 +128,13 @@ def test_one_output_a_sample():
         assert_close(J.T.to_dense(), expected.mT)
 
 
+def test_inputs_need_no_target():
+    X, _ = cases.classes(SAMPLES)
+    J, model = es.Jacobian(small_mlp(), X), small_mlp()
+    assert_close(J.to_dense(), jacrev_rows(model, X))
+    assert J.fingerprint() == es.Jacobian(small_mlp(), (X, None)).fingerprint()
+
+
 def test_a_selection_of_parameters_is_one_of_columns():
     X, y = cases.classes(SAMPLES)
     J = es.Jacobian(cases.mlp(), (X, y), parameters="2.*")

@@ -67,6 +67,14 @@ class TestData:
         with pytest.raises(TypeError, match=r"float64.*float32"):
             build(data=(X.float(), y))
 
+    @pytest.mark.parametrize("change", [torch.Tensor.double, lambda y: y + 100], ids=["float", "out of range"])
+    def test_classes_that_are_none_are_refused(self, change):
+        X, y = cases.classes()
+        with pytest.raises(
+            ValueError, match=r"does not take this batch of torch\.float64 .* integers below the number"
+        ):
+            build(data=(X, change(y)))
+
     def test_data_drawn_anew_are_refused(self):
         class Augmented(Dataset):
             def __len__(self):

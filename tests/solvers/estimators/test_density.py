@@ -149,6 +149,14 @@ def test_ends_in_gaps_leave_no_bias(device):
     assert result.cumulative(torch.tensor([-INF, INF])).value.tolist() == [0.0, 1.0]
 
 
+def test_a_measure_is_nowhere_above_one(dtype):
+    """The weights of a rule sum to one to rounding only, above it as often as below."""
+    A = problem(GAP, dtype).operator
+    for seed in range(20):
+        below = spectral_density(A, vectors=3, steps=10, seed=seed).cumulative(torch.tensor([1.9, 2.0, 10.0]))
+        assert float(below.value.max()) <= 1
+
+
 def test_counts_of_parts_add_up():
     result, _ = density(line(-1, 1, N), steps=10)
     total = result.count(-0.5, 0.5)
