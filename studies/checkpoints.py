@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
 from .problem import Problem, ProblemData
-from .states import State, load_state, read_state
+from .states import State, listed, load_state, read_state
 from .tensor_files import write_tensors
 from .training import CHECKPOINT_FORMAT, Checkpoint, losses_of, read_checkpoint, train
 
@@ -92,7 +92,7 @@ def _written(
     if lacking:
         given = "" if known is None else f", and was given the loss {known:.6g}"
         raise ValueError(
-            f"{what} lacks the buffers {', '.join(lacking)}: with those of a new network it has the losses {losses}"
+            f"{what} lacks the buffers {listed(lacking)}: with those of a new network it has the losses {losses}"
             f"{given}; give all of model.state_dict()"
         )
     if not all(math.isfinite(loss) for loss in losses.values()):

@@ -42,9 +42,9 @@ def _curve(eig: EigenDecomposition, other: EigenDecomposition) -> Tensor:
 
 
 def followed(parameters: ParameterSpace) -> list[str]:
-    """The names of the tensors whose Hessians are compared from step to step: all, or the `TENSORS` largest."""
+    """The names of the tensors with entries whose Hessians are compared from step to step: `TENSORS` at most, the largest."""
     sizes = [shape.numel() for shape in parameters.shapes.values()]
-    return [parameters.names[index] for index in heaviest(sizes)]
+    return [parameters.names[index] for index in heaviest(sizes) if sizes[index]]
 
 
 def layer_eigenpairs(

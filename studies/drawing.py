@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ SEQUENTIAL = matplotlib.colormaps["YlGnBu"]
 """The colours of numbers: 0 is near the paper, white or black, and lightness tells the rest."""
 
 _PATH, _DIGITS = re.compile(rb'(?<= d=")[^"]*'), re.compile(rb"(\.\d\d)\d+")
-_FEW = 30  # points of a line, which are marked
+_FEW = 30  # points of a line, and lines of a panel, which are marked
+_MANY = 10_000  # points of all lines of a panel, of which a picture is smaller than a drawing
+_LETTERS, _LINES = 10, 3  # of a title: letters an inch, and lines
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -87,6 +90,12 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def set_title(figure: Figure, title: str) -> None:
+    """A title of the user's above a figure, in as many lines as it takes; of a very long one the beginning."""
+    width = int(_LETTERS * figure.get_figwidth())
+    figure.suptitle(literal(textwrap.fill(title, width, max_lines=_LINES, placeholder=" …")))
+
+
 def empty_figure(size: tuple[float, float]) -> Figure:
     """A figure without panels, of a width and height in inches, that knows of no display."""
     return Figure(figsize=size, dpi=150, layout="constrained")
@@ -135,7 +144,7 @@ def short_names(names: Sequence[str]) -> list[str]:
     shared = 0
     while len({tuple(one[: shared + 1]) for one in parts}) == 1 and min(map(len, parts)) > shared + 1:
         shared += 1
-    return [".".join(one[shared:]) for one in parts]
+    return [literal(".".join(one[shared:])) for one in parts]
 
 
 def room_for(names: Sequence[str]) -> float:
@@ -182,13 +191,20 @@ def _colors(records: Sequence[Record]) -> ScalarMappable:
     return ScalarMappable(Normalize(min(steps), max(*steps, min(steps) + 1)), _STEPS)
 
 
+def marker(points: int, lines: int = 1) -> str:
+    """The mark of each point of a line, where there are few enough to tell them apart."""
+    return "o" if points == 1 or (points < _FEW and lines < _FEW) else ""
+
+
 def draw_lines(axes: Axes, records: Sequence[Record], curves: Sequence[Array] | Array, **style: Any) -> None:
     """A line a record against 1, 2, ..., in the colour of its step; gaps are bridged."""
     colors = _colors(records)
+    many = sum(len(curve) for curve in curves) > _MANY
     for record, curve in zip(records, curves, strict=True):
         color = OVERLAP if len(records) == 1 else colors.to_rgba(record["step"])
         known = np.isfinite(curve)
-        drawn = {"color": color, "lw": 1.4, "marker": "o" if known.sum() < _FEW else "", **style}
+        mark = marker(int(known.sum()), len(records))
+        drawn = {"color": color, "lw": 1.4, "marker": mark, "rasterized": many, **style}
         axes.plot(ranks(curve)[known], curve[known], **drawn)
     axes.xaxis.set_major_locator(whole_numbers(5))
 

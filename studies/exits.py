@@ -22,7 +22,7 @@ def plain_errors(code: int, traceback: bool, kept: str = "") -> Iterator[None]:
         yield
     except typer.Exit:  # a RuntimeError, of an error that has been told
         raise
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, IndexError) as error:  # of classes that are none
         if traceback:
             raise
         typer.echo(f"eigenspan: {' '.join(_told(error).splitlines())}", err=True)

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import torch
@@ -130,7 +131,7 @@ class StudyFolder:
         eig.save(self._eigenspace(step, split))
         for name, layer in (layers or {}).items():
             self._layers(step, split).mkdir(exist_ok=True)
-            layer.save(self._layers(step, split) / f"{name}.npz")
+            layer.save(self._layer(step, split, name))
 
     def eigenpairs(self, step: int, split: str, device: str = "cpu") -> EigenDecomposition:
         """The eigenpairs that the record of a step is of; on a CPU their vectors stay in the file.
@@ -150,8 +151,7 @@ class StudyFolder:
         Raises:
             ValueError: a file that is missing or damaged.
         """
-        folder = self._layers(step, split)
-        return {name: self._loaded(folder / f"{name}.npz", step, split, device) for name in names}
+        return {name: self._loaded(self._layer(step, split, name), step, split, device) for name in names}
 
     def write_point(self, step: int, split: str, **tensors: Tensor) -> None:
         """Keeps what else a comparison of steps takes, for a record whose network is not kept."""
@@ -195,6 +195,9 @@ class StudyFolder:
 
     def _layers(self, step: int, split: str) -> Path:
         return self.directory / "eigenspaces" / f"{step:08d}-{split}-layers"
+
+    def _layer(self, step: int, split: str, name: str) -> Path:
+        return self._layers(step, split) / f"{quote(name, safe='')}.npz"  # a tensor may have a slash in its name
 
     def _tracking(self, split: str) -> Path:
         return self.directory / "tracking" / f"{split}.json"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..linops.composition import Composition
-from .drawing import Array, Record, StudyFigure, array, draw_lines, empty_figure, literal, room_for, short_names
+from .drawing import Array, Record, StudyFigure, array, draw_lines, empty_figure, room_for, set_title, short_names
 from .panels import plot_composition, plot_layer_energy
 from .results import records_of, splits
 from .tables import TENSORS, heaviest, number, text
@@ -93,7 +93,7 @@ def composition_figure(results: dict[str, Any]) -> StudyFigure:
     }
     figure = empty_figure((9 + room_for(shown), 1.6 + 0.5 * len(shown)))
     plot_composition(figure.subplots(), ends)
-    figure.suptitle(f"{literal(results['title'])}: the {records[0]['k_max']} largest parameters")
+    set_title(figure, f"{results['title']}: the {records[0]['k_max']} largest parameters")
     step = f"step {records[-1]['step']}"
     counts = records[-1]["mask_counts"]
     most = max(range(len(names)), key=lambda index: counts[index])

@@ -9,11 +9,14 @@ from operator import index
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy
 import torch
 from torch import Tensor, nn
 
+from ..linops import Loss, Objective
 from ..linops.compiled import as_named
 from ..linops.curvature.guards import untouched_random_state
+from ..linops.curvature.loss import as_loss
 from ..linops.fingerprint import digest
 from .images import Samples
 from .options import StudyOptions
@@ -29,7 +32,7 @@ _BY_TRIAL = HessianPlan(engine=None)
 
 def own_problem(
     model: Callable[[], nn.Module],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor] | Loss,
     hessian: Mapping[str, tuple[Samples, Tensor]],
     *,
     train: tuple[Samples, Tensor] | None = None,
@@ -50,7 +53,7 @@ def own_problem(
     Args:
         model: makes the network, randomly initialised from PyTorch's global random state; what it makes is copied. For
             one that is trained already, ``lambda: network``, and a study of 0 steps.
-        loss: of (output, targets), a mean over samples.
+        loss: of (output, targets), a mean over samples unless a `Loss` says over what.
         hessian: the batch whose loss is decomposed, (inputs, targets), as ``{"train": batch}``, ``{"test": batch}`` or
             both, which comparisons take.
         train: inputs and targets to train on, one row a sample, on the CPU; needed for steps. Inputs that are no tensor
@@ -72,13 +75,16 @@ def own_problem(
         plan: how products are computed; by default as a trial chooses, so that another run may round otherwise.
 
     Raises:
-        TypeError: a factory that makes no network, batches that are no pairs, or steps that are no integers.
-        ValueError: no Hessian batch, or one of another name; inputs and targets of different lengths; a loss that is
-            not one number; checkpoints and data to train on, no checkpoint, one of a negative step, or a loss of none.
+        TypeError: a factory that makes no network, batches that are no pairs of tensors, an `Objective`, or steps that
+            are no integers.
+        ValueError: no Hessian batch, or one of another name; inputs and targets of different lengths; a loss that is no
+            scalar; numbers out of range; checkpoints and data to train on, no checkpoint, one of a negative step, or a
+            loss of none.
         FileNotFoundError: a checkpoint that is missing.
 
-    Cost: the loss of one sample.
+    Cost: the loss of two samples.
     """
+    _require_numbers(batch_size=batch_size, steps=steps, record_every=record_every, k=k)
     if not hessian or not hessian.keys() <= {"train", "test"}:
         raise ValueError(f"hessian has the batches 'train', 'test' or both, got {sorted(hessian)}")
     for what, batch in {"train": train, **{f"hessian[{split!r}]": batch for split, batch in hessian.items()}}.items():
@@ -108,7 +114,7 @@ def own_problem(
     return Problem(
         name=name,
         title=title or name,
-        model=lambda: copy.deepcopy(model()),
+        model=lambda: _copied(model()),
         loss=loss,
         sources={"own": own},
         optimiser=optimiser,
@@ -127,7 +133,7 @@ def own_problem(
 
 def study_checkpoints(
     model: Callable[[], nn.Module],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor] | Loss,
     batch: tuple[Samples, Tensor],
     checkpoints: Mapping[int, State] | Sequence[State],
     directory: str | os.PathLike[str],
@@ -141,7 +147,7 @@ def study_checkpoints(
 
     Args:
         model: makes the network.
-        loss: of (output, targets), a mean over samples.
+        loss: of (output, targets), a mean over samples unless a `Loss` says over what.
         batch: whose loss is decomposed, inputs and targets.
         checkpoints: states of the network, see `own_problem`.
         directory: where the study lives; the same call goes on after an interruption.
@@ -217,30 +223,59 @@ def _digest(model: Callable[[], nn.Module], *parts: object) -> str:
         return digest([as_named(model().state_dict().items()), *parts])[:16]
 
 
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy, also of a network that holds what its next forward pass computes anew, as pruned ones hold weights."""
+    attributes = (value for module in network.modules() for value in vars(module).values())
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+
+
 def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
     if not isinstance(batch, tuple) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-        raise TypeError(f"{what} is a pair of inputs and targets, a tensor with one row a sample; got {type(batch)}")
+        found = type(batch).__name__
+        if isinstance(batch, tuple):
+            found += f" of {', '.join(type(part).__name__ for part in batch)}"
+        raise TypeError(
+            f"{what} is a pair of inputs and targets, (inputs, targets), and these a tensor, one row a sample; got a "
+            f"{found}"
+        )
+    if isinstance(batch[0], Mapping | list | tuple | numpy.ndarray):
+        raise TypeError(
+            f"the inputs of {what} are one tensor, a row a sample, and got a {type(batch[0]).__name__}: make it one, "
+            "which the network takes apart, or let a CurvatureRecorder decompose the loss of such a batch"
+        )
     if len(batch[0]) != len(batch[1]) or len(batch[1]) == 0:
         raise ValueError(f"{what} has {len(batch[0])} inputs and {len(batch[1])} targets: one or more of each, paired")
 
 
 def _require_loss(
-    model: Callable[[], nn.Module], loss: Callable[[Tensor, Tensor], Tensor], batch: tuple[Samples, Tensor]
+    model: Callable[[], nn.Module], loss: Callable[[Tensor, Tensor], Tensor] | Loss, batch: tuple[Samples, Tensor]
 ) -> None:
     if isinstance(model, nn.Module):
         raise TypeError(
             f"model is a function that makes a torch.nn.Module, and got one itself, {type(model).__name__}(…): give "
             "the class, or lambda: network"
         )
+    if isinstance(loss, Objective):
+        raise TypeError("a problem has a loss of (output, targets), got an Objective: a CurvatureRecorder takes those")
+    function = as_loss(loss).function
     with untouched_random_state(torch.device("cpu")), torch.no_grad():
-        network = copy.deepcopy(model())
+        network = model()
         if not isinstance(network, nn.Module):
             raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
         if any(parameter.is_meta for parameter in network.parameters()):
             raise ValueError("the network is on the meta device, without values: let model make it on another one")
-        first = torch.tensor([0])
+        network = _copied(network)
+        first = torch.arange(min(2, len(batch[1])))  # of one sample a model may leave out the dimension
         dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
         inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)
-        found = loss(network.to("cpu").eval()(inputs), targets)
-    if not isinstance(found, Tensor) or found.numel() != 1:
-        raise ValueError(f"the loss of a sample is one number, got {found}: reduce it by a mean")
+        found = function(network.to("cpu").eval()(inputs), targets)
+    if not isinstance(found, Tensor) or found.ndim != 0:
+        raise ValueError(f"the loss of a batch is a scalar tensor, got {found}: reduce it by a mean")
+
+
+def _require_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        least = 0 if name == "steps" else 1
+        if index(value) < least:
+            raise ValueError(f"{name} is at least {least}, got {value}")

@@ -30,6 +30,7 @@ from .drawing import OVERLAP, SEQUENTIAL, Array, draw_level, ranks, step_colors,
 _FEW = 150  # cells of a heat map, in which their values are written
 _NARROW = 16  # columns, from which on values in the cells would run into one another
 _TICKS = (20, 12)  # labels of rows and of columns, at most
+_LETTERS = 40  # in all labels of columns
 _DENSITIES = 3  # compositions whose densities are written
 
 
@@ -206,7 +207,8 @@ def _heat_map(axes: Axes, values: Array, rows: Sequence[Any], columns: Sequence[
     image = axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=highest, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
     sides = ((rows, axes.set_yticks), (columns, axes.set_xticks))
-    for (labels, set_ticks), most in zip(sides, _TICKS, strict=True):
+    longest = max(len(str(label)) for label in columns)
+    for (labels, set_ticks), most in zip(sides, (_TICKS[0], min(_TICKS[1], max(2, _LETTERS // longest))), strict=True):
         shown = range(0, len(labels), math.ceil(len(labels) / most))
         set_ticks(shown, [str(labels[place]) for place in shown])
     if values.size <= _FEW and len(columns) < _NARROW:

@@ -24,12 +24,13 @@ from .drawing import (
     draw_ratio_level,
     empty_figure,
     figure_of_panels,
-    literal,
     logarithmic,
+    marker,
     own_style,
     positive,
     ranks,
     ratio,
+    set_title,
     step_key,
     whole_numbers,
     write_figure,
@@ -85,7 +86,7 @@ def _figures(results: dict[str, Any]) -> Iterator[StudyFigure]:
             drawings.append(_exact(records, float(np.finfo(results["options"]["dtype"]).eps)))
         when = f", step {records[0]['step']}" if len(records) == 1 else ""
         for drawn in drawings:
-            drawn.figure.suptitle(f"{literal(results['title'])}: Hessian on {SPLIT_NAMES[split]} data{when}")
+            set_title(drawn.figure, f"{results['title']}: Hessian on {SPLIT_NAMES[split]} data{when}")
             yield attrs.evolve(drawn, name=drawn.name + suffix)
     yield composition_figure(results)  # one for all splits, as the mask is
 
@@ -101,8 +102,9 @@ def _by_step(records: list[Record], table_k: Sequence[int]) -> StudyFigure:
     figure, panels = figure_of_panels(lines, columns, len(rows) + 1, (1 + 3.2 * columns, 1.4 + 2.9 * lines))
     for axes, series in zip(panels, rows, strict=False):
         _step_panel(axes, series)
-    panels[-1].plot([row.step for row in rows[0]], [row.loss for row in rows[0]], "o-", color="black")
-    panels[-1].set(title="loss", ylim=(0, None))
+    steps, losses = [row.step for row in rows[0]], [row.loss for row in rows[0]]
+    panels[-1].plot(steps, losses, marker=marker(len(steps)), color="black")
+    panels[-1].set(title="loss", ylim=(None if min(losses) < 0 else 0, None))
     for axes in panels:
         axes.set_xlabel("training step")
         axes.xaxis.set_major_locator(whole_numbers(3))
@@ -130,7 +132,7 @@ def _step_panel(axes: Axes, series: Sequence[TableRow]) -> None:
     _level(axes, steps, [row.stratified for row in series])
     overlap, ends = np.array([row.overlap for row in series]), np.array([row.error for row in series]).T
     axes.vlines(steps, *ends, color=OVERLAP, lw=1.2, label="error of the eigenspace")
-    axes.plot(steps, overlap, "o-", color=OVERLAP, label="overlap")
+    axes.plot(steps, overlap, marker=marker(len(steps)), color=OVERLAP, label="overlap")
     axes.set(title=f"overlap at k = {series[0].k}", ylim=(0, None))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -10,10 +11,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from ..linops import GGN, Hessian
+from ..linops import GGN, Hessian, Loss
 from ..linops.curvature.guards import untouched_random_state
+from ..linops.curvature.loss import as_loss
 from .images import Images, Samples, decoded_once
-from .states import State, digest_of, load_state, read_state
+from .states import State, digest_of, listed, load_state, read_state
 from .tables import reached_k
 
 Batch = tuple[Tensor, Tensor]
@@ -109,7 +111,7 @@ class Problem:
         name: what to call it by.
         title: for reports.
         model: makes the network, randomly initialised from PyTorch's global random state, in training mode.
-        loss: of (output, targets), a mean over samples.
+        loss: of (output, targets), with its weight, see `Loss`.
         sources: where data may come from, by name, as functions of a resolved request. ``"folder"`` is that of
             ``--data-root``, ``"fake"`` makes images up. The first one is the default.
         layout: which files a folder has, in words.
@@ -134,7 +136,7 @@ class Problem:
     name: str
     title: str
     model: Callable[[], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor] | Loss
     sources: Mapping[str, Callable[[DataRequest], ProblemData]]
     layout: str = ""
     fetch: Callable[[Path], None] | None = None
@@ -204,6 +206,16 @@ class Problem:
         """
         return reached_k((*self.table_k, k) if k > self.k else self.table_k, k)
 
+    def loss_in(self, dtype: torch.dtype, device: torch.device | str) -> Loss:
+        """The loss, with tensors of its own such as class weights in a dtype and on a device.
+
+        Cost: a copy of these tensors.
+        """
+        loss = self.loss
+        found = as_loss(copy.deepcopy(loss).to(device, dtype) if isinstance(loss, nn.Module) else loss)
+        assert isinstance(found, Loss)  # an Objective has no output to train by
+        return found
+
     def operator(self, kind: type[Operator], model: nn.Module, batch: Batch, dtype: torch.dtype) -> Operator:
         """The Hessian or GGN of a network's loss on one batch, by the problem's own plan.
 
@@ -219,7 +231,7 @@ class Problem:
         fixed = self.plan.engine is not None
         return kind(
             model,
-            self.loss,
+            self.loss_in(dtype, next(model.parameters()).device),
             (converted(inputs, dtype), converted(targets, dtype)),
             engine=self.plan.engine,
             chunk_size=self.plan.chunk_size if fixed else None,
@@ -307,7 +319,7 @@ class Problem:
             except ValueError as error:
                 raise ValueError(f"{error}; {expected}") from error
             if lacking:
-                raise ValueError(f"{path} lacks the buffers {', '.join(lacking)}: {expected}")
+                raise ValueError(f"{path} lacks the buffers {listed(lacking)}: {expected}")
             return network
 
         with untouched_random_state(torch.device("cpu")):

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.compiled import as_named
@@ -120,6 +121,9 @@ class CurvatureRecorder:
         model = unwrapped(model)
         if is_sharded(model):
             self._give_up("its parameters are spread over ranks, and a record takes them whole")
+            return
+        if any(map(is_lazy, model.parameters())):
+            self._give_up("its parameters have no shapes before a first forward pass, as lazy modules: run one before")
             return
         try:
             space = ParameterSpace(model, self.parameters)

@@ -18,7 +18,7 @@ def named(reference: str) -> Any:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # one of types for ./module
         raise ValueError(f"MODULE:NAME names what a module has, and {reference!r} does not: {error}") from error
     except Exception as error:
         raise _failed(f"the module {module}", error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -147,7 +148,8 @@ def _tensor_table(results: dict[str, Any]) -> str:
         size = sum(sizes[index] for index in part)
         expected = text(k * size / sum(sizes), ".1f")
         counts = [sum(record["mask_counts"][index] for index in part) for record in records]
-        rows.append(cell_row(name, [f"{size:,}", expected, *map(str, counts), percent(counts[-1] / size)]))
+        density = percent(counts[-1] / size if size else math.nan)
+        rows.append(cell_row(name, [f"{size:,}", expected, *map(str, counts), density]))
     headings = ("tensor", "size", "by chance", *(f"step {record['step']}" for record in records), "density")
     caption = (
         f"How many of the {k} largest parameters lie in each tensor. By chance: what a uniform random mask has on "

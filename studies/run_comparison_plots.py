@@ -20,9 +20,11 @@ from .drawing import (
     figure_of_panels,
     literal,
     logarithmic,
+    marker,
     positive,
     ranks,
     ratio,
+    set_title,
     step_colors,
     whole_numbers,
 )
@@ -47,7 +49,7 @@ def run_figures(title: str, runs: Mapping[str, Sequence[Record]], split: str, k:
     last = {label: records[-1] for label, records in runs.items()}
     drawings = [_by_k(last, k), *([_by_step(runs, k)] if max(map(len, runs.values())) > 1 else []), _spectra(last)]
     for drawn in drawings:
-        drawn.figure.suptitle(f"{literal(title)}: Hessian on {SPLIT_NAMES[split]} data")
+        set_title(drawn.figure, f"{title}: Hessian on {SPLIT_NAMES[split]} data")
         yield drawn
 
 
@@ -111,9 +113,10 @@ def _by_step(runs: Mapping[str, Sequence[Record]], k: int) -> StudyFigure:
         overlap, mean = (
             np.array(values) for values in zip(*((r.overlap, r.stratified.mean) for r in rows), strict=True)
         )
-        panels[0].plot(steps, overlap, "o-", color=colors[label], label=literal(label))
+        mark = marker(len(steps), len(runs))
+        panels[0].plot(steps, overlap, marker=mark, color=colors[label], label=literal(label))
         panels[0].plot(steps, mean, color=colors[label], ls=_STRATIFIED[1], lw=1)
-        panels[1].plot(steps, ratio(overlap, mean), "o-", color=colors[label])
+        panels[1].plot(steps, ratio(overlap, mean), marker=mark, color=colors[label])
         ends.append(f"{label}, from {share(overlap[0])} to {share(overlap[-1])}")
     panels[0].axhline(rows[-1].uniform.mean, color=_UNIFORM[0], ls=_UNIFORM[1], label="uniform chance")
     panels[1].axhline(1, color=_STRATIFIED[0], ls=_STRATIFIED[1])
@@ -137,7 +140,8 @@ def _spectra(last: Mapping[str, Record]) -> StudyFigure:
             magnitudes: Array = positive(sign * curve)
             known = np.isfinite(magnitudes)
             named = {"color": colors[label], "label": literal(label)}
-            axes.plot(ranks(curve)[known], magnitudes[known], lw=1.4, marker=".", **named)
+            mark = "." if marker(int(known.sum()), len(last)) else ""
+            axes.plot(ranks(curve)[known], magnitudes[known], lw=1.4, marker=mark, **named)
         axes.set(title=f"{name} eigenvalues", xlabel="rank i by magnitude")
         axes.xaxis.set_major_locator(whole_numbers(5))
         logarithmic(axes)

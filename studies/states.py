@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +16,8 @@ from ..linops.fingerprint import digest
 
 State: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor]"
 """A state dict, or a file that ``torch.save(model.state_dict(), path)`` wrote."""
+
+_LISTED = 6  # names in a message
 
 
 def read_state(path: Path, expected: str) -> dict[str, Tensor]:
@@ -47,6 +49,9 @@ def read_state(path: Path, expected: str) -> dict[str, Tensor]:
 def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> list[str]:
     """Puts a state into a network; returns the names of the buffers that it lacks, which stay those of the network.
 
+    Counts of batches that batch normalisation keeps are not among them: old files lack these, and no evaluation reads
+    them.
+
     Raises:
         ValueError: parameters that are missing, something else that is left over, another shape, entries that are
             integers or complex where the network has real numbers, and the like.
@@ -57,11 +62,26 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> li
     _require_kinds(state, own, what)
     lacking = sorted(own.keys() - state.keys() - parameters.keys())
     try:
-        given = {name: own[name] for name in lacking} | state
+        given = {name: own[name] for name in lacking} | _with_tied(parameters, state)
         network.load_state_dict({names.get(name, name): value for name, value in given.items()})
     except RuntimeError as error:
         raise ValueError(f"{what} {_misfit(state, parameters, error)}") from error
-    return lacking
+    return [name for name in lacking if not name.endswith("num_batches_tracked")]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names, for messages."""
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _with_tied(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with every name of a tied parameter, of which files of safetensors keep one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in parameters.items():
+        names.setdefault(id(parameter), []).append(name)
+    tied = {name: state[kept] for group in names.values() for kept in group if kept in state for name in group}
+    return tied | dict(state)
 
 
 def _require_kinds(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> None:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.curvature.loss import Loss, as_loss
 from ..solvers.streams import stream
 from .problem import Batch, Problem, ProblemData, converted
-from .states import load_state
+from .states import listed, load_state
 from .tensor_files import read_tensors, write_tensors
 
 CHECKPOINT_FORMAT = "eigenspan checkpoint 1"
@@ -61,7 +60,7 @@ class Checkpoint:
         found = losses_of(problem, data, model)
         if lacking:
             raise ValueError(
-                f"{self.path} lacks the buffers {', '.join(lacking)}: the network has the losses {found} with those of "
+                f"{self.path} lacks the buffers {listed(lacking)}: the network has the losses {found} with those of "
                 f"a new one, but had {self.losses} when it was written; write all of model.state_dict() into the file, "
                 "or remove it and train again"
             )
@@ -84,7 +83,8 @@ class Checkpoint:
         ):
             raise ValueError(
                 f"the network in {self.path} has the losses {dict(found)}, but had {self.losses} when it was written: "
-                "it is another network, or the data are other data; remove the file and train again"
+                "it is another network, or the data are other data, or the network or the loss draws random numbers; "
+                "remove the file and train again"
             )
 
 
@@ -162,6 +162,7 @@ class _Run:
         self.problem, self.data, self.seed, self.dtype, self.device = problem, data, seed, dtype, device
         _seed_random_state(int(stream(seed, "training").integers(2**63)), device)
         self.model = problem.model().to(device, dtype)
+        self.loss = problem.loss_in(dtype, device).function
         self.optimiser = problem.optimiser(self.model.parameters())
         self.step = 0
         self.identity = {
@@ -180,7 +181,7 @@ class _Run:
         inputs, targets = _moved((samples[indices], labels[indices]), self.dtype, self.device)
         self.model.train()
         self.optimiser.zero_grad()
-        torch.autograd.backward(self.problem.loss(self.model(inputs), targets))
+        torch.autograd.backward(self.loss(self.model(inputs), targets))
         self.optimiser.step()
         self.step += 1
 
@@ -194,6 +195,8 @@ class _Run:
         """Writes the whole state, which appears as a whole or not at all; returns the losses."""
         losses = losses_of(self.problem, self.data, self.model)
         if not all(math.isfinite(loss) for loss in losses.values()):
+            if self.step == 0:
+                raise ValueError(f"the losses are {losses} before any training: mend the network, the loss or the data")
             raise ValueError(f"the training has diverged: at step {self.step} the losses are {losses}")
         state = {
             "format": CHECKPOINT_FORMAT,
@@ -215,7 +218,7 @@ class _Run:
         if changed:
             raise ValueError(f"{path} is of another training ({', '.join(changed)}): use another directory")
         if lacking := load_state(self.model, state["model"], str(path)):
-            raise ValueError(f"{path} lacks the buffers {', '.join(lacking)}: remove it, and it is made anew")
+            raise ValueError(f"{path} lacks the buffers {listed(lacking)}: remove it, and it is made anew")
         self.optimiser.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], self.device)
         self.step = step
@@ -241,8 +244,8 @@ def losses_of(problem: Problem, data: ProblemData, model: nn.Module) -> dict[str
 
     As that of the Hessian it does not depend on how they are cut: class weights and ignored targets count.
     """
-    parameter, loss = next(model.parameters()), as_loss(problem.loss)
-    assert isinstance(loss, Loss)  # of (output, targets)
+    parameter = next(model.parameters())
+    loss = problem.loss_in(parameter.dtype, parameter.device)
     model.eval()
     losses = {}
     for split, (samples, labels) in data.hessian.items():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..linops import Objective
 from ..linops.curvature.data import Batches
 from ..linops.curvature.guards import untouched_random_numbers
+from ..linops.curvature.loss import tensors_of
 from .recorder import CurvatureRecorder
 from .schedule import ScheduledRecorder
 
@@ -43,7 +44,7 @@ class CurvatureCallback(TrainerCallback):  # type: ignore[misc]
 
     Raises:
         ValueError: neither or both of ``every`` and ``steps``, or other values out of range.
-        TypeError: data that can be gone through only once; without a loss, batches that are no mappings.
+        TypeError: data that can be gone through only once; without a loss, batches that are no mappings or hold lists.
 
     Cost: see `CurvatureRecorder`.
     """
@@ -158,3 +159,6 @@ def _require_arguments(batch: Any) -> None:
             "a model of transformers computes its loss of a mapping of its arguments, as in "
             f'{{"input_ids": ids, "labels": labels}}; got a {type(batch).__name__}: give one, or loss='
         )
+    lists = [name for name, value in batch.items() if isinstance(value, list) and next(tensors_of(value), None) is None]
+    if lists:
+        raise TypeError(f'{", ".join(lists)} of the data are lists, and a model takes tensors: return_tensors="pt"')

@@ -138,6 +138,19 @@ def test_a_file_without_its_buffers_is_refused_with_what_is_missing_and_both_los
     assert not list((tmp_path / "study" / "records").iterdir())
 
 
+def test_of_many_buffers_that_a_file_lacks_some_are_named_and_counts_of_batches_are_not_missed(tmp_path):
+    def deep():
+        return nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(5)), nn.Linear(4, 3))
+
+    model = deep()
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert study_checkpoints(deep, LOSS, BATCH, [state], tmp_path / "study", k=2, losses=[loss_of(model)])
+    bare = {name: tensor for name, tensor in state.items() if "running" not in name}
+    message = r"lacks the buffers 0.running_mean, .* 2.running_var and 4 more: with.* and was given the loss 1"
+    with pytest.raises(ValueError, match=message):
+        study_checkpoints(deep, LOSS, BATCH, [bare], tmp_path / "other", k=2, losses=[1.0])
+
+
 def test_a_state_with_another_loss_is_refused_with_both(tmp_path, training):
     states, losses = training
     changed = {**states[3], "1.running_var": 4 * states[3]["1.running_var"]}
@@ -160,6 +173,23 @@ def test_a_state_with_another_loss_is_refused_with_both(tmp_path, training):
 def test_states_that_do_not_fit_are_refused(tmp_path, training, state, words):
     with pytest.raises(ValueError, match=words):
         study(tmp_path / "study", [state(training[0][0])])
+
+
+def test_a_tied_parameter_may_have_one_of_its_names_alone(tmp_path):
+    """As in files of safetensors, which hold each tensor once."""
+
+    def tied():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+        model[2].weight = model[0].weight
+        return model
+
+    model = tied()
+    state = model.state_dict()
+    del state["2.weight"]
+    results = study_checkpoints(tied, LOSS, BATCH, [state], tmp_path / "study", k=2, losses=[loss_of(model)])
+    assert results["parameters"]["names"] == ["0.weight", "0.bias", "2.bias"]
+    with pytest.raises(ValueError, match="is of another network"):
+        study_checkpoints(tied, LOSS, BATCH, [{"2.bias": state["2.bias"]}], tmp_path / "other", k=2)
 
 
 def test_names_of_compiled_parts_are_those_of_the_network(tmp_path, training):

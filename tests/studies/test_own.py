@@ -7,10 +7,11 @@ import pytest
 import torch
 from study_cases import small_data, small_model
 from torch import nn
+from torch.nn.utils import prune
 from typer.testing import CliRunner
 
-from eigenspan.studies import OverlapStudy, Problem, StudyOptions, cli, own_problem, report
-from eigenspan.studies.problem import HessianPlan
+import eigenspan as es
+from eigenspan.studies import HessianPlan, OverlapStudy, Problem, StudyOptions, cli, own_problem, report
 from eigenspan.studies.problems import find_problem
 
 DATA = small_data()
@@ -82,6 +83,12 @@ def test_eigenvalues_are_those_of_the_dense_hessian(tmp_path):
         ({"hessian": {"validation": DATA.train}}, ValueError, r"got \['validation'\]"),
         ({"hessian": {"train": DATA.train[0]}}, TypeError, r"hessian\['train'\] is a pair of inputs and targets"),
         ({"train": (DATA.train[0][:3], DATA.train[1])}, ValueError, "train has 3 inputs and 40 targets"),
+        ({"train": (DATA.train[0], DATA.train[1].numpy())}, TypeError, "got a tuple of Tensor, ndarray"),
+        ({"train": ({"points": DATA.train[0]}, DATA.train[1])}, TypeError, "inputs of train are.* got a dict"),
+        ({"batch_size": 0}, ValueError, "batch_size is at least 1, got 0"),
+        ({"record_every": 0}, ValueError, "record_every is at least 1, got 0"),
+        ({"steps": -1}, ValueError, "steps is at least 0, got -1"),
+        ({"k": 0}, ValueError, "k is at least 1, got 0"),
     ],
 )
 def test_data_that_are_none_are_refused(changes, error, message):
@@ -94,8 +101,102 @@ def test_factories_and_losses_that_are_none_are_refused():
         own_problem(lambda: 3, LOSS, DATA.hessian)
     with pytest.raises(TypeError, match=r"got one itself, Sequential\(…\): give the class, or lambda: network"):
         own_problem(small_model(), LOSS, DATA.hessian)
-    with pytest.raises(ValueError, match="the loss of a sample is one number"):
+    with pytest.raises(ValueError, match="the loss of a batch is a scalar tensor"):
         own_problem(small_model, lambda output, target: output, DATA.hessian)
+    with pytest.raises(ValueError, match="reduction='none' and gives no scalar"):
+        own_problem(small_model, nn.CrossEntropyLoss(reduction="none"), DATA.hessian)
+    with pytest.raises(TypeError, match="got an Objective: a CurvatureRecorder takes those"):
+        own_problem(small_model, es.Objective(lambda model, batch: model(batch[0]).mean()), DATA.hessian)
+
+
+def study(directory, *arguments, options=None, **changes):
+    """The last record of one of 2 steps, with the eigenvalues of the dense Hessian beside those found."""
+    arguments = arguments or (small_model, LOSS)
+    given = {"hessian": DATA.hessian, "train": DATA.train, "batch_size": 10, "record_every": 2, "k": 3}
+    chosen = {"k": 3, "steps": 2, "dtype": "float64", "exact": True, "compare": False, **(options or {})}
+    problem = own_problem(*arguments, **{**given, **changes})
+    results = OverlapStudy(problem, StudyOptions(**chosen), directory / "study").run()
+    record = results["records"][-1]
+    # Float64, to the tolerance of the solver.
+    assert record["eigenvalues"] == pytest.approx(record["exact"]["eigenvalues"], abs=1e-8)
+    return record
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])),
+        nn.CrossEntropyLoss(ignore_index=0),
+        nn.CrossEntropyLoss(reduction="sum"),
+        es.Loss(lambda output, target: nn.functional.cross_entropy(output, target, reduction="sum"), reduction="sum"),
+    ],
+)
+def test_a_loss_is_that_of_the_whole_batch_in_whichever_parts_and_dtype(tmp_path, loss):
+    """Class weights are float32, and the study is in float64; the parts have other class weights each."""
+
+    def optimiser(parameters):
+        return torch.optim.SGD(parameters, lr=1e-3)
+
+    plan = HessianPlan(micro_batch_size=7)
+    record = study(tmp_path, small_model, loss, plan=plan, optimiser=optimiser)
+    whole = study(tmp_path / "whole", small_model, loss, optimiser=optimiser)
+    assert record["loss"] == pytest.approx(whole["loss"], rel=1e-12)
+    assert record["eigenvalues"] == pytest.approx(whole["eigenvalues"], abs=1e-8)
+
+
+class Squeezed(nn.Linear):
+    """Its output has no dimension of samples for one sample."""
+
+    def forward(self, inputs):
+        return super().forward(inputs).squeeze()
+
+
+class Slashed(nn.Module):
+    """A tensor with a slash in its name, and one without entries."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleDict({"points/3": small_model()})
+        self.nothing = nn.Parameter(torch.empty(0))
+
+    def forward(self, inputs):
+        return self.parts["points/3"](inputs)
+
+
+def pruned():
+    network = small_model()
+    prune.l1_unstructured(network[0], "weight", 0.5)
+    return network
+
+
+def test_networks_that_are_seldom(tmp_path):
+    labels = (DATA.train[1] > 0).double()
+    study(
+        tmp_path / "squeezed",
+        lambda: Squeezed(4, 1),
+        nn.BCEWithLogitsLoss(),
+        train=(DATA.train[0], labels),
+        hessian={"train": (DATA.train[0], labels)},
+    )
+    study(tmp_path / "slashed", Slashed, LOSS, options={"compare": True})
+    study(tmp_path / "pruned", pruned, LOSS)
+    network = pruned()
+    study(tmp_path / "given", lambda: network, LOSS)
+
+
+def test_a_random_network_says_so(tmp_path):
+    class Noisy(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs + torch.randn_like(inputs))
+
+    with pytest.raises(ValueError, match="or the network or the loss draws random numbers"):
+        study(tmp_path, lambda: Noisy(4, 3), LOSS)
+
+
+def test_a_loss_that_is_no_number_from_the_beginning_is_no_divergence(tmp_path):
+    ignored = torch.full_like(DATA.train[1], -100)
+    with pytest.raises(ValueError, match=r"the losses are \{'train': nan\} before any training"):
+        study(tmp_path, hessian={"train": (DATA.train[0], ignored)})
 
 
 @pytest.mark.parametrize(
@@ -141,6 +242,7 @@ def test_the_command_takes_a_module_of_this_folder(module, name):
     [
         ("missing:problem", "No module named 'missing'"),
         ("points:missing", "has no attribute 'missing'"),
+        ("./points.py:problem", "MODULE:NAME names what a module has"),
         ("points:other", "expected a Problem, as eigenspan.studies.own_problem makes"),
     ],
 )
@@ -149,6 +251,13 @@ def test_what_is_no_problem_is_an_error_of_one_line(name, message):
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+def test_a_class_that_is_none_is_an_error_of_one_line(module):
+    (module / "points.py").write_text(MODULE.replace("network =", "targets[30] = 7\nnetwork ="))
+    result = run("study", "points:problem")
+    assert result.exit_code == 1
+    assert "eigenspan: Target 7 is out of bounds." in " ".join(result.output.split())
 
 
 def test_its_name_is_how_it_is_found(module):

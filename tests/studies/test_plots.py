@@ -13,7 +13,7 @@ from study_cases import run
 
 from eigenspan.studies import plots
 from eigenspan.studies.comparison_plots import comparison_figure
-from eigenspan.studies.drawing import empty_figure, write_figure
+from eigenspan.studies.drawing import draw_lines, empty_figure, write_figure
 from eigenspan.studies.plots import save_figures
 
 NAMES = [
@@ -84,6 +84,15 @@ def drawn_lines(axes, count):
 def test_a_title_is_no_formula(results, tmp_path):
     """Although there is a dollar sign before and after what would be none."""
     assert len(save_figures({**results, "title": r"$\frac$"}, tmp_path)) == len(NAMES)
+
+
+def test_a_long_title_is_in_lines_and_of_a_very_long_one_there_is_the_beginning(single, tmp_path, laid_out):
+    for one in save_figures({**single, "title": "A title of many words, and more of them. " * 30}, tmp_path):
+        assert one.figure.get_suptitle().startswith("A title of many words")
+        assert one.figure.get_suptitle().endswith(" …")
+        (title,) = [text for text in one.figure.texts if text.get_text() == one.figure.get_suptitle()]
+        assert title.get_window_extent().x0 >= 0
+        assert title.get_window_extent().x1 <= one.figure.bbox.x1
 
 
 def test_each_figure_is_a_png_and_an_svg(drawn, folder):
@@ -170,6 +179,17 @@ def test_the_loss_is_beside_it(results, drawn):
     axes = panel(drawn, "overlap-by-step", "loss")
     losses = [record["loss"] for record in results["records"]]
     assert list(axes.lines[0].get_ydata()) == losses
+    assert axes.get_ylim()[0] == 0
+
+
+def test_a_loss_may_be_negative(results, tmp_path, unwritten):
+    below = copy.deepcopy(results)
+    for record in below["records"]:
+        record["loss"] -= 10
+    figures = {one.name: one for one in save_figures(below, tmp_path)}
+    axes = panel(figures, "overlap-by-step", "loss")
+    low, high = axes.get_ylim()
+    assert low < min(axes.lines[0].get_ydata()) < high
 
 
 def test_overlap_by_k_is_drawn_as_it_is_and_relative_to_chance(results, drawn):
@@ -371,6 +391,23 @@ def test_long_names_have_room_without_what_all_of_them_share(results, tmp_path, 
         assert (
             min(inches, default=3) > 2.5
         )  # beside the labels, a panel keeps about the width that it has with short ones
+
+
+@pytest.mark.parametrize(
+    ("steps", "k", "marked", "picture"), [(5, 20, True, False), (200, 20, False, False), (200, 100, False, True)]
+)
+def test_of_many_records_the_lines_are_bare_and_of_very_many_they_are_a_picture(steps, k, marked, picture):
+    """So that a page of hundreds of them stays small."""
+    axes = Figure().subplots()
+    draw_lines(axes, [{"step": step} for step in range(steps)], np.ones((steps, k)))
+    assert all((one.get_marker() == "o") is marked for one in axes.lines)
+    assert all(bool(one.get_rasterized()) is picture for one in axes.lines)
+
+
+def test_a_line_of_one_point_is_seen():
+    axes = Figure().subplots()
+    draw_lines(axes, [{"step": step} for step in range(200)], np.ones((200, 1)))
+    assert all(one.get_marker() == "o" for one in axes.lines)
 
 
 # -- little and missing -----------------------------------------------------------------------------------------------

@@ -362,6 +362,14 @@ def test_parameters_of_several_dtypes(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
+def test_parameters_without_shapes(tmp_path, caplog):
+    model = nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.Linear(3, 3))
+    lazy = recorder(tmp_path)
+    lazy.begin(model)
+    assert lazy.record(model, 0) is None
+    assert "have no shapes before a first forward pass" in caplog.text
+
+
 def test_parameters_that_are_spread_over_ranks(tmp_path, caplog):
     class FullyShardedDataParallel(nn.Sequential):
         pass

@@ -109,6 +109,9 @@ def show(browser, path, width, scheme="light"):
     for log in ("browser", "performance"):
         browser.get_log(log)
     browser.get(path.as_uri())
+    # The load of the blank page may be taken for that of this one, which is then read in part.
+    whole = "return location.href === arguments[0] && document.readyState === 'complete'"
+    WebDriverWait(browser, 60).until(lambda browser: browser.execute_script(whole, path.as_uri()))
 
 
 def requested(browser):

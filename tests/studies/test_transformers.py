@@ -173,6 +173,8 @@ def test_batches_that_are_no_arguments_are_refused_at_once(tmp_path):
     with pytest.raises(TypeError, match=r"a mapping of its arguments, .*got a tuple: give one, or loss="):
         CurvatureCallback(pair, tmp_path, every=1)
     CurvatureCallback(pair, tmp_path, every=1, loss=torch.nn.CrossEntropyLoss())  # which takes what its loss does
+    with pytest.raises(TypeError, match=r"input_ids, labels of the data are lists.*return_tensors=\"pt\""):
+        CurvatureCallback({name: tensor.tolist() for name, tensor in BATCH.items()}, tmp_path, every=1)
 
 
 def test_a_model_that_computes_no_loss_of_a_batch_says_what_is_missing(tmp_path, caplog):
