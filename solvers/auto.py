@@ -17,11 +17,11 @@ from .golub_kahan import BlockGolubKahan
 from .gram import GramEigh
 from .krylov import BlockKrylov
 from .lanczos import BlockLanczos
+from .parameters import int_or_none, positive_integer, tolerance
 from .report import solver_from_dict, solver_to_dict
 from .solver import EigenPairs, EigenSolver, Which
 from .storage import Storage, as_storage
 from .svd_solver import SVDSolver
-from .template import positive_integer, tolerance
 from .watched import Watched
 
 _SMALL = 300  # rows up to which DenseEigh is three times as fast or more, by benchmarks/solver_choice.py
@@ -189,8 +189,8 @@ class Auto(EigenSolver):
     """
 
     tol: float | None = attrs.field(default=None, validator=tolerance)
-    max_products: int | None = attrs.field(default=None, validator=positive_integer)
-    memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
+    max_products: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
+    memory_budget: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
     storage: Storage | None = attrs.field(default=None, converter=as_storage)
 
     uses_start = True

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..linops import LinearOperator
 from .cores import Core
+from .parameters import as_int, int_or_none, positive_integer
 from .sketching import Sketching
-from .template import positive_integer
 
 _Self = TypeVar("_Self", bound="CoreSketching")
 
@@ -24,9 +24,9 @@ _Self = TypeVar("_Self", bound="CoreSketching")
 class CoreSketching(Sketching):
     """A solver that approximates A by a core between bases of its range: see `SketchedEigh` and `SketchedSVD`."""
 
-    outer: int | None = attrs.field(default=None, validator=positive_integer)
-    k: int = attrs.field(validator=positive_integer)
-    inner: int | None = attrs.field(default=None, validator=positive_integer)
+    outer: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
+    k: int = attrs.field(converter=as_int, validator=positive_integer)
+    inner: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
 
     @k.default
     def _outer_pairs(self) -> Any:

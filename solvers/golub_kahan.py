@@ -8,11 +8,11 @@ from torch import Tensor
 from ..linops import LinearOperator
 from .bidiagonalisation import KrylovSpaces, RitzTriplets
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
+from .parameters import tolerance_for
 from .report import Status
 from .storage import Storage
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import orthonormalise
-from .template import tolerance_for
 from .watched import Watched
 from .workload import Workload
 

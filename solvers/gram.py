@@ -9,12 +9,12 @@ from torch import Tensor
 from ..linops import CurvatureOperator, LinearOperator
 from ..linops.memory import allowance
 from .basis import Basis
+from .parameters import as_int, int_or_none, positive_integer
 from .report import Status
 from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver, Which
 from .streams import stream
 from .tall import column_major, column_norms, combine, gram, in_blocks, orthonormalise, orthonormality_defects
-from .template import positive_integer
 from .watched import Watched
 from .workload import Workload
 
@@ -57,8 +57,8 @@ class GramEigh(EigenSolver):
     made orthonormal.
     """
 
-    limit: int = attrs.field(default=10_000, validator=positive_integer)
-    memory_budget: int | None = attrs.field(default=None, validator=positive_integer)
+    limit: int = attrs.field(default=10_000, converter=as_int, validator=positive_integer)
+    memory_budget: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
     measure_residuals: bool = True
 
     takes_spread_rows = False

@@ -14,12 +14,12 @@ from ..linops.sharding import summed
 from .basis import Basis, narrowed, random_directions
 from .combination import Combination
 from .krylov import DOUBT
+from .parameters import int_or_none, positive_integer, tolerance, tolerance_for
 from .rayleigh_ritz import generalised_eigenpairs, orthonormalise_in_place, projected, residual_norms
 from .report import Status
 from .solver import EigenPairs, EigenSolver, Which
 from .storage import DEVICE, Storage, as_storage
 from .tall import column_norms
-from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 from .workload import Workload
 
@@ -73,11 +73,11 @@ class SubspaceIteration(EigenSolver):
     Cost: k + oversampling = p products and about 10 n p² flops in a pass; 4 n p numbers, 2 n p with a storage.
     """
 
-    oversampling: int | None = attrs.field(default=None, validator=positive_integer)
-    passes: int | None = attrs.field(default=None, validator=positive_integer)
+    oversampling: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
+    passes: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
     tol: float | None = attrs.field(default=None, validator=tolerance)
-    max_products: int | None = attrs.field(default=None, validator=positive_integer)
-    block_size: int | None = attrs.field(default=None, validator=positive_integer)
+    max_products: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
+    block_size: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
     storage: Storage | None = attrs.field(default=None, converter=as_storage)
 
     uses_start = True

@@ -14,9 +14,10 @@ from torch import Tensor
 from ..linops import LinearOperator
 from ..linops.sharding import placed
 from .basis import Basis, most_columns, random_directions
+from .parameters import int_or_none, positive_integer, tolerance
 from .storage import DEVICE, Storage, as_storage
 from .tall import Orthonormalised, column_norms, gram, orthonormalise
-from .template import Solver, positive_integer, tolerance
+from .template import Solver
 from .watched import Takes, Watched
 from .workload import Workload
 
@@ -37,10 +38,10 @@ _VECTORS_EACH = 1.5  # that the space grows by for each pair that is still missi
 class BlockKrylov(Solver):
     """A solver that looks for k pairs or triplets in block Krylov spaces: see `BlockLanczos` and `BlockGolubKahan`."""
 
-    block_size: int | None = attrs.field(default=None, validator=positive_integer)
+    block_size: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
     tol: float | None = attrs.field(default=None, validator=tolerance)
-    max_products: int | None = attrs.field(default=None, validator=positive_integer)
-    max_basis: int | None = attrs.field(default=None, validator=positive_integer)
+    max_products: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
+    max_basis: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
     storage: Storage | None = attrs.field(default=None, converter=as_storage)
 
     uses_start = True

@@ -9,11 +9,11 @@ from torch import Tensor
 from ..linops import LinearOperator
 from .combination import Combination
 from .krylov import CLUSTER, BlockKrylov, evidence, evidence_needed, products_to_next_look
+from .parameters import tolerance_for
 from .rayleigh_ritz import measured_ritz_pairs
 from .report import Status
 from .solver import EigenPairs, EigenSolver
 from .tall import orthonormalise
-from .template import tolerance_for
 from .tridiagonalisation import KrylovSpace, RitzPairs
 from .watched import Watched
 from .workload import Workload

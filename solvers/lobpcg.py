@@ -16,11 +16,11 @@ from torch import Tensor
 from ..linops import LinearOperator, Structure
 from .dense import DenseEigh
 from .lanczos import BlockLanczos
+from .parameters import as_int, positive_integer, tolerance, tolerance_for
 from .report import Status
 from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver, Which
 from .tall import column_norms, combine, gram, orthonormalise
-from .template import positive_integer, tolerance, tolerance_for
 from .watched import Watched
 from .workload import Workload
 
@@ -70,7 +70,7 @@ class Lobpcg(EigenSolver):
 
     library: str = attrs.field(default="scipy", validator=attrs.validators.in_(tuple(_LEAST_ROWS)))
     tol: float | None = attrs.field(default=None, validator=tolerance)
-    maxiter: int = attrs.field(default=500, validator=positive_integer)
+    maxiter: int = attrs.field(default=500, converter=as_int, validator=positive_integer)
 
     takes_spread_rows = False
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from ..linops import LinearOperator
 from .basis import completed
 from .measurement import Measurement
+from .parameters import int_or_none, positive_integer
 from .report import Status
 from .results import EigenDecomposition
 from .sketches import Sketch
 from .sketching import Sketching
 from .solver import EigenPairs, EigenSolver, Which
 from .tall import combine, orthonormalise
-from .template import positive_integer
 from .watched import Watched
 from .workload import Workload
 
@@ -58,7 +58,7 @@ class Nystrom(Sketching, EigenSolver):
     Cost: sketch_size = s products, about 12 n s² flops and 3 n s numbers.
     """
 
-    sketch_size: int | None = attrs.field(default=None, validator=positive_integer)
+    sketch_size: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
 
     def __attrs_post_init__(self) -> None:
         if self.which is Which.SA:

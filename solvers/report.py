@@ -77,6 +77,11 @@ class SolveReport:
         """Wall time of the whole solve."""
         return self.seconds_in_products + self.seconds_outside
 
+    @property
+    def ending(self) -> str:
+        """How the solve ended, and what else there is to know of it, in words."""
+        return ". ".join([self.status.value, *self.notes])
+
     def __str__(self) -> str:
         """The report in two lines, and one for each note."""
         parameters = [f"k={self.solver.k}"]

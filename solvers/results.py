@@ -85,7 +85,7 @@ class _Decomposition(abc.ABC):
     @property
     def _ending(self) -> str:
         """The result and how its solve ended, in words."""
-        return f"{self!r}: " + ". ".join([self.report.status.value, *self.report.notes])
+        return f"{self!r}: {self.report.ending}"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to one file, a NumPy archive of plain arrays and a report in JSON.

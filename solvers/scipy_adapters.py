@@ -13,12 +13,12 @@ from torch import Tensor
 from ..linops import LinearOperator
 from .dense import DenseEigh
 from .krylov import expected_dimension
+from .parameters import int_or_none, positive_integer
 from .report import Status
 from .sketches import Gaussian
 from .solver import EigenPairs, EigenSolver
 from .streams import stream
 from .tall import column_norms, orthonormalise
-from .template import positive_integer
 from .watched import Watched
 from .workload import Workload
 
@@ -53,8 +53,8 @@ class Arpack(EigenSolver):
     """
 
     tol: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
-    ncv: int | None = attrs.field(default=None, validator=positive_integer)
-    maxiter: int | None = attrs.field(default=None, validator=positive_integer)
+    ncv: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
+    maxiter: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
 
     uses_start, takes_spread_rows = True, False
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from ..linops import LinearOperator
 from .dense import DenseSVD
 from .krylov import expected_dimension
+from .parameters import int_or_none, positive_integer
 from .report import Status
 from .scipy_adapters import arnoldi_steps, power_of_two
 from .sketches import Gaussian
 from .streams import stream
 from .svd_solver import SingularTriplets, SVDSolver
 from .tall import combine, gram, orthonormalise
-from .template import positive_integer
 from .watched import Watched
 from .workload import Workload
 
@@ -39,7 +39,7 @@ class _SciPySVD(SVDSolver):
     """The k largest singular triplets through ``scipy.sparse.linalg.svds``, of A divided by about its norm."""
 
     tol: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
-    maxiter: int | None = attrs.field(default=None, validator=positive_integer)
+    maxiter: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
 
     uses_start, takes_spread_rows = True, False
 
@@ -198,7 +198,7 @@ class ArpackSVD(_SciPySVD):
     ncv numbers.
     """
 
-    ncv: int | None = attrs.field(default=None, validator=positive_integer)
+    ncv: int | None = attrs.field(default=None, converter=int_or_none, validator=positive_integer)
 
     def _solve(self, A: Watched, start: Tensor | None) -> SingularTriplets:
         if self.ncv is not None and not self.k < self.ncv < min(A.shape):

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from ..linops import Function, LinearOperator
 from .basis import completed
 from .measurement import Measurement
+from .parameters import as_int, positive_integer
 from .sketches import SSRFT, Gaussian, Rademacher, Sketch, SparseSign
 from .tall import blocks, combine, empty_columns, orthonormalise
-from .template import Cost, Solver, operator_for, positive_integer
+from .template import Cost, Solver, operator_for
 from .watched import Watched
 
 TEST_MATRICES: dict[str, type[Sketch]] = {
@@ -37,7 +38,7 @@ class Sketching(Solver):
     """
 
     test_matrix: str = attrs.field(default="ssrft", validator=attrs.validators.in_(tuple(TEST_MATRICES)))
-    block_size: int = attrs.field(default=64, validator=positive_integer)
+    block_size: int = attrs.field(default=64, converter=as_int, validator=positive_integer)
     measure_residuals: bool = True
 
     @property

@@ -166,7 +166,8 @@ class EigenSolver(Solver):
             raise ValueError(f"eigenvalues need a square operator, got {A}; A.T @ A and A @ A.T are square")
         require_known_symmetric(A, type(self).__name__)
         if self.k > n:
-            raise ValueError(f"k={self.k} eigenpairs were asked of {A}, which has {n}; choose k <= {n}")
+            remedy = f"choose k <= {n}" if n else "there is nothing to decompose"
+            raise ValueError(f"k={self.k} eigenpairs were asked of {A}, which has {n}; {remedy}")
 
     def _ordered(self, pairs: EigenPairs, A: LinearOperator) -> EigenPairs:
         """The k leading pairs that a subclass gave back, once checked, in the dtype and on the device of A."""

@@ -126,7 +126,8 @@ class SVDSolver(Solver):
     def _require_suitable(self, A: LinearOperator) -> None:
         least = min(A.shape)
         if self.k > least:
-            raise ValueError(f"k={self.k} singular triplets were asked of {A}, which has {least}; choose k <= {least}")
+            remedy = f"choose k <= {least}" if least else "there is nothing to decompose"
+            raise ValueError(f"k={self.k} singular triplets were asked of {A}, which has {least}; {remedy}")
 
     def _result(self, found: SingularTriplets, cost: Cost, check_products: int) -> SingularValueDecomposition:
         """The result of `_ordered` triplets; of residual norms that are not known there are none."""

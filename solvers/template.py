@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
-import numpy
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from ..linops import Dense, LinearOperator, Subspace, as_operator
 from ..linops.sharding import placed, whole
 from ..linops.tall_matrix import TallMatrix
+from .parameters import as_int, positive_integer, seed_number
 from .planning import SolvePlan, plan_solve
 from .product_log import digest
 from .report import SolveReport, Status, solver_to_dict
@@ -35,53 +35,6 @@ except ImportError:  # not on Windows
 
 _Found = TypeVar("_Found")
 _log = logging.getLogger(__name__)
-
-
-def positive_integer(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """An attrs validator: an int of at least 1; None where that is the default."""
-    if value is None and attribute.default is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{attribute.name} is a positive integer, an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{attribute.name} is at least 1, got {value}")
-
-
-def tolerance(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """An attrs validator: a number between 0 and 1, or None."""
-    if value is None:
-        return
-    if not isinstance(value, int | float | numpy.floating):
-        raise TypeError(f"{attribute.name} is a number between 0 and 1, or None for the default, got {value!r}")
-    if not 0 < value < 1:
-        raise ValueError(
-            f"{attribute.name} is a number between 0 and 1, relative to the largest value, or None for the default; "
-            f"got {value!r}"
-        )
-
-
-_TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
-
-
-def tolerance_for(A: LinearOperator, tol: float | None) -> float:
-    """``tol``, or the default of the dtype of A: 1e-5 in float32, 1e-9 in float64.
-
-    Raises:
-        ValueError: a tol below ten roundings of the dtype.
-    """
-    rounding = torch.finfo(A.dtype).eps
-    if tol is None:
-        return _TOLERANCES[A.dtype]
-    if tol < 10 * rounding:
-        operator = A.A if isinstance(A, Watched) else A
-        raise ValueError(f"tol={tol} is below the rounding errors of {operator}: choose at least {10 * rounding:.1e}")
-    return tol
-
-
-def seed_number(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """An attrs validator: an int of at least 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{attribute.name} is a non-negative integer, got {value!r}")
 
 
 def operator_for(A: Any, name: str, spread_rows: bool = False) -> LinearOperator:
@@ -150,8 +103,8 @@ class Solver(abc.ABC):
         ValueError: k < 1, a negative seed.
     """
 
-    k: int = attrs.field(validator=positive_integer)
-    seed: int = attrs.field(default=0, validator=seed_number)
+    k: int = attrs.field(converter=as_int, validator=positive_integer)
+    seed: int = attrs.field(default=0, converter=as_int, validator=seed_number)
 
     uses_start: ClassVar[bool] = False
     takes_spread_rows: ClassVar[bool] = True  # blocks of `RowSharded`

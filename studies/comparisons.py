@@ -42,7 +42,7 @@ def _curve(eig: EigenDecomposition, other: EigenDecomposition) -> Tensor:
 
 
 def followed(parameters: ParameterSpace) -> list[str]:
-    """The names of the tensors whose Hessians are compared from step to step: the `TENSORS` largest that have entries."""
+    """The names of the tensors whose Hessians are compared from step to step: the `TENSORS` largest with entries."""
     sizes = [shape.numel() for shape in parameters.shapes.values()]
     return [parameters.names[index] for index in heaviest(sizes) if sizes[index]]
 

@@ -221,7 +221,7 @@ class CurvatureRecorder:
             warnings.simplefilter("ignore", ConvergenceWarning)  # the record says how the solve ended
             eig = solver.solve(H)
         if len(eig.eigenvalues) < solver.k:
-            raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
+            raise RuntimeError(f"{eig!r}: {eig.report.ending}")
         solved = time.perf_counter()
         numbers = record_of(H, eig, table_for(solver.k), solver.seed)
         record = {

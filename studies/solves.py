@@ -78,7 +78,7 @@ class StepSolver:
         checkpoint.require_losses({split: loss}, H.dtype)
         eig = options.eigensolver().solve(H, progress=progress, checkpoint=folder / "hessian")
         if len(eig.eigenvalues) < options.k:
-            raise RuntimeError(f"{eig!r}: {eig.report.status.value}")
+            raise RuntimeError(f"{eig!r}: {eig.report.ending}")
         return StepSolves(
             H=H,
             loss=loss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -126,9 +127,9 @@ class MonteCarloFisher(GaussNewtonOperator):
         **options: Any,
     ) -> None:
         for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is an integer >= {least}, got {value!r}")
-        self._draws, self._seed = draws, seed
+        self._draws, self._seed = int(draws), int(seed)
         super().__init__(model, loss, data, parameters=parameters, **options)
         self._require_likelihood()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..parameters import require_integer
 from ..tall import blocks
 from ..watched import Watched
 from .estimates import Estimate, EstimateStatus, Sample, bracketed
 from .quadrature import JacobiMatrix, lanczos_runs
 from .range_sketch import Spherical
-from .sampling import Sampler, Sampling, operand, require_integer
+from .sampling import Sampler, Sampling, operand
 
 _ROUNDING = 100.0  # roundings of the largest |λ| within which an eigenvalue is on either side of a point
 
@@ -73,7 +75,7 @@ class SpectralDensity:
 
         Cost: none to speak of.
         """
-        if not isinstance(p, int) or isinstance(p, bool) or p < 0:
+        if not isinstance(p, numbers.Integral) or isinstance(p, bool) or p < 0:
             raise ValueError(f"a moment takes an integer power >= 0, got {p!r}")
         return self._integral(lambda x: x**p, exact_degree=p < 2 * self.nodes.shape[1])
 

@@ -10,13 +10,14 @@ import attrs
 import scipy
 import torch
 
+from ..parameters import require_integer
 from ..sketches import Rademacher
 from ..tall import blocks, column_norms, gram
 from ..watched import Watched
 from .estimates import Bounds, Estimate, EstimateStatus, Sample, bracketed, jackknifed, warn_unless_reached
 from .quadrature import JacobiMatrix, lanczos_runs
 from .range_sketch import RangeSketch, Spherical
-from .sampling import Sampler, Sampling, choice, operand, require_integer
+from .sampling import Sampler, Sampling, choice, operand
 
 
 def frobenius_norm(

@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...linops import LinearOperator
-from ..template import operator_for, positive_integer, require_known_symmetric, seed_number
+from ..parameters import as_int, positive_integer, seed_number
+from ..template import operator_for, require_known_symmetric
 from ..watched import Watched
 from .estimates import Estimate, EstimateStatus, Sample, warn_unless_reached
 
@@ -67,10 +68,10 @@ class Sampling:
     """
 
     tol: float | None = attrs.field(default=None, validator=_fraction)
-    max_products: int = attrs.field(validator=positive_integer)
+    max_products: int = attrs.field(converter=as_int, validator=positive_integer)
     confidence: float = attrs.field(validator=_fraction)
-    seed: int = attrs.field(validator=seed_number)
-    block_size: int = attrs.field(default=16, validator=positive_integer)
+    seed: int = attrs.field(converter=as_int, validator=seed_number)
+    block_size: int = attrs.field(default=16, converter=as_int, validator=positive_integer)
     progress: bool = False
 
     def run(
@@ -167,19 +168,6 @@ def operand(
         with torch.no_grad():  # no columns: it fails where there is no transposed product, and costs none
             operator._rmatmat(torch.empty(m, 0, dtype=operator.dtype, device=operator.device))
     return operator
-
-
-def require_integer(name: str, value: Any, least: int = 1) -> None:
-    """Refuse a ``value`` that is no integer of at least that size.
-
-    Raises:
-        TypeError: no integer.
-        ValueError: a smaller one.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} is at least {least}, got {value}")
 
 
 def choice(what: str, value: Any, options: dict[str, Any]) -> Any:
