@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy
 import torch
@@ -17,15 +16,17 @@ from ..linops import Loss, Objective
 from ..linops.compiled import as_named
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.curvature.loss import as_loss
-from ..linops.fingerprint import digest
+from ..linops.fingerprint import digest, module_content
 from .images import Samples
 from .options import StudyOptions
 from .overlap_study import OverlapStudy
 from .problem import DataRequest, HessianPlan, Problem, ProblemData, converted
 from .states import State
 from .tables import table_for
+from .wrapped import copied
 
 _Value = TypeVar("_Value")
+_Optimiser: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 _BY_TRIAL = HessianPlan(engine=None)
 
@@ -41,7 +42,7 @@ def own_problem(
     name: str = "own",
     title: str = "",
     description: str = "data of one's own",
-    optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = lambda p: torch.optim.SGD(p, lr=0.1),
+    optimiser: _Optimiser = lambda p: torch.optim.SGD(p, lr=0.1),
     batch_size: int = 128,
     steps: int = 1000,
     record_every: int = 500,
@@ -75,7 +76,7 @@ def own_problem(
         plan: how products are computed; by default as a trial chooses, so that another run may round otherwise.
 
     Raises:
-        TypeError: a factory that makes no network, batches that are no pairs of tensors, an `Objective`, or steps that
+        TypeError: a factory that makes no network or no optimiser, batches that are no pairs of tensors, an `Objective`, or steps that
             are no integers.
         ValueError: no Hessian batch, or one of another name; inputs and targets of different lengths; a loss that is no
             scalar; numbers out of range; checkpoints and data to train on, no checkpoint, one of a negative step, or a
@@ -94,7 +95,8 @@ def own_problem(
     given, known = _by_step(checkpoints), _by_step(losses) or {}
     _require_checkpoints(given, known, train is not None)
     steps_given = [] if given is None else [sorted(given)]
-    description = f"{description} (SHA-256 {_digest(model, hessian, train, loss, *steps_given)})"
+    trained_by = None if train is None else optimiser
+    description = f"{description} (SHA-256 {_digest(model, trained_by, hessian, train, loss, *steps_given)})"
     nothing = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
     def own(request: DataRequest) -> ProblemData:
@@ -114,7 +116,7 @@ def own_problem(
     return Problem(
         name=name,
         title=title or name,
-        model=lambda: _copied(model()),
+        model=lambda: copied(model()),
         loss=loss,
         sources={"own": own},
         optimiser=optimiser,
@@ -216,18 +218,22 @@ def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mappin
             raise FileNotFoundError(f"the checkpoint of step {step}, {state}, is missing")
 
 
-def _digest(model: Callable[[], nn.Module], *parts: object) -> str:
-    """What tells network, data and loss from others, so that a folder does not go on with those."""
+def _digest(model: Callable[[], nn.Module], optimiser: _Optimiser | None, *parts: object) -> str:
+    """What tells network, training, data and loss from others, so that a folder does not go on with those."""
     with untouched_random_state(torch.device("cpu")):
         torch.default_generator.manual_seed(0)
-        return digest([as_named(model().state_dict().items()), *parts])[:16]
+        network = copied(model())
+        computes = module_content(network, dict.fromkeys(network.modules(), False))
+        training = None if optimiser is None else _settings(optimiser(network.parameters()))
+        return digest([computes, as_named(network.state_dict().items()), training, *parts])[:16]
 
 
-def _copied(network: nn.Module) -> nn.Module:
-    """A copy, also of a network that holds what its next forward pass computes anew, as pruned ones hold weights."""
-    attributes = (value for module in network.modules() for value in vars(module).values())
-    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
-    return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+def _settings(optimiser: torch.optim.Optimizer) -> list[object]:
+    """What an optimiser does, and with how many parameters."""
+    if not isinstance(optimiser, torch.optim.Optimizer):
+        raise TypeError(f"optimiser is a function that makes a torch.optim.Optimizer of parameters, made {optimiser!r}")
+    groups = [{**group, "params": len(group["params"])} for group in optimiser.param_groups]
+    return [type(optimiser).__qualname__, groups]
 
 
 def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
@@ -265,7 +271,7 @@ def _require_loss(
             raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
         if any(parameter.is_meta for parameter in network.parameters()):
             raise ValueError("the network is on the meta device, without values: let model make it on another one")
-        network = _copied(network)
+        network = copied(network)
         first = torch.arange(min(2, len(batch[1])))  # of one sample a model may leave out the dimension
         dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
         inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)

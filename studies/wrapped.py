@@ -1,4 +1,4 @@
-"""What trainers make of a network, undone: wrappers, shards, casts."""
+"""What trainers make of a network, undone, wrappers, shards and casts; and copies of one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,17 @@ def widened(model: nn.Module) -> nn.Module:
 
     Cost: the memory of the copy.
     """
-    return copy.deepcopy(model).float()
+    return copied(model).float()
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy, also of a network that holds what its next forward pass computes anew, as pruned ones hold weights.
+
+    Cost: its memory.
+    """
+    attributes = (value for module in network.modules() for value in vars(module).values())
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
 
 
 def is_narrow(dtype: torch.dtype) -> bool:

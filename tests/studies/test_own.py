@@ -105,6 +105,8 @@ def test_factories_and_losses_that_are_none_are_refused():
         own_problem(small_model, lambda output, target: output, DATA.hessian)
     with pytest.raises(ValueError, match="reduction='none' and gives no scalar"):
         own_problem(small_model, nn.CrossEntropyLoss(reduction="none"), DATA.hessian)
+    with pytest.raises(TypeError, match="optimiser is a function that makes a torch.optim.Optimizer .*, made None"):
+        own(optimiser=lambda parameters: None)
     with pytest.raises(TypeError, match="got an Objective: a CurvatureRecorder takes those"):
         own_problem(small_model, es.Objective(lambda model, batch: model(batch[0]).mean()), DATA.hessian)
 
@@ -142,6 +144,23 @@ def test_a_loss_is_that_of_the_whole_batch_in_whichever_parts_and_dtype(tmp_path
     whole = study(tmp_path / "whole", small_model, loss, optimiser=optimiser)
     assert record["loss"] == pytest.approx(whole["loss"], rel=1e-12)
     assert record["eigenvalues"] == pytest.approx(whole["eigenvalues"], abs=1e-8)
+
+
+def rectified():
+    """Of the same parameters, and another function of them."""
+    network = small_model()
+    network[1] = nn.ReLU()
+    return network
+
+
+def test_a_folder_does_not_go_on_with_another_network_or_optimiser(tmp_path):
+    found = study(tmp_path)
+    faster = {"optimiser": lambda parameters: torch.optim.SGD(parameters, lr=1.0)}
+    for model, changes in ((rectified, {}), (small_model, faster)):
+        with pytest.raises(ValueError, match="is of another training"):
+            study(tmp_path, model, LOSS, **changes)
+    same = {"optimiser": lambda parameters: torch.optim.SGD(parameters, lr=0.1)}  # as by default
+    assert study(tmp_path, lambda: small_model().eval(), LOSS, **same) == found
 
 
 class Squeezed(nn.Linear):

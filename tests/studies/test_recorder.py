@@ -12,6 +12,7 @@ import pytest
 import torch
 from study_cases import small_data
 from torch import nn
+from torch.nn.utils import prune
 
 import eigenspan as es
 from eigenspan.solvers import planning
@@ -350,6 +351,24 @@ def test_half_precision_is_recorded_by_a_copy_in_float32(tmp_path, caplog, dtype
     assert f"the parameters are {str(dtype)[6:]}" in entry.message
     assert "of a copy of the network in float32" in entry.message
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_half_precision_of_a_pruned_network(tmp_path):
+    """It holds weights that a forward pass has computed, with their graph, which PyTorch does not copy."""
+    model = network()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    model = model.bfloat16()
+    data = (BATCH[0].bfloat16(), BATCH[1])
+    LOSS(model(data[0]), data[1]).backward()
+    assert not model[0].weight.is_leaf
+    found = recorder(tmp_path / "half", data=data).record(model, 0)
+    exact = network().bfloat16().float()
+    exact.load_state_dict(
+        {name.removesuffix("_orig"): x for name, x in model.state_dict().items() if "mask" not in name}
+    )
+    prune.custom_from_mask(exact[0], "weight", model[0].weight_mask.float())
+    expected = recorder(tmp_path / "float", data=(data[0].float(), data[1])).record(exact, 0)
+    assert found["eigenvalues"] == pytest.approx(expected["eigenvalues"], rel=1e-4, abs=1e-5)  # as above
 
 
 def test_parameters_of_several_dtypes(tmp_path, caplog):
