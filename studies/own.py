@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..linops import Loss, Objective
 from ..linops.compiled import as_named
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.curvature.loss import as_loss
+from ..linops.curvature.loss import as_loss, loss_in
 from ..linops.fingerprint import digest, module_content
 from .images import Samples
 from .options import StudyOptions
@@ -76,8 +76,8 @@ def own_problem(
         plan: how products are computed; by default as a trial chooses, so that another run may round otherwise.
 
     Raises:
-        TypeError: a factory that makes no network or no optimiser, batches that are no pairs of tensors, an `Objective`, or steps that
-            are no integers.
+        TypeError: a factory that makes no network or no optimiser, batches that are no pairs of tensors, an
+            `Objective`, or steps that are no integers.
         ValueError: no Hessian batch, or one of another name; inputs and targets of different lengths; a loss that is no
             scalar; numbers out of range; checkpoints and data to train on, no checkpoint, one of a negative step, or a
             loss of none.
@@ -264,7 +264,6 @@ def _require_loss(
         )
     if isinstance(loss, Objective):
         raise TypeError("a problem has a loss of (output, targets), got an Objective: a CurvatureRecorder takes those")
-    function = as_loss(loss).function
     with untouched_random_state(torch.device("cpu")), torch.no_grad():
         network = model()
         if not isinstance(network, nn.Module):
@@ -275,6 +274,7 @@ def _require_loss(
         first = torch.arange(min(2, len(batch[1])))  # of one sample a model may leave out the dimension
         dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
         inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)
+        function = as_loss(loss_in(loss, dtype, "cpu")).function
         found = function(network.to("cpu").eval()(inputs), targets)
     if not isinstance(found, Tensor) or found.ndim != 0:
         raise ValueError(f"the loss of a batch is a scalar tensor, got {found}: reduce it by a mean")

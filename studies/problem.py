@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from ..linops import GGN, Hessian, Loss
 from ..linops.curvature.guards import untouched_random_state
-from ..linops.curvature.loss import as_loss
+from ..linops.curvature.loss import as_loss, loss_in
 from .images import Images, Samples, decoded_once
 from .states import State, digest_of, listed, load_state, read_state
 from .tables import reached_k
@@ -211,8 +210,7 @@ class Problem:
 
         Cost: a copy of these tensors.
         """
-        loss = self.loss
-        found = as_loss(copy.deepcopy(loss).to(device, dtype) if isinstance(loss, nn.Module) else loss)
+        found = as_loss(loss_in(self.loss, dtype, device))
         assert isinstance(found, Loss)  # an Objective has no output to train by
         return found
 

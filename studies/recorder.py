@@ -20,6 +20,7 @@ from ..linops import Hessian, ParameterSpace, magnitude
 from ..linops.compiled import as_named
 from ..linops.curvature.data import Batches
 from ..linops.curvature.guards import training_flags, untouched_random_numbers
+from ..linops.curvature.loss import loss_in
 from ..linops.files import read_json
 from ..linops.fingerprint import data_digest, digest
 from ..linops.parameters import Selection
@@ -212,8 +213,10 @@ class CurvatureRecorder:
 
     def _measure(self, model: nn.Module, step: int, folder: StudyFolder) -> dict[str, Any]:
         began = time.perf_counter()
-        data = Widened(self.data) if self._widens else self.data
-        H = Hessian(model, self.loss, data, parameters=list(self._shapes))
+        loss, data = self.loss, self.data
+        if self._widens:
+            loss, data = loss_in(loss, torch.float32, self._device), Widened(data)
+        H = Hessian(model, loss, data, parameters=list(self._shapes))
         if H.parameters.shapes != self._shapes:
             raise ValueError(f"the parameters had other shapes at the beginning, {H.parameters.shapes} now")
         solver = self._affordable(H, began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -87,6 +88,27 @@ def as_loss(loss: Any) -> Loss | Objective:
     if name is not None:
         return Loss(loss, _elements, reduction, convex)
     return Loss(loss, reduction=reduction)
+
+
+def loss_in(loss: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """``loss`` with the tensors of its own, such as class weights, in a dtype and on a device; it is not changed.
+
+    They are found in modules, in ``functools.partial``, and in a `Loss` or `Objective` of these.
+
+    Cost: a copy of these tensors.
+    """
+    if isinstance(loss, Loss | Objective):
+        function, weight = (loss_in(part, dtype, device) for part in (loss.function, loss.weight))
+        return attrs.evolve(loss, function=function, weight=weight)
+    if isinstance(loss, nn.Module):
+        return copy.deepcopy(loss).to(device, dtype)
+    if isinstance(loss, functools.partial):
+        options = {name: loss_in(value, dtype, device) for name, value in loss.keywords.items()}
+        arguments = (loss_in(value, dtype, device) for value in loss.args)
+        return functools.partial(loss_in(loss.func, dtype, device), *arguments, **options)
+    if isinstance(loss, Tensor):
+        return loss.to(device, dtype if loss.is_floating_point() else None)
+    return loss
 
 
 _MODULES: dict[type[nn.Module], str] = {

@@ -1,5 +1,6 @@
 """Problems of one's own: in Python, and by the name of a module on the command line."""
 
+import functools
 import json
 import sys
 
@@ -105,7 +106,7 @@ def test_factories_and_losses_that_are_none_are_refused():
         own_problem(small_model, lambda output, target: output, DATA.hessian)
     with pytest.raises(ValueError, match="reduction='none' and gives no scalar"):
         own_problem(small_model, nn.CrossEntropyLoss(reduction="none"), DATA.hessian)
-    with pytest.raises(TypeError, match="optimiser is a function that makes a torch.optim.Optimizer .*, made None"):
+    with pytest.raises(TypeError, match=r"optimiser is a function that makes a torch.optim.Optimizer .*, made None"):
         own(optimiser=lambda parameters: None)
     with pytest.raises(TypeError, match="got an Objective: a CurvatureRecorder takes those"):
         own_problem(small_model, es.Objective(lambda model, batch: model(batch[0]).mean()), DATA.hessian)
@@ -124,10 +125,17 @@ def study(directory, *arguments, options=None, **changes):
     return record
 
 
+CLASS_WEIGHTS = torch.tensor([1.0, 2.0, 3.0])
+WEIGHTED = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
-        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])),
+        WEIGHTED,
+        nn.CrossEntropyLoss(weight=CLASS_WEIGHTS.half()),  # which the network, in float32 to begin with, is not
+        functools.partial(nn.functional.cross_entropy, weight=CLASS_WEIGHTS),
+        es.Loss(WEIGHTED, lambda output, target: float(CLASS_WEIGHTS[target].sum())),
         nn.CrossEntropyLoss(ignore_index=0),
         nn.CrossEntropyLoss(reduction="sum"),
         es.Loss(lambda output, target: nn.functional.cross_entropy(output, target, reduction="sum"), reduction="sum"),

@@ -341,9 +341,11 @@ def test_an_interruption_is_none_of_these(tmp_path, monkeypatch):
 def test_half_precision_is_recorded_by_a_copy_in_float32(tmp_path, caplog, dtype):
     """As of the network of the same numbers in float32, to its rounding; the training keeps its own."""
     model, data = network().to(dtype), (BATCH[0].to(dtype), BATCH[1])
-    before = copy.deepcopy(model.state_dict())
-    found = recorder(tmp_path / "half", data=data).record(model, 0)
-    expected = recorder(tmp_path / "float", data=(data[0].float(), data[1])).record(copy.deepcopy(model).float(), 0)
+    before, weights = copy.deepcopy(model.state_dict()), torch.tensor([1.0, 2.0, 3.0])
+    half, whole = nn.CrossEntropyLoss(weight=weights.to(dtype)), nn.CrossEntropyLoss(weight=weights)
+    found = recorder(tmp_path / "half", loss=half, data=data).record(model, 0)
+    wide = copy.deepcopy(model).float(), (data[0].float(), data[1])
+    expected = recorder(tmp_path / "float", loss=whole, data=wide[1]).record(wide[0], 0)
     assert found["mask_counts"] == expected["mask_counts"]
     for name in ("eigenvalues", "overlap", "loss"):
         assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5)
