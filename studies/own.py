@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from operator import index
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -189,6 +190,12 @@ def _by_step(values: Mapping[int, _Value] | Sequence[_Value] | None) -> dict[int
         return None
     if isinstance(values, (str, os.PathLike)):  # a string is a sequence, of its letters
         raise TypeError(f"checkpoints are a list of files, or a mapping by step; got one path, {str(values)!r}")
+    others = [step for step in values if not isinstance(step, Integral)] if isinstance(values, Mapping) else []
+    if others:
+        raise TypeError(
+            f"checkpoints and losses are lists, or mappings by step, an integer, as in {{1000: …}}; got {others[0]!r} "
+            "for a step; a single state dict is given as [state]"
+        )
     return {
         index(step): value for step, value in (values.items() if isinstance(values, Mapping) else enumerate(values))
     }

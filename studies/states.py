@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -54,15 +54,21 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> li
 
     Raises:
         ValueError: parameters that are missing, something else that is left over, another shape, entries that are
-            integers or complex where the network has real numbers, and the like.
+            integers or complex where the network has real numbers, several values of a tensor that the network has
+            once, under several names, and the like.
     """
     parameters = as_named(network.named_parameters(remove_duplicate=False))
+    buffers = as_named(network.named_buffers(remove_duplicate=False))
     own, names = as_named(network.state_dict().items()), as_named((name, name) for name in network.state_dict())
+    unnamed = [name for name in state if not isinstance(name, str)]
+    if unnamed:
+        raise ValueError(f"{what} is no state dict: its keys are names of tensors, and one is {unnamed[0]!r}")
     state = as_named(state.items())
     _require_kinds(state, own, what)
+    state = _with_tied({**parameters, **buffers}, own.keys(), state, what)
     lacking = sorted(own.keys() - state.keys() - parameters.keys())
     try:
-        given = {name: own[name] for name in lacking} | _with_tied(parameters, state)
+        given = {name: own[name] for name in lacking} | state
         network.load_state_dict({names.get(name, name): value for name, value in given.items()})
     except RuntimeError as error:
         raise ValueError(f"{what} {_misfit(state, parameters, error)}") from error
@@ -75,13 +81,39 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _with_tied(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with every name of a tied parameter, of which files of safetensors keep one."""
+def _with_tied(
+    tensors: Mapping[str, Tensor], own: Collection[str], state: Mapping[str, Tensor], what: str
+) -> dict[str, Tensor]:
+    """The state with every name of a tied tensor, of which files of safetensors keep one.
+
+    Args:
+        tensors: the network's parameters and buffers, by each of their names.
+        own: the names in a state of the network, which lacks buffers that are not persistent.
+        state: that is to be loaded.
+        what: what to call it in messages.
+    """
     names: dict[int, list[str]] = {}
-    for name, parameter in parameters.items():
-        names.setdefault(id(parameter), []).append(name)
-    tied = {name: state[kept] for group in names.values() for kept in group if kept in state for name in group}
-    return tied | dict(state)
+    for name, tensor in tensors.items():
+        if name in own:
+            names.setdefault(id(tensor), []).append(name)
+    found = dict(state)
+    for group in names.values():
+        given = [name for name in group if name in state]
+        for name in given[1:]:  # of several PyTorch would take the last without a word
+            if not _is_same(state[given[0]], state[name]):
+                raise ValueError(
+                    f"{what} has other values of {name} than of {given[0]}, and the network has one tensor for both: "
+                    "give the network that the state is of, or leave out one of them"
+                )
+        found |= {name: state[kept] for kept in given[:1] for name in group}
+    return found
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether two entries of a state have the same values; of what are no tensors PyTorch says what is wrong."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return True
+    return one.shape == other.shape and bool(torch.isclose(one, other.to(one), 0, 0, equal_nan=True).all())
 
 
 def _require_kinds(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> None:

@@ -177,7 +177,7 @@ def text(value: float, form: str, rounding: str | None = None) -> str:
     if not math.isfinite(value):
         return "-"
     if rounding is not None:
-        exact, digits = decimal.Decimal(repr(value)), int(form[1:-1])  # as it stands in results.json
+        exact, digits = decimal.Decimal(repr(float(value))), int(form[1:-1])  # as it stands in results.json
         last = exact.adjusted() - digits if form[-1] == "e" else -digits
         unit = decimal.Decimal(1).scaleb(last)
         value = float(exact.quantize(unit, rounding, decimal.Context(prec=_DIGITS)))

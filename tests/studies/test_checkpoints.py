@@ -192,6 +192,34 @@ def test_a_tied_parameter_may_have_one_of_its_names_alone(tmp_path):
         study_checkpoints(tied, LOSS, BATCH, [{"2.bias": state["2.bias"]}], tmp_path / "other", k=2)
 
 
+def test_a_shared_module_may_have_one_of_its_names_alone(tmp_path):
+    """Its buffers too."""
+
+    def shared():
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+        return model.append(model[1])
+
+    model = shared()
+    model.train()(BATCH[0])
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("3.")}
+    assert study_checkpoints(shared, LOSS, BATCH, [state], tmp_path / "study", k=2, losses=[loss_of(model)])
+
+
+@pytest.mark.parametrize("name", ["0.weight", "0.running_mean", "0.num_batches_tracked"])
+def test_a_tied_tensor_has_one_value(tmp_path, name):
+    """PyTorch would take the last of several."""
+
+    def tied():
+        norm = nn.BatchNorm1d(4)
+        return nn.Sequential(norm, nn.Tanh(), norm, nn.Linear(4, 3))
+
+    state = tied().state_dict()
+    other = name.replace("0.", "2.")
+    with pytest.raises(ValueError, match=rf"has other values of {other} than of {name}, .* one tensor for both"):
+        study_checkpoints(tied, LOSS, BATCH, [{**state, other: state[other] + 1}], tmp_path / "study", k=2)
+    assert study_checkpoints(tied, LOSS, BATCH, [{**state, other: state[other].clone()}], tmp_path / "study", k=2)
+
+
 def test_names_of_compiled_parts_are_those_of_the_network(tmp_path, training):
     """Of the state, of the network, or of both; in part, and in all of it."""
     states, losses = training
@@ -254,6 +282,11 @@ def test_names_behind_those_of_a_wrapper_come_with_code_that_mends_them(tmp_path
     assert all(torch.equal(mended[name], tensor) for name, tensor in states[3].items())
 
 
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="step 0 is no state dict: its keys are names of tensors, and one is 7"):
+        study(tmp_path, [{7: torch.zeros(2)}])
+
+
 def test_a_state_within_a_dict_is_pointed_at(tmp_path, training):
     state = {"epoch": torch.tensor(3), "model": training[0][0]}
     with pytest.raises(ValueError, match=r"step 0 is no state dict, .*take the one in it, such as state\['model'"):
@@ -284,7 +317,8 @@ def test_files_that_hold_no_state_dict_are_refused(tmp_path, content, found):
     [
         ({"checkpoints": []}, ValueError, r"one or more, of steps from 0 on; got the steps \[\]"),
         ({"checkpoints": {-1: {}}}, ValueError, r"got the steps \[-1\]"),
-        ({"checkpoints": {"0.weight": torch.zeros(2)}}, TypeError, "integer"),  # a state dict, not a list of them
+        ({"checkpoints": {"0.weight": torch.zeros(2)}}, TypeError, r"'0.weight' for a step; .* is given as \[state\]"),
+        ({"checkpoints": [{}], "losses": {"0": 0.3}}, TypeError, "losses are lists, or mappings .* got '0' for a step"),
         ({"checkpoints": [network()]}, TypeError, "step 0 is a state dict, .* got Sequential"),
         ({"checkpoints": [None]}, TypeError, "got NoneType"),
         ({"checkpoints": "last.pt"}, TypeError, "a list of files, or a mapping by step; got one path, 'last.pt'"),

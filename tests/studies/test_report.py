@@ -8,6 +8,7 @@ import math
 import re
 from xml.etree import ElementTree
 
+import numpy
 import pytest
 from page_cases import Page
 from study_cases import only_vectors, run
@@ -454,6 +455,7 @@ def test_results_read_from_disk_give_the_same_report(results, folder, source, tm
 def test_bounds_are_rounded_outward(value, form, down, up):
     assert (text(value, form, DOWN), text(value, form, UP)) == (down, up)
     assert text(math.nan, form, UP) == "-"
+    assert text(numpy.float64(value), form, UP) == up  # whose repr is not that of a float
 
 
 def test_the_bounds_of_a_report_bound_what_was_found(results):
