@@ -11,6 +11,7 @@ import attrs
 import torch
 
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh, Storage
+from ..solvers.parameters import as_int, int_or_none
 from ..solvers.storage import DEVICE
 from .problem import DataRequest, Problem
 
@@ -98,8 +99,8 @@ class StudyOptions:
         ValueError: an option that is none of its choices, a device that is not there, or steps from given weights.
     """
 
-    k: int
-    steps: int
+    k: int = attrs.field(converter=as_int)
+    steps: int = attrs.field(converter=as_int)
     solver: str = "block-lanczos"
     exact: bool = False
     split: str = "train"
@@ -107,11 +108,11 @@ class StudyOptions:
     dtype: str = "float32"
     compare: bool = True
     storage: str = DEVICE.kind
-    seed: int = 0
+    seed: int = attrs.field(default=0, converter=as_int)
     data: str | None = None
     data_root: str | None = attrs.field(default=None, converter=_path)
-    hessian_samples: int | None = None
-    image_size: int | None = None
+    hessian_samples: int | None = attrs.field(default=None, converter=int_or_none)
+    image_size: int | None = attrs.field(default=None, converter=int_or_none)
     weights: str | None = attrs.field(default=None, converter=_path)
 
     def __attrs_post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from numbers import Integral
 from operator import index
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..linops import Loss, Objective
 from ..linops.compiled import as_named
@@ -79,9 +81,9 @@ def own_problem(
     Raises:
         TypeError: a factory that makes no network or no optimiser, batches that are no pairs of tensors, an
             `Objective`, or steps that are no integers.
-        ValueError: no Hessian batch, or one of another name; inputs and targets of different lengths; a loss that is no
-            scalar; numbers out of range; checkpoints and data to train on, no checkpoint, one of a negative step, or a
-            loss of none.
+        ValueError: no Hessian batch, or one of another name; a network without values or shapes; inputs and targets of
+            different lengths; a loss that is no scalar; numbers out of range; checkpoints and data to train on, no
+            checkpoint, one of a negative step, or a loss of none.
         FileNotFoundError: a checkpoint that is missing.
 
     Cost: the loss of two samples.
@@ -239,6 +241,12 @@ def _settings(optimiser: torch.optim.Optimizer) -> list[object]:
     """What an optimiser does, and with how many parameters."""
     if not isinstance(optimiser, torch.optim.Optimizer):
         raise TypeError(f"optimiser is a function that makes a torch.optim.Optimizer of parameters, made {optimiser!r}")
+    options = signature(optimiser.step).parameters.values()
+    if any(each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in options):
+        raise TypeError(
+            f"{type(optimiser).__name__} evaluates the loss several times a step, and is given a gradient here: choose "
+            "an optimiser whose step takes no closure, such as torch.optim.SGD"
+        )
     groups = [{**group, "params": len(group["params"])} for group in optimiser.param_groups]
     return [type(optimiser).__qualname__, groups]
 
@@ -277,6 +285,8 @@ def _require_loss(
             raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
         if any(parameter.is_meta for parameter in network.parameters()):
             raise ValueError("the network is on the meta device, without values: let model make it on another one")
+        if any(map(is_lazy, network.parameters())):
+            raise ValueError("the network has parameters without shapes, of lazy modules: let model run it once")
         network = copied(network)
         first = torch.arange(min(2, len(batch[1])))  # of one sample a model may leave out the dimension
         dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)

@@ -122,7 +122,8 @@ def _checked_loss_and_weight(risk: Risk, theta: Mapping[str, Tensor], batch: Any
         tensors = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch))
         raise ValueError(
             f"the model or the loss does not take this batch of {tensors} ({str(error).splitlines()[0]}): classes are "
-            "integers below the number of outputs, target.long(), other targets have the dtype of the output"
+            "integers below the number of outputs, target.long(), other targets have the dtype of the output, and so "
+            "have class weights, loss.to(dtype)"
         ) from error
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

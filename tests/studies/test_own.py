@@ -4,6 +4,7 @@ import functools
 import json
 import sys
 
+import numpy
 import pytest
 import torch
 from study_cases import small_data, small_model
@@ -108,6 +109,10 @@ def test_factories_and_losses_that_are_none_are_refused():
         own_problem(small_model, nn.CrossEntropyLoss(reduction="none"), DATA.hessian)
     with pytest.raises(TypeError, match=r"optimiser is a function that makes a torch.optim.Optimizer .*, made None"):
         own(optimiser=lambda parameters: None)
+    with pytest.raises(TypeError, match="LBFGS evaluates the loss several times a step"):
+        own(optimiser=torch.optim.LBFGS)
+    with pytest.raises(ValueError, match="parameters without shapes, of lazy modules: let model run it once"):
+        own_problem(lambda: nn.LazyLinear(3), LOSS, DATA.hessian)
     with pytest.raises(TypeError, match="got an Objective: a CurvatureRecorder takes those"):
         own_problem(small_model, es.Objective(lambda model, batch: model(batch[0]).mean()), DATA.hessian)
 
@@ -152,6 +157,11 @@ def test_a_loss_is_that_of_the_whole_batch_in_whichever_parts_and_dtype(tmp_path
     whole = study(tmp_path / "whole", small_model, loss, optimiser=optimiser)
     assert record["loss"] == pytest.approx(whole["loss"], rel=1e-12)
     assert record["eigenvalues"] == pytest.approx(whole["eigenvalues"], abs=1e-8)
+
+
+def test_integers_of_numpy_are_integers(tmp_path):
+    chosen = {name: numpy.int64(value) for name, value in {"k": 3, "steps": 2, "seed": 0}.items()}
+    assert study(tmp_path, options=chosen)["eigenvalues"] == study(tmp_path / "own")["eigenvalues"]
 
 
 def rectified():

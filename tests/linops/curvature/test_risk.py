@@ -62,6 +62,10 @@ class TestData:
         with pytest.raises(TypeError, match="pair"):
             build(data=[cases.classes()[0]])
 
+    def test_class_weights_of_another_dtype_are_named(self):
+        with pytest.raises(ValueError, match=r"so have class weights, loss\.to\(dtype\)"):
+            build(loss=nn.CrossEntropyLoss(weight=torch.ones(4)))
+
     def test_another_dtype_is_refused(self):
         X, y = cases.classes()
         with pytest.raises(TypeError, match=r"float64.*float32"):
