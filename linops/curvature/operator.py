@@ -41,8 +41,8 @@ class CurvatureOperator(LinearOperator):
     Which, in which pieces, and how many columns at once is its `ProductPlan`, chosen by a short trial at the first
     product, within ``memory_budget``. ``plan()`` shows it, and ``release()`` gives back what is kept.
 
-    Threads take turns with products, of any operators. Meanwhile no thread may use the model, whose parameters products
-    put in and take out.
+    Threads take turns with products, plans and releases, of any operators. Meanwhile no thread may use the model, whose
+    parameters products put in and take out.
 
     A subclass defines ``_share`` and ``_forward``, the product with the share of one micro-batch by a graph and by
     forward mode.
@@ -146,6 +146,10 @@ class CurvatureOperator(LinearOperator):
         require_count("columns is", columns)
         if products is not None:
             require_count("products is None or", products)
+        with ONE_THREAD:
+            return self._planned_for(columns, products)
+
+    def _planned_for(self, columns: int, products: int | None) -> ProductPlan:
         few = products is not None and products * columns <= FEW_COLUMNS
         columns = min(columns, MOST_AT_ONCE)
         wider = columns >= 2 * self._planned_columns and self._choices.chunk_size is None
@@ -177,7 +181,8 @@ class CurvatureOperator(LinearOperator):
 
         Cost: none.
         """
-        self._kept = None
+        with ONE_THREAD:  # a product may be using it
+            self._kept = None
 
     @abc.abstractmethod
     def _share(self, batch: Any) -> Share:

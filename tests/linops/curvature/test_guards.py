@@ -1,5 +1,6 @@
 """What would make an operator another one than it says: refused, or kept from happening; and models that need care."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -156,6 +157,34 @@ class TestStateOfTheModel:
         for number, product in enumerate(products):
             torch.testing.assert_close(product, operators[number % 2].to_dense(), rtol=1e-12, atol=1e-14)
         assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+
+    @pytest.mark.parametrize("name", ["release", "plan"])
+    def test_what_a_product_uses_is_not_given_back_meanwhile(self, name):
+        entered, changed, seen = threading.Event(), threading.Event(), []
+
+        class Waiting(nn.Linear):
+            def forward(self, X):
+                if waits:
+                    entered.set()
+                    seen.append(changed.wait(0.2))  # the other thread would have done it at once
+                return super().forward(X)
+
+        waits = False
+        H = es.Hessian(Waiting(6, 4).double(), nn.CrossEntropyLoss(), cases.classes(), engine="forward")
+        H.plan()
+        waits = True
+
+        def change():
+            entered.wait()
+            getattr(H, name)()
+            changed.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(change)
+            _ = H @ torch.ones(H.shape[0], dtype=torch.float64)
+        assert seen
+        assert not any(seen)
+        assert changed.is_set()
 
     def test_a_loss_that_reads_the_model_itself_is_refused(self):
         model = cases.mlp()
