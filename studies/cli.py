@@ -99,7 +99,9 @@ def study(
     name: options.Name,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the study; run again with the same to go on.", show_default="runs/NAME"),
+        typer.Option(
+            help="Folder of the study; run again with the same to go on.", show_default="runs/NAME, with - for :"
+        ),
     ] = None,
     k: options.Pairs = None,
     steps: options.Steps = None,

@@ -406,7 +406,7 @@ class TestWorkers:
         [
             ("worker_cases", "MODULE:NAME names what a module has"),
             ("worker_cases:nothing", "MODULE:NAME names what a module has"),
-            ("no_such_module:problem", "MODULE:NAME names what a module has"),
+            ("no_such_module:problem", "No module named 'no_such_module', neither in this folder, "),
             ("worker_cases:solver", "worker_cases:solver is to return (solver, operator), got SketchedEigh"),
         ],
     )

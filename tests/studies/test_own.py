@@ -277,9 +277,11 @@ def test_the_command_takes_a_module_of_this_folder(module, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing:problem", "No module named 'missing'"),
-        ("points:missing", "has no attribute 'missing'"),
-        ("./points.py:problem", "MODULE:NAME names what a module has"),
+        ("missing:problem", "No module named 'missing', neither in this folder, "),
+        ("points:missing", "points has no 'missing'"),
+        ("points:", "problem of my_module.py in this folder is my_module:problem"),
+        ("./points.py:problem", "problem of my_module.py in this folder is my_module:problem"),
+        ("points.py:problem", "problem of my_module.py in this folder is my_module:problem"),
         ("points:other", "expected a Problem, as eigenspan.studies.own_problem makes"),
     ],
 )
@@ -288,6 +290,33 @@ def test_what_is_no_problem_is_an_error_of_one_line(name, message):
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("own_problem(nothing=1)", "the module points ends with TypeError: own_problem() got an unexpected keyword"),
+        ("import no_such_module", "the module points ends with ModuleNotFoundError: No module named 'no_such_module'"),
+        ("from torch import nothing", "the module points ends with ImportError: cannot import name 'nothing'"),
+    ],
+)
+def test_a_module_that_fails_is_not_taken_for_one_that_is_missing(module, line, message):
+    (module / "points.py").write_text(f"{MODULE}\n{line}\n")
+    result = run("study", "points:problem")
+    assert result.exit_code == 2
+    output = " ".join(result.output.split())
+    assert message in output
+    assert "eigenspan --traceback before the command shows where" in output
+    assert "MODULE:NAME" not in output
+
+
+def test_a_study_of_a_module_goes_on_only_where_that_is(module, monkeypatch):
+    assert run("study", "points:problem").exit_code == 0
+    monkeypatch.chdir(module / "runs")
+    sys.modules.pop("points")
+    result = run("resume", "points-problem")
+    assert result.exit_code == 2
+    assert "call the command where points is" in " ".join(result.output.split())
 
 
 def test_a_class_that_is_none_is_an_error_of_one_line(module):
