@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from ..solvers import Arpack, BlockLanczos, DenseEigh, EigenSolver, SketchedEigh, Storage
-from ..solvers.parameters import as_int, int_or_none
+from ..solvers.parameters import as_int, int_or_none, require_integer
 from ..solvers.storage import DEVICE
 from .problem import DataRequest, Problem
 
@@ -72,6 +72,11 @@ def _path(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else str(Path(path).resolve())
 
 
+def _name(value: object) -> object:
+    """The name of a dtype or a device that PyTorch has an object for; all else as it is."""
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype | torch.device) else value
+
+
 @attrs.frozen(kw_only=True)
 class StudyOptions:
     """What is measured: together with the problem it determines every number of a study.
@@ -82,8 +87,8 @@ class StudyOptions:
         solver: a name in `SOLVERS`.
         exact: whether to diagonalise each Hessian densely too, and compare.
         split: ``"train"``, ``"test"`` or ``"both"``: which data the Hessian is of.
-        device: where to compute, such as ``"cpu"`` or ``"cuda"``.
-        dtype: ``"float32"`` or ``"float64"``.
+        device: where to compute, such as ``"cpu"`` or ``"cuda"``; a `torch.device` becomes its name.
+        dtype: ``"float32"`` or ``"float64"``; a `torch.dtype` becomes its name.
         compare: whether to compare each eigenspace with that of the GGN and of the Hessian on the other data, and the
             steps layer by layer too, which takes some three times the products.
         storage: where the solver keeps its basis: ``"device"``, as solvers do by themselves, ``"host"``, ``"disk"``, in
@@ -96,6 +101,7 @@ class StudyOptions:
         weights: a file with the state dict of a trained network to begin with; None for random values.
 
     Raises:
+        TypeError: numbers that are no integers.
         ValueError: an option that is none of its choices, a device that is not there, or steps from given weights.
     """
 
@@ -104,8 +110,8 @@ class StudyOptions:
     solver: str = "block-lanczos"
     exact: bool = False
     split: str = "train"
-    device: str = "cpu"
-    dtype: str = "float32"
+    device: str = attrs.field(default="cpu", converter=_name)
+    dtype: str = attrs.field(default="float32", converter=_name)
     compare: bool = True
     storage: str = DEVICE.kind
     seed: int = attrs.field(default=0, converter=as_int)
@@ -120,8 +126,7 @@ class StudyOptions:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}")
         for name, least in (("k", 1), ("steps", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+            require_integer(name, getattr(self, name), least)
         Storage(self.storage)  # refuses a kind that is none
         if self.storage != DEVICE.kind and self.solver not in STORING:
             raise ValueError(f"a storage is for {' and '.join(STORING)}; got solver {self.solver!r}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
-from numbers import Integral
 from operator import index
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -20,6 +19,7 @@ from ..linops.compiled import as_named
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.curvature.loss import as_loss, loss_in
 from ..linops.fingerprint import digest, module_content
+from ..solvers.parameters import require_integer
 from .images import Samples
 from .options import StudyOptions
 from .overlap_study import OverlapStudy
@@ -89,6 +89,7 @@ def own_problem(
     Cost: the loss of two samples.
     """
     _require_numbers(batch_size=batch_size, steps=steps, record_every=record_every, k=k)
+    batch_size, steps, record_every, k = map(index, (batch_size, steps, record_every, k))  # of NumPy's, too
     if not hessian or not hessian.keys() <= {"train", "test"}:
         raise ValueError(f"hessian has the batches 'train', 'test' or both, got {sorted(hessian)}")
     for what, batch in {"train": train, **{f"hessian[{split!r}]": batch for split, batch in hessian.items()}}.items():
@@ -192,15 +193,14 @@ def _by_step(values: Mapping[int, _Value] | Sequence[_Value] | None) -> dict[int
         return None
     if isinstance(values, (str, os.PathLike)):  # a string is a sequence, of its letters
         raise TypeError(f"checkpoints are a list of files, or a mapping by step; got one path, {str(values)!r}")
-    others = [step for step in values if not isinstance(step, Integral)] if isinstance(values, Mapping) else []
-    if others:
-        raise TypeError(
-            f"checkpoints and losses are lists, or mappings by step, an integer, as in {{1000: …}}; got {others[0]!r} "
-            "for a step; a single state dict is given as [state]"
-        )
-    return {
-        index(step): value for step, value in (values.items() if isinstance(values, Mapping) else enumerate(values))
-    }
+    steps = values.items() if isinstance(values, Mapping) else enumerate(values)
+    found: dict[int, _Value] = {}
+    for step, value in steps:
+        if not hasattr(step, "__index__"):
+            one = ", as of a state dict: give [state], or {step: state}" if isinstance(value, Tensor) else ""
+            raise TypeError(f"steps are integers, such as {{100: 'step-100.pt'}}; got the key {step!r}{one}")
+        found[index(step)] = value
+    return found
 
 
 def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mapping[int, float], trained: bool) -> None:
@@ -299,6 +299,4 @@ def _require_loss(
 
 def _require_numbers(**numbers: int) -> None:
     for name, value in numbers.items():
-        least = 0 if name == "steps" else 1
-        if index(value) < least:
-            raise ValueError(f"{name} is at least {least}, got {value}")
+        require_integer(name, value, least=0 if name == "steps" else 1)

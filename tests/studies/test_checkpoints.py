@@ -317,8 +317,10 @@ def test_files_that_hold_no_state_dict_are_refused(tmp_path, content, found):
     [
         ({"checkpoints": []}, ValueError, r"one or more, of steps from 0 on; got the steps \[\]"),
         ({"checkpoints": {-1: {}}}, ValueError, r"got the steps \[-1\]"),
-        ({"checkpoints": {"0.weight": torch.zeros(2)}}, TypeError, r"'0.weight' for a step; .* is given as \[state\]"),
-        ({"checkpoints": [{}], "losses": {"0": 0.3}}, TypeError, "losses are lists, or mappings .* got '0' for a step"),
+        ({"checkpoints": {"0.weight": torch.zeros(2)}}, TypeError, r"'0.weight', as of a state dict: give \[state\]"),
+        ({"checkpoints": {"0": "last.pt"}}, TypeError, "steps are integers, .*; got the key '0'$"),
+        ({"checkpoints": [{}], "losses": {"0": 0.3}}, TypeError, "steps are integers, .*; got the key '0'$"),
+        ({"checkpoints": [{}], "k": 5.0}, TypeError, "k is an integer, got 5.0"),
         ({"checkpoints": [network()]}, TypeError, "step 0 is a state dict, .* got Sequential"),
         ({"checkpoints": [None]}, TypeError, "got NoneType"),
         ({"checkpoints": "last.pt"}, TypeError, "a list of files, or a mapping by step; got one path, 'last.pt'"),
