@@ -128,13 +128,13 @@ def own_loss(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         if label_smoothing > 0 and "labels" in batch:
             arguments = dict(batch)
-            labels, logits = arguments.pop("labels"), model(**arguments).logits
+            labels, logits = arguments.pop("labels"), _part(model(**arguments), "logits")
             if shifted:
                 labels, logits = labels[..., 1:], logits[..., :-1, :]
             return nn.functional.cross_entropy(
                 logits.flatten(0, -2), labels.flatten(), ignore_index=_IGNORED, label_smoothing=label_smoothing
             )
-        found: Tensor | None = model(**batch).loss
+        found: Tensor | None = _part(model(**batch), "loss")
         if found is None:
             raise ValueError(
                 f"{type(model).__name__} computes no loss of batches with the keys {', '.join(batch)}: add labels, or "
@@ -150,6 +150,13 @@ def own_loss(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
         return float(((labels[..., 1:] if shifted and labels.ndim > 1 else labels) != _IGNORED).sum())
 
     return Objective(loss, weight)
+
+
+def _part(output: Any, name: str) -> Any:
+    """Of what a model returns, as a Trainer takes it: a mapping, or a tuple, which begins with it."""
+    if isinstance(output, Mapping):
+        return output.get(name)
+    return output[0] if isinstance(output, tuple) else getattr(output, name)
 
 
 def _require_arguments(batch: Any) -> None:

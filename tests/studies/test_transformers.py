@@ -269,6 +269,29 @@ def test_labels_that_are_predicted_where_they_stand_all_count():
     assert H.loss() == pytest.approx(float(model(**BATCH).loss.detach()), rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", [dict, tuple])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_models_that_return_mappings_or_tuples_are_taken_as_a_trainer_takes_them(kind, smoothing):
+    torch.manual_seed(4)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    class Classifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(6, 3)
+
+        def forward(self, inputs, labels=None):
+            logits = self.head(inputs)
+            parts = {} if labels is None else {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+            parts["logits"] = logits
+            return parts if kind is dict else tuple(parts.values())
+
+    model, data = Classifier(), {"inputs": torch.randn(6, 6), "labels": labels}
+    H = es.Hessian(model, own_loss(model, smoothing), data)
+    expected = torch.nn.functional.cross_entropy(model.head(data["inputs"]), labels, label_smoothing=smoothing)
+    assert H.loss() == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["NextSentencePrediction", "MultipleChoice", "QuestionAnswering"])
 def test_heads_with_one_label_a_row_or_none_weigh_by_rows(tmp_path, kind):
     torch.manual_seed(4)
