@@ -23,7 +23,7 @@ _MOST = 2 / 3  # of the time of a record: a part that takes more is where it is 
 
 @attrs.frozen(kw_only=True)
 class StudyPlan:
-    """What the solves of a study's Hessians are expected to take.
+    """What the solves of a study's Hessians are expected to take, with the preparation of each Hessian.
 
     Training, the comparison with masks, and the solves of GGNs, of other data and of layers by ``--compare``, some
     three times the products, are not among it.
@@ -44,8 +44,8 @@ class StudyPlan:
 
     @property
     def seconds_per_record(self) -> float:
-        """Wall time of the solves of a record."""
-        return self.solve.seconds + (0.0 if self.exact is None else self.exact.seconds)
+        """Wall time of the solves of a record, and of what its Hessian chooses and builds, which each has its own."""
+        return self.solve.seconds_spent + self.solve.seconds + (0.0 if self.exact is None else self.exact.seconds)
 
     @property
     def seconds(self) -> float:
@@ -63,6 +63,7 @@ class StudyPlan:
         exact = 0.0 if self.exact is None else self.exact.seconds
         parts = {
             "the dense diagonalisation: leave out --exact": exact,
+            "the preparation of products: fewer data, or fewer records, take less": self.solve.seconds_spent,
             "products: fewer data or a smaller k take less": self.solve.seconds_in_products,
             "the algebra of the solver: a smaller k, or more threads": self.solve.seconds_outside,
         }
