@@ -49,8 +49,6 @@ def require_writable(path: Path) -> None:
     Raises:
         OSError: it is a folder, or its folder is not there or cannot be written.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder: make it, or choose another file")
     _require_replaceable(path)
     try:
         with tempfile.TemporaryFile(dir=path.parent):
@@ -60,6 +58,8 @@ def require_writable(path: Path) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it, or choose another file")
     if path.exists() and not path.is_file():
         what = "folder: name a file in it" if path.is_dir() else "device or the like, and no file: choose another name"
         raise OSError(f"{path} is a {what}")

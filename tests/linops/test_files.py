@@ -84,6 +84,13 @@ def test_what_is_no_file_is_not_replaced(tmp_path, make, write):
     assert os.listdir(tmp_path) == ["name"]
 
 
+@pytest.mark.parametrize("write", [require_writable, lambda path: write_json({}, path)])
+def test_a_folder_that_is_missing_is_named(tmp_path, write):
+    with pytest.raises(FileNotFoundError, match=r"missing is no folder: make it, or choose another file$"):
+        write(tmp_path / "missing" / "name")
+    assert not os.listdir(tmp_path)
+
+
 def test_json_is_strict_and_replaced(tmp_path):
     path = tmp_path / "data.json"
     for value in (float("nan"), 2.5):
