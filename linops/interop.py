@@ -77,6 +77,10 @@ def as_operator(
     if all(hasattr(A, name) for name in ("shape", "dtype", "device", "__matmul__")):
         declared = Structure.SYMMETRIC if getattr(A, "SELF_ADJOINT", False) is True else Structure.NONE
         return _from_duck(A, structure | declared)
+    if isinstance(A, torch.nn.Module) and shape is None:
+        raise TypeError(
+            f"as_operator: {type(A).__name__} is a network; its Hessian is eigenspan.Hessian(model, loss, data)"
+        )
     if callable(A):
         if shape is None or dtype is None:
             raise TypeError("as_operator: a function needs shape=(m, n) and dtype= beside it")

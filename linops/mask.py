@@ -58,7 +58,10 @@ class MaskSubspace(Selected, Subspace, kind="mask"):
     def __init__(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"a mask is a boolean tensor, got {given}; for coordinates use MaskSubspace.from_indices")
+            raise TypeError(
+                f"a mask is a boolean tensor, got {given}; "
+                "for coordinates use MaskSubspace.from_indices, for tensors by name MaskSubspace.from_named"
+            )
         if mask.ndim != 1:
             raise ValueError(f"a mask is flat, (n,), got shape {tuple(mask.shape)}; flatten it with mask.flatten()")
         if not bool(mask.any()):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -102,10 +103,22 @@ def evaluation(risk: Risk, batches: Iterable[Any], theta: Mapping[str, Tensor] |
     return Evaluation(loss_sum, weight_sum, magnitude, count, samples)
 
 
+def _has_arrays(batch: Any) -> bool:
+    """Whether there are arrays of NumPy in nested tuples, lists and mappings."""
+    if isinstance(batch, tuple | list | Mapping):
+        return any(map(_has_arrays, batch.values() if isinstance(batch, Mapping) else batch))
+    return isinstance(batch, numpy.ndarray)
+
+
 def _checked_loss_and_weight(risk: Risk, theta: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, float]:
     try:
         loss, weight = risk.loss_and_weight(theta, batch)
     except TypeError as error:
+        if _has_arrays(batch):
+            raise TypeError(
+                f"the model or the loss does not take this batch ({str(error).splitlines()[0]}): its arrays of NumPy "
+                "are to be tensors, torch.as_tensor(x)"
+            ) from error
         raise TypeError(
             f"the model or the loss does not take this batch ({str(error).splitlines()[0]}); if the model returns more "
             "than the loss takes, pick it: eigenspan.Loss(lambda output, target: function(output.logits, target))"

@@ -64,7 +64,7 @@ def as_loss(loss: Any) -> Loss | Objective:
 
     Raises:
         ValueError: ``reduction="none"``.
-        TypeError: nothing that can be called.
+        TypeError: nothing that can be called, or a class of losses.
     """
     if isinstance(loss, Loss | Objective):
         return loss
@@ -72,6 +72,8 @@ def as_loss(loss: Any) -> Loss | Objective:
         raise TypeError(
             f"the loss is a callable of (output, target), a Loss or an Objective; got {type(loss).__name__}"
         )
+    if isinstance(loss, type):
+        raise TypeError(f"the loss is a callable of (output, target), got the class {loss.__name__}: {loss.__name__}()")
     name, options = name_and_options(loss)
     reduction, class_weight = options.get("reduction", "mean"), options.get("weight")
     if reduction == "none":

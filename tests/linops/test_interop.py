@@ -170,6 +170,7 @@ def test_a_foreign_operator_that_promotes_is_caught_at_the_gate():
 @pytest.mark.parametrize(
     ("thing", "error", "message"),
     [
+        (torch.nn.Linear(2, 2), TypeError, r"Linear is a network; its Hessian is eigenspan.Hessian\(model, loss, data"),
         (lambda X: X, TypeError, r"shape=\(m, n\) and dtype="),
         ("matrix", TypeError, "str is no operator; expected an eigenspan, SciPy or curvlinops operator"),
         (None, TypeError, "NoneType is no operator"),

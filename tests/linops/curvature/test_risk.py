@@ -79,6 +79,16 @@ class TestData:
         ):
             build(data=(X, change(y)))
 
+    @pytest.mark.parametrize("wrapped", [lambda batch: batch, lambda batch: [batch]], ids=["batch", "list"])
+    def test_arrays_of_numpy_are_refused_as_such(self, wrapped):
+        batch = tuple(part.numpy() for part in cases.classes())
+        with pytest.raises(TypeError, match=r"its arrays of NumPy are to be tensors, torch.as_tensor\(x\)"):
+            build(data=wrapped(batch))
+
+    def test_a_class_of_losses_is_refused_as_such(self):
+        with pytest.raises(TypeError, match=r"got the class CrossEntropyLoss: CrossEntropyLoss\(\)"):
+            build(loss=nn.CrossEntropyLoss)
+
     def test_data_drawn_anew_are_refused(self):
         class Augmented(Dataset):
             def __len__(self):
