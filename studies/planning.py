@@ -63,7 +63,7 @@ class StudyPlan:
         exact = 0.0 if self.exact is None else self.exact.seconds
         parts = {
             "the dense diagonalisation: leave out --exact": exact,
-            "the preparation of products: fewer data, or fewer records, take less": self.solve.seconds_spent,
+            "the preparation of products, anew for each record: fewer take less": self.solve.seconds_spent,
             "products: fewer data or a smaller k take less": self.solve.seconds_in_products,
             "the algebra of the solver: a smaller k, or more threads": self.solve.seconds_outside,
         }
