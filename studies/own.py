@@ -90,6 +90,8 @@ def own_problem(
     """
     _require_numbers(batch_size=batch_size, steps=steps, record_every=record_every, k=k)
     batch_size, steps, record_every, k = map(index, (batch_size, steps, record_every, k))  # of NumPy's, too
+    if not isinstance(hessian, Mapping):
+        raise TypeError(f'hessian names its batches, as {{"train": (inputs, targets)}}; got a {type(hessian).__name__}')
     if not hessian or not hessian.keys() <= {"train", "test"}:
         raise ValueError(f"hessian has the batches 'train', 'test' or both, got {sorted(hessian)}")
     for what, batch in {"train": train, **{f"hessian[{split!r}]": batch for split, batch in hessian.items()}}.items():

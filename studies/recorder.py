@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,13 @@ class CurvatureRecorder:
         Raises:
             ValueError: a k that is larger than the number of parameters, a selection that matches nothing, or a folder
                 that holds another study, such as a training from other initial values.
-            TypeError: selected parameters of several dtypes or devices.
+            TypeError: selected parameters of several dtypes or devices, or a step that is no integer.
             OSError: a folder that cannot be written.
             RuntimeError: a folder that another process is using.
 
         Cost: a digest of all parameters.
         """
-        model = unwrapped(model)
+        model, step = unwrapped(model), index(step)
         if is_sharded(model):
             self._give_up("its parameters are spread over ranks, and a record takes them whole")
             return
@@ -164,6 +165,7 @@ class CurvatureRecorder:
 
         Cost: ``seconds``, about.
         """
+        step = index(step)  # such as NumPy's, which JSON does not take
         if self._folder is None and not self._ended:
             self.begin(model, step)
         if self._folder is None or self._ended:

@@ -131,7 +131,10 @@ def train(
         if value < least:
             raise ValueError(f"{name} is at least {least}, got {value}")
     if steps > 0 and problem.batch_size > len(data.train[1]):
-        raise ValueError(f"a batch of {problem.batch_size} is more than the {len(data.train[1])} training samples")
+        raise ValueError(
+            f"a batch of {problem.batch_size} is more than the {len(data.train[1])} training samples: take a "
+            "smaller batch_size, or more samples"
+        )
     device, directory = torch.device(device), Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with (

@@ -245,6 +245,16 @@ def slow(monkeypatch):
     return each
 
 
+@pytest.mark.parametrize("whole", [numpy.int64, torch.tensor], ids=["NumPy", "PyTorch"])
+def test_steps_of_any_kind_of_integer_are_recorded(tmp_path, whole):
+    one, model = recorder(tmp_path), network()
+    for step in (0, 3):
+        assert one.record(model, whole(step)) is not None
+    assert [record["step"] for record in records_in(tmp_path)] == [0, 3]
+    with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
+        one.record(model, "3")
+
+
 def test_no_more_products_than_fit(tmp_path, slow):
     """Of 1000 seconds each in 12,000 less what planning takes, two are for the test of symmetry."""
     record = recorder(tmp_path, seconds=12_000).record(network(), 0)
