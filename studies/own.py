@@ -90,6 +90,8 @@ def own_problem(
     """
     _require_numbers(batch_size=batch_size, steps=steps, record_every=record_every, k=k)
     batch_size, steps, record_every, k = map(index, (batch_size, steps, record_every, k))  # of NumPy's, too
+    if not callable(optimiser):
+        raise TypeError(f"optimiser is a function of parameters, as torch.optim.Adam; got a {type(optimiser).__name__}")
     if not isinstance(hessian, Mapping):
         raise TypeError(f'hessian names its batches, as {{"train": (inputs, targets)}}; got a {type(hessian).__name__}')
     if not hessian or not hessian.keys() <= {"train", "test"}:

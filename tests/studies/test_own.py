@@ -81,6 +81,7 @@ def test_eigenvalues_are_those_of_the_dense_hessian(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"optimiser": torch.optim.SGD(small_model().parameters(), 0.1)}, TypeError, "function of param.* got a SGD"),
         ({"hessian": DATA.train}, TypeError, r'hessian names its batches, as \{"train": .*; got a tuple'),
         ({"hessian": {}}, ValueError, r"hessian has the batches 'train', 'test' or both, got \[\]"),
         ({"hessian": {"validation": DATA.train}}, ValueError, r"got \['validation'\]"),
