@@ -190,7 +190,7 @@ def _problem(
         layout=f"the folder that holds {data.folder}/ with {data.files}, as torchvision.datasets.{data.reader} "
         "makes it,",
         fetch=functools.partial(_fetch, data),
-        optimiser=functools.partial(torch.optim.SGD, lr=learning_rate),
+        optimizer=functools.partial(torch.optim.SGD, lr=learning_rate),
         batch_size=batch_size,
         steps=8000,  # states 0 to 8,000: 8,001
         record_every=2000,

@@ -10,7 +10,7 @@ import attrs
 import typer
 
 from ..solvers.storage import KINDS
-from .options import DTYPES, SOLVERS, SPLITS, StudyOptions, own_choices
+from .options import DTYPES, SOLVERS, SPLITS, StudyOptions
 from .problem import Problem
 from .problems import PROBLEMS
 
@@ -145,6 +145,4 @@ def options_of(context: typer.Context, problem: Problem) -> StudyOptions:
         ValueError: as `StudyOptions`.
     """
     given = {field.name: context.params[field.name] for field in attrs.fields(StudyOptions)}
-    choices = own_choices(problem, given["weights"], given["solver"])
-    own = {name: value for name, value in choices.items() if given[name] is None}
-    return StudyOptions(**{**given, **own})
+    return StudyOptions.of(problem, **given)

@@ -104,7 +104,7 @@ GPT_CHAR = Problem(
     model=_CharacterTransformer,
     loss=nn.CrossEntropyLoss(),
     sources={"python": _python},
-    optimiser=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0),
+    optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0),
     batch_size=32,
     steps=400,
     record_every=200,

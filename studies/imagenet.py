@@ -73,7 +73,7 @@ IMAGENET_RESNET18 = Problem(
     loss=nn.CrossEntropyLoss(),
     sources={"folder": _folder, "fake": _fake},
     layout="a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG, one folder for each of the 1,000 classes,",
-    optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     batch_size=150,
     steps=8540,  # an epoch of 1,281,167 images
     record_every=4270,

@@ -63,7 +63,7 @@ MNIST16 = Problem(
     loss=nn.CrossEntropyLoss(),
     sources={"embedded": _embedded, "folder": _folder},
     layout="the folder that holds MNIST/raw with the four IDX files, as torchvision.datasets.MNIST makes it,",
-    optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.3),
+    optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.3),
     batch_size=500,
     steps=1000,
     record_every=100,

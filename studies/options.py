@@ -121,6 +121,24 @@ class StudyOptions:
     image_size: int | None = attrs.field(default=None, converter=int_or_none)
     weights: str | None = attrs.field(default=None, converter=_path)
 
+    @classmethod
+    def of(cls, problem: Problem, **given: Any) -> StudyOptions:
+        """The options of a study of a problem, as the command line has them.
+
+        Args:
+            problem: the problem, whose own choices take the place of k, steps, split, compare and storage that are not
+                given, or None.
+            **given: options by name.
+
+        Raises:
+            TypeError: as `StudyOptions`.
+            ValueError: as `StudyOptions`.
+
+        Cost: none.
+        """
+        choices = own_choices(problem, given.get("weights"), given.get("solver", "block-lanczos"))
+        return cls(**{**given, **{name: own for name, own in choices.items() if given.get(name) is None}})
+
     def __attrs_post_init__(self) -> None:
         for name, choices in (("solver", SOLVERS), ("split", SPLITS), ("dtype", DTYPES)):
             if getattr(self, name) not in choices:

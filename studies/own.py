@@ -29,7 +29,7 @@ from .tables import table_for
 from .wrapped import copied
 
 _Value = TypeVar("_Value")
-_Optimiser: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+_Optimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 _BY_TRIAL = HessianPlan(engine=None)
 
@@ -45,7 +45,7 @@ def own_problem(
     name: str = "own",
     title: str = "",
     description: str = "data of one's own",
-    optimiser: _Optimiser = lambda p: torch.optim.SGD(p, lr=0.1),
+    optimizer: _Optimizer = lambda p: torch.optim.SGD(p, lr=0.1),
     batch_size: int = 128,
     steps: int = 1000,
     record_every: int = 500,
@@ -56,7 +56,7 @@ def own_problem(
 
     Args:
         model: makes the network, randomly initialised from PyTorch's global random state; what it makes is copied. For
-            one that is trained already, ``lambda: network``, and a study of 0 steps.
+            one that is trained already, ``lambda: network``, and no data to train on.
         loss: of (output, targets), a mean over samples unless a `Loss` says over what.
         hessian: the batch whose loss is decomposed, (inputs, targets), as ``{"train": batch}``, ``{"test": batch}`` or
             both, which comparisons take.
@@ -70,7 +70,7 @@ def own_problem(
         name: what to call it by.
         title: for reports; by default the name.
         description: of the data, in words.
-        optimiser: of parameters.
+        optimizer: of parameters.
         batch_size: of training.
         steps: of training, and ``record_every`` so many a record, unless a study says otherwise; for given checkpoints
             the last of theirs.
@@ -79,7 +79,7 @@ def own_problem(
         plan: how products are computed; by default as a trial chooses, so that another run may round otherwise.
 
     Raises:
-        TypeError: a factory that makes no network or no optimiser, batches that are no pairs of tensors, an
+        TypeError: a factory that makes no network or no optimizer, batches that are no pairs of tensors, an
             `Objective`, or steps that are no integers.
         ValueError: no Hessian batch, or one of another name; a network without values or shapes; inputs and targets of
             different lengths; a loss that is no scalar; numbers out of range; checkpoints and data to train on, no
@@ -90,8 +90,8 @@ def own_problem(
     """
     _require_numbers(batch_size=batch_size, steps=steps, record_every=record_every, k=k)
     batch_size, steps, record_every, k = map(index, (batch_size, steps, record_every, k))  # of NumPy's, too
-    if not callable(optimiser):
-        raise TypeError(f"optimiser is a function of parameters, as torch.optim.Adam; got a {type(optimiser).__name__}")
+    if not callable(optimizer):
+        raise TypeError(f"optimizer is a function of parameters, as torch.optim.Adam; got a {type(optimizer).__name__}")
     if not isinstance(hessian, Mapping):
         raise TypeError(f'hessian names its batches, as {{"train": (inputs, targets)}}; got a {type(hessian).__name__}')
     if not hessian or not hessian.keys() <= {"train", "test"}:
@@ -103,7 +103,7 @@ def own_problem(
     given, known = _by_step(checkpoints), _by_step(losses) or {}
     _require_checkpoints(given, known, train is not None)
     steps_given = [] if given is None else [sorted(given)]
-    trained_by = None if train is None else optimiser
+    trained_by = None if train is None else optimizer
     description = f"{description} (SHA-256 {_digest(model, trained_by, hessian, train, loss, *steps_given)})"
     nothing = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
@@ -127,7 +127,7 @@ def own_problem(
         model=lambda: copied(model()),
         loss=loss,
         sources={"own": own},
-        optimiser=optimiser,
+        optimizer=optimizer,
         batch_size=batch_size,
         steps=max(given) if given is not None else steps if train is not None else 0,
         record_every=record_every,
@@ -180,15 +180,13 @@ def study_checkpoints(
     problem = own_problem(
         model, loss, {"train": batch}, checkpoints=checkpoints, losses=losses, k=k, name="checkpoints"
     )
-    fixed: dict[str, Any] = {"steps": problem.steps, "split": "train", "compare": False}
-    for name, value in fixed.items():
+    for name in ("steps", "split", "compare"):
         if name in options:
             raise ValueError(
-                f"of given checkpoints and one batch, {name} is {value!r}: leave it out, or give own_problem(…, "
-                "checkpoints=…) and StudyOptions to OverlapStudy"
+                f"of given checkpoints and one batch, {name} is {getattr(problem, name)!r}: leave it out, or give "
+                "own_problem(…, checkpoints=…) and StudyOptions to OverlapStudy"
             )
-    chosen = StudyOptions(k=k, **fixed, **options)
-    return OverlapStudy(problem, chosen, directory).run(progress=progress)
+    return OverlapStudy(problem, StudyOptions.of(problem, **options), directory).run(progress=progress)
 
 
 def _by_step(values: Mapping[int, _Value] | Sequence[_Value] | None) -> dict[int, _Value] | None:
@@ -231,28 +229,28 @@ def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mappin
             raise FileNotFoundError(f"the checkpoint of step {step}, {state}, is missing")
 
 
-def _digest(model: Callable[[], nn.Module], optimiser: _Optimiser | None, *parts: object) -> str:
+def _digest(model: Callable[[], nn.Module], optimizer: _Optimizer | None, *parts: object) -> str:
     """What tells network, training, data and loss from others, so that a folder does not go on with those."""
     with untouched_random_state(torch.device("cpu")):
         torch.default_generator.manual_seed(0)
         network = copied(model())
         computes = module_content(network, dict.fromkeys(network.modules(), False))
-        training = None if optimiser is None else _settings(optimiser(network.parameters()))
+        training = None if optimizer is None else _settings(optimizer(network.parameters()))
         return digest([computes, as_named(network.state_dict().items()), training, *parts])[:16]
 
 
-def _settings(optimiser: torch.optim.Optimizer) -> list[object]:
+def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
     """What an optimiser does, and with how many parameters."""
-    if not isinstance(optimiser, torch.optim.Optimizer):
-        raise TypeError(f"optimiser is a function that makes a torch.optim.Optimizer of parameters, made {optimiser!r}")
-    options = signature(optimiser.step).parameters.values()
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer is a function that makes a torch.optim.Optimizer of parameters, made {optimizer!r}")
+    options = signature(optimizer.step).parameters.values()
     if any(each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in options):
         raise TypeError(
-            f"{type(optimiser).__name__} evaluates the loss several times a step, and is given a gradient here: choose "
+            f"{type(optimizer).__name__} evaluates the loss several times a step, and is given a gradient here: choose "
             "an optimiser whose step takes no closure, such as torch.optim.SGD"
         )
-    groups = [{**group, "params": len(group["params"])} for group in optimiser.param_groups]
-    return [type(optimiser).__qualname__, groups]
+    groups = [{**group, "params": len(group["params"])} for group in optimizer.param_groups]
+    return [type(optimizer).__qualname__, groups]
 
 
 def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:

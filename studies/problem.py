@@ -115,7 +115,7 @@ class Problem:
             ``--data-root``, ``"fake"`` makes images up. The first one is the default.
         layout: which files a folder has, in words.
         fetch: puts them into a folder from the network; None where they are not public, or come with the library.
-        optimiser: of parameters.
+        optimizer: of parameters.
         batch_size: of SGD.
         steps: of training.
         record_every: so many steps, a checkpoint.
@@ -139,7 +139,7 @@ class Problem:
     sources: Mapping[str, Callable[[DataRequest], ProblemData]]
     layout: str = ""
     fetch: Callable[[Path], None] | None = None
-    optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     batch_size: int
     steps: int
     record_every: int

@@ -83,8 +83,8 @@ class CurvatureRecorder:
         split: str = "train",
         name: str = "training",
     ) -> None:
-        if not seconds > 0:
-            raise ValueError(f"seconds, which a record may take, are more than 0; got {seconds}")
+        if not isinstance(seconds, int | float) or not seconds > 0:
+            raise ValueError(f"seconds, which a record may take, are more than 0; got {seconds!r}")
         if split not in SPLITS["both"]:
             raise ValueError(f"split is one of {', '.join(SPLITS['both'])}; got {split!r}")
         self.solver = BlockLanczos(k=k, seed=seed)

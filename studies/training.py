@@ -166,7 +166,7 @@ class _Run:
         _seed_random_state(int(stream(seed, "training").integers(2**63)), device)
         self.model = problem.model().to(device, dtype)
         self.loss = problem.loss_in(dtype, device).function
-        self.optimiser = problem.optimiser(self.model.parameters())
+        self.optimizer = problem.optimizer(self.model.parameters())
         self.step = 0
         self.identity = {
             "problem": problem.name,
@@ -183,9 +183,9 @@ class _Run:
         indices, (samples, labels) = self._batch(), self.data.train
         inputs, targets = _moved((samples[indices], labels[indices]), self.dtype, self.device)
         self.model.train()
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         torch.autograd.backward(self.loss(self.model(inputs), targets))
-        self.optimiser.step()
+        self.optimizer.step()
         self.step += 1
 
     def _batch(self) -> Tensor:
@@ -207,7 +207,7 @@ class _Run:
             "step": self.step,
             "losses": losses,
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
             "random": _random_state(self.device),
         }
         write_tensors(state, path)
@@ -222,7 +222,7 @@ class _Run:
             raise ValueError(f"{path} is of another training ({', '.join(changed)}): use another directory")
         if lacking := load_state(self.model, state["model"], str(path)):
             raise ValueError(f"{path} lacks the buffers {listed(lacking)}: remove it, and it is made anew")
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], self.device)
         self.step = step
         return dict(state["losses"])

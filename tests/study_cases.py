@@ -31,7 +31,7 @@ SMALL = Problem(
     model=small_model,
     loss=nn.CrossEntropyLoss(),
     sources={"embedded": small_data, "folder": small_data},
-    optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.3),
+    optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.3),
     batch_size=10,
     steps=4,
     record_every=2,

@@ -8,8 +8,9 @@ import attrs
 import numpy
 import pytest
 import torch
+from study_cases import small_data, small_model
 
-from eigenspan.studies import StudyOptions
+from eigenspan.studies import OverlapStudy, StudyOptions, own_problem
 
 PLAIN = StudyOptions(k=3, steps=4, seed=2, hessian_samples=9, image_size=8, dtype="float64", device="cpu")
 
@@ -38,3 +39,22 @@ def test_what_is_no_integer_is_refused_by_name(name, value):
 def test_a_dtype_that_studies_do_not_compute_in_is_refused():
     with pytest.raises(ValueError, match="dtype is one of float32, float64; got 'float16'"):
         StudyOptions(k=3, steps=0, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("batches", "own"),
+    [
+        (["test"], {"steps": 0, "split": "test", "compare": False}),
+        (["train", "test"], {"steps": 0, "split": "train", "compare": True}),
+    ],
+)
+def test_what_is_not_given_is_as_the_problem_has_it(tmp_path, batches, own):
+    network, data = small_model(), small_data()
+    problem = own_problem(
+        lambda: network, torch.nn.CrossEntropyLoss(), {split: data.hessian[split] for split in batches}, k=4
+    )
+    assert StudyOptions.of(problem) == StudyOptions(k=4, **own)
+    assert StudyOptions.of(problem, k=2, compare=None) == StudyOptions(k=2, **own)
+    results = OverlapStudy(problem, StudyOptions.of(problem, k=2), tmp_path).run()
+    assert [record["split"] for record in results["records"]] == [own["split"]]
+    assert results["options"]["compare"] is own["compare"]

@@ -81,7 +81,7 @@ def test_eigenvalues_are_those_of_the_dense_hessian(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"optimiser": torch.optim.SGD(small_model().parameters(), 0.1)}, TypeError, "function of param.* got a SGD"),
+        ({"optimizer": torch.optim.SGD(small_model().parameters(), 0.1)}, TypeError, "function of param.* got a SGD"),
         ({"hessian": DATA.train}, TypeError, r'hessian names its batches, as \{"train": .*; got a tuple'),
         ({"hessian": {}}, ValueError, r"hessian has the batches 'train', 'test' or both, got \[\]"),
         ({"hessian": {"validation": DATA.train}}, ValueError, r"got \['validation'\]"),
@@ -109,10 +109,10 @@ def test_factories_and_losses_that_are_none_are_refused():
         own_problem(small_model, lambda output, target: output, DATA.hessian)
     with pytest.raises(ValueError, match="reduction='none' and gives no scalar"):
         own_problem(small_model, nn.CrossEntropyLoss(reduction="none"), DATA.hessian)
-    with pytest.raises(TypeError, match=r"optimiser is a function that makes a torch.optim.Optimizer .*, made None"):
-        own(optimiser=lambda parameters: None)
+    with pytest.raises(TypeError, match=r"optimizer is a function that makes a torch.optim.Optimizer .*, made None"):
+        own(optimizer=lambda parameters: None)
     with pytest.raises(TypeError, match="LBFGS evaluates the loss several times a step"):
-        own(optimiser=torch.optim.LBFGS)
+        own(optimizer=torch.optim.LBFGS)
     with pytest.raises(ValueError, match="parameters without shapes, of lazy modules: let model run it once"):
         own_problem(lambda: nn.LazyLinear(3), LOSS, DATA.hessian)
     with pytest.raises(TypeError, match="got an Objective: a CurvatureRecorder takes those"):
@@ -151,12 +151,12 @@ WEIGHTED = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS)
 def test_a_loss_is_that_of_the_whole_batch_in_whichever_parts_and_dtype(tmp_path, loss):
     """Class weights are float32, and the study is in float64; the parts have other class weights each."""
 
-    def optimiser(parameters):
+    def optimizer(parameters):
         return torch.optim.SGD(parameters, lr=1e-3)
 
     plan = HessianPlan(micro_batch_size=7)
-    record = study(tmp_path, small_model, loss, plan=plan, optimiser=optimiser)
-    whole = study(tmp_path / "whole", small_model, loss, optimiser=optimiser)
+    record = study(tmp_path, small_model, loss, plan=plan, optimizer=optimizer)
+    whole = study(tmp_path / "whole", small_model, loss, optimizer=optimizer)
     assert record["loss"] == pytest.approx(whole["loss"], rel=1e-12)
     assert record["eigenvalues"] == pytest.approx(whole["eigenvalues"], abs=1e-8)
 
@@ -175,11 +175,11 @@ def rectified():
 
 def test_a_folder_does_not_go_on_with_another_network_or_optimiser(tmp_path):
     found = study(tmp_path)
-    faster = {"optimiser": lambda parameters: torch.optim.SGD(parameters, lr=1.0)}
+    faster = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=1.0)}
     for model, changes in ((rectified, {}), (small_model, faster)):
         with pytest.raises(ValueError, match="is of another training"):
             study(tmp_path, model, LOSS, **changes)
-    same = {"optimiser": lambda parameters: torch.optim.SGD(parameters, lr=0.1)}  # as by default
+    same = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1)}  # as by default
     assert study(tmp_path, lambda: small_model().eval(), LOSS, **same) == found
 
 

@@ -440,6 +440,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(tmp_path, caplog, monkeypa
         ({"data": iter([BATCH])}, TypeError, "only once"),
         ({"k": 0}, ValueError, "k is at least 1"),
         ({"seconds": 0}, ValueError, "more than 0; got 0"),
+        ({"seconds": "60"}, ValueError, "more than 0; got '60'"),
         ({"seconds": math.nan}, ValueError, "more than 0; got nan"),
         ({"seed": -1}, ValueError, "seed is a non-negative integer"),
         ({"split": "validation"}, ValueError, "split is one of train, test"),

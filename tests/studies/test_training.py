@@ -34,7 +34,7 @@ SMALL = Problem(
     model=noisy_model,
     loss=nn.CrossEntropyLoss(),
     sources={"embedded": lambda request: small_data()},
-    optimiser=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
     batch_size=8,
     steps=10,
     record_every=3,
@@ -368,7 +368,7 @@ def test_numbers_out_of_range_are_refused(tmp_path, changes, message):
 
 
 def test_a_divergence_is_reported(tmp_path):
-    problem = attrs.evolve(PLAIN, optimiser=lambda parameters: torch.optim.SGD(parameters, lr=math.inf))
+    problem = attrs.evolve(PLAIN, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=math.inf))
     with pytest.raises(ValueError, match="diverged: at step 3"):
         run(tmp_path, problem)
 
