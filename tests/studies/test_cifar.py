@@ -58,7 +58,7 @@ def test_the_settings_are_the_published_ones(name, parameters, rate, batch, samp
     problem = find_problem(name)
     model = problem.model()
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    (group,) = problem.optimiser(model.parameters()).param_groups
+    (group,) = problem.optimizer(model.parameters()).param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (rate, 0, 0)
     assert (problem.batch_size, problem.hessian_samples, problem.k) == (batch, samples, 1000)
     assert (problem.steps, problem.record_every) == (8000, 2000)

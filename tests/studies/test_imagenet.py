@@ -72,7 +72,7 @@ def test_the_settings_are_the_published_ones():
     with torch.device("meta"):
         parameters = list(problem.model().parameters())
     assert sum(parameter.numel() for parameter in parameters) == 11_689_512
-    (group,) = problem.optimiser(parameters).param_groups
+    (group,) = problem.optimizer(parameters).param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.1, 0, 0)
     assert (problem.batch_size, problem.k, problem.hessian_samples, problem.split) == (150, 1500, 5000, "test")
 

@@ -27,7 +27,7 @@ def test_the_network_has_the_published_size():
 
 def test_the_training_is_the_published_one():
     problem = find_problem("mnist16")
-    (group,) = problem.optimiser(problem.model().parameters()).param_groups
+    (group,) = problem.optimizer(problem.model().parameters()).param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.3, 0, 0, False)
     assert (problem.batch_size, problem.steps, problem.record_every, problem.k) == (500, 1000, 100, 355)
     outputs, targets = torch.zeros(4, 10), torch.tensor([1, 2, 3, 4])

@@ -96,7 +96,7 @@ def test_training_is_plain_sgd_over_permutations(tmp_path, device):
     dtype = torch.float64
     first, *_, last = run(tmp_path, PLAIN, dtype=dtype, device=device)
     model = first.restore(PLAIN, DATA, device="cpu")
-    optimiser = PLAIN.optimiser(model.parameters())
+    optimiser = PLAIN.optimizer(model.parameters())
     seen = []
     for step in range(10):
         epoch, position = divmod(step, 4)
