@@ -99,7 +99,7 @@ def own_problem(
     for what, batch in {"train": train, **{f"hessian[{split!r}]": batch for split, batch in hessian.items()}}.items():
         if batch is not None:
             _require_batch(what, batch)
-    _require_loss(model, loss, next(iter(hessian.values())))
+    _require_loss(_network(model), loss, next(iter(hessian.values())))
     given, known = _by_step(checkpoints), _by_step(losses) or {}
     _require_checkpoints(given, known, train is not None)
     steps_given = [] if given is None else [sorted(given)]
@@ -271,29 +271,34 @@ def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
         raise ValueError(f"{what} has {len(batch[0])} inputs and {len(batch[1])} targets: one or more of each, paired")
 
 
-def _require_loss(
-    model: Callable[[], nn.Module], loss: Callable[[Tensor, Tensor], Tensor] | Loss, batch: tuple[Samples, Tensor]
-) -> None:
+def _network(model: Callable[[], nn.Module]) -> nn.Module:
+    """A copy of the network that ``model`` makes, one with values and shapes."""
     if isinstance(model, nn.Module):
         raise TypeError(
             f"model is a function that makes a torch.nn.Module, and got one itself, {type(model).__name__}(…): give "
             "the class, or lambda: network"
         )
+    with untouched_random_state(torch.device("cpu")):
+        network = model()
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise ValueError("the network is on the meta device, without values: let model make it on another one")
+    if any(map(is_lazy, network.parameters())):
+        raise ValueError("the network has parameters without shapes, of lazy modules: let model run it once")
+    return copied(network)
+
+
+def _require_loss(
+    network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | Loss, batch: tuple[Samples, Tensor]
+) -> None:
     if isinstance(loss, Objective):
         raise TypeError("a problem has a loss of (output, targets), got an Objective: a CurvatureRecorder takes those")
+    first = torch.arange(min(2, len(batch[1])))  # of one sample a model may leave out the dimension
+    dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
+    inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)
+    function = as_loss(loss_in(loss, dtype, "cpu")).function
     with untouched_random_state(torch.device("cpu")), torch.no_grad():
-        network = model()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
-        if any(parameter.is_meta for parameter in network.parameters()):
-            raise ValueError("the network is on the meta device, without values: let model make it on another one")
-        if any(map(is_lazy, network.parameters())):
-            raise ValueError("the network has parameters without shapes, of lazy modules: let model run it once")
-        network = copied(network)
-        first = torch.arange(min(2, len(batch[1])))  # of one sample a model may leave out the dimension
-        dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
-        inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)
-        function = as_loss(loss_in(loss, dtype, "cpu")).function
         found = function(network.to("cpu").eval()(inputs), targets)
     if not isinstance(found, Tensor) or found.ndim != 0:
         raise ValueError(f"the loss of a batch is a scalar tensor, got {found}: reduce it by a mean")
