@@ -177,7 +177,7 @@ def require_scale(longest: float, shape: tuple[int, ...], dtype: torch.dtype) ->
     low, high = _SCALES[dtype]
     if longest > 0 and not low <= longest <= high:
         raise ValueError(
-            f"the longest column of a block of shape {shape} to orthonormalise is {longest:.1e} long; "
+            f"the longest column of a block of shape {shape} is {longest:.1e} long; "
             f"{dtype} handles lengths between {low:.0e} and {high:.0e}: scale the operator"
         )
 

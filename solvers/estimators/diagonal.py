@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..sketches import Rademacher
-from ..tall import blocks, column_norms
+from ..tall import blocks, column_norms, require_scale
 from ..watched import Watched
 from .estimates import Estimate, Sample, freedom_of_mean
 from .range_sketch import RangeSketch
@@ -98,6 +98,7 @@ class _Hutchinson(Sampler):
             omega = self.probes.columns(start, stop)
             product = self.A._matmat(omega)
             self.longest = max([self.longest, *column_norms(product).tolist()])
+            require_scale(self.longest, tuple(product.shape), torch.float64)  # of the squares below
             for sample in (omega * product).mT.double():  # Welford's update: squares of the mean do not cancel
                 self.count += 1
                 difference = sample - self.mean

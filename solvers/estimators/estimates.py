@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..report import ConvergenceWarning
+from ..tall import column_norms
 
 _ROUNDINGS = 10.0  # of the numbers that a value is summed from: no standard error is known to be smaller
 
@@ -197,10 +198,10 @@ def bracketed(lower: Tensor, upper: Tensor) -> Sample:
     count = len(lower)
     low, high = lower.mean(0), upper.mean(0)
     value = (low + high) / 2
-    error = torch.maximum(lower.std(0), upper.std(0)) / math.sqrt(count)
+    deviations = torch.maximum(*(_lengths(bounds - bounds.mean(0)) for bounds in (lower, upper)))
     return Sample(
         value=value,
-        standard_error=error,
+        standard_error=deviations / math.sqrt(count * (count - 1)),
         freedom=freedom_of_mean(count),
         size=value.abs(),
         bias=(high - low).abs() / 2,  # they may have changed places by a rounding
@@ -223,8 +224,15 @@ def jackknifed(estimates: Tensor) -> Sample:
     value = own.mean()
     return Sample(
         value=value,
-        standard_error=(replicates - replicates.mean()).norm(),
+        standard_error=_lengths(replicates - replicates.mean()),
         freedom=count - 1,
         size=value.abs(),
         bias=torch.zeros_like(value),
+    )
+
+
+def _lengths(deviations: Tensor) -> Tensor:
+    """Euclidean norms along the first axis: squares of small or large numbers would not all be numbers."""
+    return column_norms(deviations.flatten(1) if deviations.ndim > 1 else deviations[:, None]).reshape(
+        deviations.shape[1:]
     )

@@ -12,7 +12,7 @@ import torch
 
 from ..parameters import require_integer
 from ..sketches import Rademacher
-from ..tall import blocks, column_norms, gram
+from ..tall import blocks, column_norms, gram, require_scale
 from ..watched import Watched
 from .estimates import Bounds, Estimate, EstimateStatus, Sample, bracketed, jackknifed, warn_unless_reached
 from .quadrature import JacobiMatrix, lanczos_runs
@@ -97,8 +97,9 @@ class _SquaredNorms(Sampler):
 
     def draw(self, count: int) -> Sample:
         for start, stop in blocks(len(self.squares), count, self.width):
-            product = self.A._matmat(self.probes.columns(start, stop))
-            self.squares += column_norms(product).square().tolist()
+            norms = column_norms(self.A._matmat(self.probes.columns(start, stop)))
+            require_scale(float(norms.max()), (self.A.shape[0], stop - start), norms.dtype)
+            self.squares += norms.square().tolist()
         samples = torch.tensor(self.squares, dtype=torch.float64)
         return bracketed(samples, samples)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from scipy.stats import t
 
+from eigenspan.solvers.estimators.diagonal import diagonal
 from eigenspan.solvers.estimators.estimates import (
     Bounds,
     Estimate,
@@ -18,6 +20,8 @@ from eigenspan.solvers.estimators.estimates import (
     jackknifed,
     with_error,
 )
+from eigenspan.solvers.estimators.norms import frobenius_norm, nuclear_norm
+from eigenspan.solvers.estimators.trace import trace
 
 REACHED, SAMPLED = EstimateStatus.REACHED, EstimateStatus.SAMPLED
 SHORT, COARSE = EstimateStatus.OUT_OF_PRODUCTS, EstimateStatus.OUT_OF_STEPS
@@ -151,3 +155,32 @@ class TestStatistics:
         replicates = torch.tensor([1.5, 3.5, 7.5]).double()
         assert float(sample.value) == pytest.approx(20 / 3)
         assert float(sample.standard_error) == pytest.approx(float(replicates.std()) * math.sqrt(2))
+
+
+@pytest.mark.parametrize("exponent", [-400, 400])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        partial(trace, method="xtrace", max_products=8),
+        partial(trace, method="hutchinson", max_products=8),
+        partial(diagonal, method="hutchinson", max_products=8),
+        partial(frobenius_norm, method="xtrace", max_products=8),
+        partial(frobenius_norm, method="hutchinson", max_products=8),
+        partial(nuclear_norm, steps=3, max_products=12),
+    ],
+)
+def test_margins_scale_with_the_operator(estimator, exponent):
+    """Of samples near 1e-120 or 1e120 the squares are no numbers, nor are the fourth powers that norms have."""
+    A = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    here, there = estimator(A), estimator(torch.ldexp(A, torch.tensor(exponent)))
+    for number in ("value", "standard_error", "margin"):
+        # Powers of two round nothing; LAPACK, which scales by others, may round a little.
+        expected = torch.ldexp(getattr(here, number), torch.tensor(exponent))
+        torch.testing.assert_close(getattr(there, number), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-165, 1e165])
+@pytest.mark.parametrize("estimator", [diagonal, frobenius_norm])
+def test_squares_that_are_no_numbers_are_refused(estimator, scale):
+    with pytest.raises(ValueError, match="scale the operator"):
+        estimator(scale * torch.eye(5, dtype=torch.float64), "hutchinson", max_products=8)
