@@ -40,7 +40,9 @@ def diagonal(
       where the spectrum decays. For an A near to a diagonal matrix Hutchinson is better: it is exact for one.
 
     Standard errors are those of the mean for ``"hutchinson"``. For ``"xdiag"`` they are the jackknife's, which in
-    expectation are no less than the true ones, up to twice as large; those of the mean would be too small.
+    expectation are no less than the true ones, up to twice as large; those of the mean would be too small. Random signs
+    may happen to agree on an A that is next to diagonal: there fewer than 10 samples, 20 products, of ``"xdiag"`` tell
+    little, and margins are too small.
 
     Args:
         A: an (n, n) operator, or what `as_operator` makes one of, in float32 or float64.
