@@ -33,13 +33,14 @@ def layer_energy(vectors: Tensor | OrthonormalSubspace, labels: Tensor) -> Tenso
 
     Cost: O(n k) operations, the rows read once; L k numbers and a block of rows in memory.
     """
-    n, k, device = _described(vectors)
+    vectors, n, k, device = _described(vectors)
     require_labels("labels", labels, n, device)
+    labels = labels.long()
     if int(labels.min()) < 0:
         raise ValueError(f"labels number the layers from 0, got {int(labels.min())}; renumber them")
     energy = torch.zeros(k, int(labels.max()) + 1, dtype=torch.float64, device=device)
     for rows, squares in _squares(vectors):
-        energy.scatter_add_(1, labels[rows].long().expand(k, -1), squares.mT)
+        energy.scatter_add_(1, labels[rows].expand(k, -1), squares.mT)
     return (energy / energy.sum(dim=1, keepdim=True)).mT
 
 
@@ -63,7 +64,7 @@ def participation_ratio(vectors: Tensor | OrthonormalSubspace) -> Tensor:
 
     Cost: O(n k) operations, the rows read once; a block of them in memory.
     """
-    _, k, device = _described(vectors)
+    vectors, _, k, device = _described(vectors)
     total = torch.zeros(k, dtype=torch.float64, device=device)
     of_squares = torch.zeros_like(total)
     for _, squares in _squares(vectors):
@@ -86,10 +87,12 @@ def _squares(vectors: Tensor | OrthonormalSubspace) -> Iterator[tuple[slice, Ten
         yield rows, (vectors[rows].double() / unit).square()
 
 
-def _described(vectors: Tensor | OrthonormalSubspace) -> tuple[int, int, torch.device]:
-    """n, k and the device of vectors, once they are known to be such."""
+def _described(
+    vectors: Tensor | OrthonormalSubspace,
+) -> tuple[Tensor | OrthonormalSubspace, int, int, torch.device]:
+    """Vectors without a graph, n, k and their device, once they are known to be such."""
     if isinstance(vectors, OrthonormalSubspace):
-        return vectors.ambient_dim, vectors.dim, vectors.device
+        return vectors, vectors.ambient_dim, vectors.dim, vectors.device
     if not isinstance(vectors, Tensor):
         raise TypeError(
             f"expected vectors, (n, k), or a subspace that holds them, got {type(vectors).__name__}; "
@@ -99,4 +102,6 @@ def _described(vectors: Tensor | OrthonormalSubspace) -> tuple[int, int, torch.d
         raise ValueError(f"vectors are the columns of (n, k), got shape {tuple(vectors.shape)}; of one take v[:, None]")
     if vectors.is_complex():
         raise TypeError(f"vectors are real, got {vectors.dtype}; of complex ones take v.abs(), which has their energy")
-    return len(vectors), vectors.shape[1], vectors.device
+    if vectors.dtype == torch.bool:
+        raise TypeError("vectors are numbers, got torch.bool; of a mask take mask.double()")
+    return vectors.detach(), len(vectors), vectors.shape[1], vectors.device

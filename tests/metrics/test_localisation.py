@@ -99,3 +99,15 @@ class TestArguments:
     def test_labels(self, labels, error, words):
         with pytest.raises(error, match=words):
             layer_energy(torch.ones(5, 1), labels)
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+    def test_labels_of_any_integers(self, dtype):
+        torch.testing.assert_close(
+            layer_energy(torch.ones(5, 1), LABELS.to(dtype)), layer_energy(torch.ones(5, 1), LABELS)
+        )
+
+    @pytest.mark.parametrize("function", [lambda V: layer_energy(V, LABELS), participation_ratio])
+    def test_vectors_with_a_graph_and_of_no_numbers(self, function):
+        assert not function(torch.ones(5, 1, requires_grad=True)).requires_grad
+        with pytest.raises(TypeError, match=r"numbers, got torch.bool; .*mask.double\(\)"):
+            function(torch.ones(5, 1, dtype=torch.bool))
