@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..linops.basic import require_count
 from ..linops.subspace import Subspace
 from .angles import PrincipalAngles, principal_angles
 
@@ -70,8 +71,7 @@ class GrassmannDistance:
 
         Cost: none to speak of.
         """
-        if dim < 1:
-            raise ValueError(f"a subspace has at least 1 dimension, got dim={dim}")
+        require_count("the dimension of a subspace is", dim)
         right = torch.ones(dim, dtype=torch.float64)
         return float(self._formula(PrincipalAngles(torch.zeros_like(right), right, (dim, dim))))
 
@@ -130,7 +130,7 @@ def binet_cauchy(angles: PrincipalAngles) -> Tensor:
 
     Taken as √(-expm1(2 Σ log cos θᵢ)), which does not cancel for small angles.
     """
-    return (-torch.expm1(2 * angles.log_cosines.sum())).sqrt()
+    return (0 - torch.expm1(2 * angles.log_cosines.sum())).sqrt()  # of equal subspaces 0, not -0
 
 
 @GrassmannDistance
@@ -139,7 +139,7 @@ def martin(angles: PrincipalAngles) -> Tensor:
 
     Infinite means that a cosine is exactly 0, as between masks; one of rounding size gives a large finite distance.
     """
-    return (-2 * angles.log_cosines.sum()).sqrt()
+    return (0 - 2 * angles.log_cosines.sum()).sqrt()
 
 
 GRASSMANN_DISTANCES: tuple[GrassmannDistance, ...] = (

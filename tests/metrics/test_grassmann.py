@@ -178,9 +178,14 @@ class TestEveryDistance:
         assert "θᵢ" in distance.__doc__
         assert distance.__name__ in repr(distance)
 
-    def test_maximum_needs_a_dimension(self, distance):
-        with pytest.raises(ValueError, match="at least 1"):
-            distance.maximum(0)
+    @pytest.mark.parametrize("dim", [0, 1.5, "2"])
+    def test_maximum_needs_a_dimension(self, distance, dim):
+        with pytest.raises(ValueError, match="the dimension of a subspace is an integer >= 1, got"):
+            distance.maximum(dim)
+
+    def test_zero_has_no_sign(self, distance):
+        mask = MaskSubspace.from_indices(torch.tensor([0, 2]), 5)
+        assert str(distance(mask, mask)) == "0.0"
 
 
 def test_projection_and_chordal_are_norms_of_projector_differences(device):
