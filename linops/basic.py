@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
 import time
 from collections.abc import Callable
@@ -192,10 +193,22 @@ class Counted(LinearOperator):
         return result
 
 
+def is_count(value: Any, most: float = math.inf) -> bool:
+    """Whether ``value`` is an integer from 1 to ``most``."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 1 <= int(value) <= most
+
+
 def require_count(what: str, value: Any) -> None:
     """``value`` must be an integer >= 1; ``what`` begins the message: what it is of."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+    if not is_count(value):
         raise ValueError(f"{what} an integer >= 1, got {value!r}")
+
+
+def seeded(seed: Any) -> torch.Generator:
+    """A generator of random numbers on the CPU, of an integer seed, NumPy's too."""
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
+        raise TypeError(f"a seed is an integer, got {seed!r}")
+    return torch.Generator().manual_seed(int(seed))
 
 
 def require_labels(what: str, labels: Any, n: int, device: torch.device) -> None:

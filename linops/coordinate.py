@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -76,15 +78,18 @@ class PartialPermutation(LinearOperator):
 
 
 def _require_distinct(what: str, indices: Tensor, size: int) -> None:
+    if not isinstance(size, numbers.Integral):
+        raise ValueError(f"{what}: the dimension of a space is an integer, got {size!r}")
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise TypeError(f"{what}: indices are integers, got {indices.dtype}")
     if indices.ndim != 1:
         raise ValueError(f"{what}: indices have shape (k,), got {tuple(indices.shape)}")
     if len(indices) == 0:
         return
+    indices = indices.long()  # few unsigned dtypes know least and largest
     if int(indices.min()) < 0 or int(indices.max()) >= size:
         raise ValueError(f"{what}: indices lie in [0, {size}), got {int(indices.min())} to {int(indices.max())}")
     seen = torch.zeros(size, dtype=torch.bool, device=indices.device)
-    seen[indices.long()] = True
+    seen[indices] = True
     if int(seen.sum()) != len(indices):
         raise ValueError(f"{what}: {len(indices) - int(seen.sum())} indices stand twice; give each once")

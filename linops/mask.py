@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from .basic import Dense
+from .basic import Dense, is_count, seeded
 from .composition import Composition, parts_of
 from .coordinate import Embedding, PartialPermutation
 from .named_masks import flattened, pruning_masks
@@ -103,7 +103,7 @@ class MaskSubspace(Selected, Subspace, kind="mask"):
         """
         if not isinstance(indices, Tensor):
             raise TypeError(f"coordinates are a tensor of integers, got {type(indices).__name__}; use torch.tensor")
-        embedding = Embedding(indices, n, dtype)  # checks the indices
+        embedding = Embedding(indices, n, dtype)  # checks both
         mask = torch.zeros(n, dtype=torch.bool, device=indices.device)
         mask[embedding.indices] = True
         return cls(mask, dtype)
@@ -189,9 +189,9 @@ class MaskSubspace(Selected, Subspace, kind="mask"):
 
         Cost: a random permutation of n.
         """
-        if not 1 <= k <= n:
-            raise ValueError(f"a random mask has 1 <= k <= n, got k={k}, n={n}")
-        indices = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:k]
+        if not (is_count(n) and is_count(k, n)):
+            raise ValueError(f"a random mask has integers 1 <= k <= n, got k={k!r}, n={n!r}")
+        indices = torch.randperm(n, generator=seeded(seed))[:k]
         return cls.from_indices(indices.to(device), n, dtype)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .basic import Dense
+from .basic import Dense, is_count, seeded
 from .operator import LinearOperator
 from .sharding import require_whole, rows_of
 from .structure import Structure
@@ -34,6 +34,8 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
     """
 
     def __init__(self, vectors: Tensor | TallMatrix, *, check: bool = True) -> None:
+        if not isinstance(vectors, Tensor | TallMatrix):
+            raise TypeError(f"a basis is a tensor, (n, k), got {type(vectors).__name__}; convert it by torch.as_tensor")
         if len(vectors.shape) != 2 or not 1 <= vectors.shape[1] <= vectors.shape[0]:
             raise ValueError(f"a basis is (n, k) with 1 <= k <= n, got shape {tuple(vectors.shape)}")
         self._basis = vectors if isinstance(vectors, TallMatrix) else Dense(vectors, Structure.ISOMETRY)
@@ -102,9 +104,9 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
 
         Cost: 8 n k² flops, in float64.
         """
-        if not 1 <= k <= n:
-            raise ValueError(f"a random subspace has 1 <= k <= n, got k={k}, n={n}")
-        generator = torch.Generator().manual_seed(seed)
+        if not (is_count(n) and is_count(k, n)):
+            raise ValueError(f"a random subspace has integers 1 <= k <= n, got k={k!r}, n={n!r}")
+        generator = seeded(seed)
         # Drawn on the CPU, so that a seed gives the same subspace on every device.
         block = torch.randn(n, k, generator=generator, dtype=torch.promote_types(dtype, torch.float32)).to(device)
         return OrthonormalSubspace(orthonormalised(block).to(dtype), check=False)
@@ -222,6 +224,9 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
 
     def __init__(self, vectors: Tensor | TallMatrix, eigenvalues: Tensor, *, check: bool = True) -> None:
         super().__init__(vectors, check=check)
+        if not isinstance(eigenvalues, Tensor):
+            given = type(eigenvalues).__name__
+            raise TypeError(f"eigenvalues are a tensor, (k,), got {given}; convert them by torch.as_tensor")
         if eigenvalues.shape != (vectors.shape[1],):
             raise ValueError(
                 f"{vectors.shape[1]} eigenvectors need as many eigenvalues, got {tuple(eigenvalues.shape)}"
@@ -236,8 +241,8 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
 
         Cost: none, it is a view.
         """
-        if not 1 <= j <= self.dim:
-            raise ValueError(f"leading(j) takes 1 <= j <= {self.dim}, got {j}")
+        if not is_count(j, self.dim):
+            raise ValueError(f"leading(j) takes an integer 1 <= j <= {self.dim}, got {j!r}")
         return EigenSubspace(self._leading(j), self.eigenvalues[:j], check=False)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> EigenSubspace:

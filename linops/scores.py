@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .basic import seeded
 from .curvature.operator import CurvatureOperator
 from .parameters import ParameterSpace
 
@@ -134,7 +135,7 @@ def random_scores(parameters: ParameterSpace, seed: int = 0) -> Tensor:
     Cost: a random permutation, drawn on the CPU so that a seed gives the same scores on every device.
     """
     _require_space("random_scores", parameters)
-    order = torch.randperm(parameters.size, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(parameters.size, generator=seeded(seed))
     least = torch.float32 if parameters.size <= 2**24 else torch.float64
     dtype = torch.promote_types(parameters.dtype, least)
     return order.to(parameters.device, dtype)

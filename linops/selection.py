@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import TYPE_CHECKING, cast
 
 import attrs
 import torch
 from torch import Tensor
 
-from .basic import require_labels
+from .basic import is_count, require_labels, seeded
 from .coordinate import Embedding
 
 if TYPE_CHECKING:
@@ -192,9 +191,9 @@ def _eligible(scores: Tensor, within: Tensor) -> Tensor:
 
 def _require_k(k: int, order: Tensor, scores: Tensor) -> None:
     """``k`` must be an integer from 1 to the number of coordinates to choose from."""
-    if not isinstance(k, numbers.Integral) or isinstance(k, bool) or not 1 <= k <= len(order):
+    if not is_count(k, len(order)):
         most = f"n = {len(order)}" if len(order) == len(scores) else f"{len(order)}, as many as within= holds"
-        raise ValueError(f"top k takes 1 <= k <= {most}, got k={k}")
+        raise ValueError(f"top k takes 1 <= k <= {most}, got k={k!r}")
 
 
 def _ranked(scores: Tensor, within: Tensor | Selected | None, seed: int | None) -> Tensor:
@@ -204,7 +203,7 @@ def _ranked(scores: Tensor, within: Tensor | Selected | None, seed: int | None) 
     """
     eligible = _candidates(scores, within)
     if seed is not None:
-        shuffle = torch.randperm(len(eligible), generator=torch.Generator().manual_seed(seed))
+        shuffle = torch.randperm(len(eligible), generator=seeded(seed))
         eligible = eligible[shuffle.to(eligible.device)]
     elif len(eligible) == len(scores):  # all of them, in their order
         return scores.sort(descending=True, stable=True).indices

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import numpy
@@ -222,7 +223,7 @@ def permutation_test(
         such as a distance, takes ``p_value("less")``.
 
     Raises:
-        TypeError: not a mask, or labels that are not integers.
+        TypeError: not a mask, labels that are not integers, or a statistic that is no number.
         ValueError: not one label for each coordinate, draws < 1, a negative seed, or a statistic that is not finite.
 
     Source: Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9.
@@ -237,14 +238,22 @@ def permutation_test(
     random = Strata(labels, torch.bincount(labels[mask.indices], minlength=len(sizes)))
     generator = numpy.random.default_rng(seed)
     masks = (MaskSubspace.from_indices(random.mask(generator), len(labels), mask.dtype) for _ in range(draws))
-    values = numpy.array([float(statistic(each)) for each in masks])
-    observed = float(statistic(mask))
+    values = numpy.array([_number(statistic(each)) for each in masks])
+    observed = _number(statistic(mask))
     if not (math.isfinite(observed) and numpy.isfinite(values).all()):
         raise ValueError("the statistic is not finite for every mask, so that it has no mean to compare with")
     std = float(values.std(ddof=1)) if draws > 1 else 0.0
     std = std if std > SINGLE * abs(float(values.mean())) else 0.0
     law = PendingLaw(DrawnLaw, values, SINGLE)
     return ChanceLevel(null, int((sizes > 0).sum()), observed, float(values.mean()), std, law)
+
+
+def _number(value: Any) -> float:
+    """A value of a statistic; of a tensor with a graph, too."""
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"a statistic of a mask is a number, got {value!r}") from error
 
 
 def overlap_excess(mask: MaskSubspace, subspace: Subspace, strata: Tensor) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ..linops.basic import is_count
 from ..linops.orthonormal import EigenSubspace
 from ..linops.selection import ranking
 from .chance import ChanceLevel
@@ -128,8 +129,8 @@ class ChanceCurve:
 
         Cost: none.
         """
-        if not 1 <= k <= len(self):
-            raise ValueError(f"expected 1 <= k <= {len(self)}, got {k}")
+        if not is_count(k, len(self)):
+            raise ValueError(f"expected an integer 1 <= k <= {len(self)}, got {k!r}")
         observed, mean, std = (float(curve[k - 1]) for curve in (self.observed, self.mean, self.std))
         return ChanceLevel(self.null, self.strata, observed, mean, std)
 

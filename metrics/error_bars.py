@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..linops.interop import as_operator
 from ..linops.operator import LinearOperator
 from ..linops.orthonormal import EigenSubspace
 from ..linops.selection import ranking
@@ -159,12 +160,14 @@ def overlap_jackknife(
     Cost: K products of H in all, 4 n K² flops and n K numbers for each part.
     """
     observed = overlap_curve(A, B)
+    if not isinstance(parts, Sequence):
+        raise TypeError(f"a jackknife takes a list of operators, got {type(parts).__name__}")
     shares = _checked_weights(weights, len(parts))
     values, vectors = B.eigenvalues.double(), B.vectors
     images, without = vectors * B.eigenvalues, []
     projected = torch.zeros(B.dim, B.dim, dtype=torch.float64, device=B.device)
     for part, share in zip(tqdm(parts, desc="parts", disable=not progress), shares, strict=True):
-        product = part @ vectors
+        product = as_operator(part) @ vectors
         projected += share * (vectors.mT @ product).double()
         without.append(_curve_after_step(A, B, (images - share * product) / (1 - share), len(observed)))
     scale = values.abs().max()

@@ -10,6 +10,7 @@ Appl. 20 (1998), and Bendokat, Zimmermann and Absil, A Grassmann manifold handbo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -93,6 +94,8 @@ def geodesic_point(A: Subspace, B: Subspace, t: float) -> OrthonormalSubspace:
 
     Cost: that of `grassmann_log` and `grassmann_exp`.
     """
+    if not math.isfinite(t):
+        raise ValueError(f"a time is a finite number, got {t!r}")
     return grassmann_exp(A, t * grassmann_log(A, B))
 
 
@@ -125,6 +128,8 @@ def karcher_mean(
 
     Cost: a step takes a logarithm for each subspace and one exponential.
     """
+    if not isinstance(subspaces, Sequence):
+        raise TypeError(f"the mean is that of a list of subspaces, got {type(subspaces).__name__}")
     if len(subspaces) == 0:
         raise ValueError("the mean of no subspaces; give at least one")
     shares = _shares(weights, len(subspaces))
@@ -157,6 +162,8 @@ def _shares(weights: Sequence[float] | Tensor | None, count: int) -> list[float]
 
 def _require_tangent(A: Subspace, tangent: Tensor) -> None:
     check_pair(A, A)
+    if not isinstance(tangent, Tensor):
+        raise TypeError(f"a tangent at {A} is a tensor, got {type(tangent).__name__}; convert it by torch.as_tensor")
     if tangent.shape != A.basis.shape or not bool(tangent.isfinite().all()):
         raise ValueError(f"a tangent at {A} is a finite {A.basis.shape} matrix, got shape {tuple(tangent.shape)}")
     if tangent.dtype != A.dtype or tangent.device != A.device:

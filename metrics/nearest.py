@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..linops.basic import is_count
 from ..linops.mask import MaskSubspace
 from ..linops.orthonormal import OrthonormalSubspace
 from ..linops.selection import ranking
@@ -56,6 +57,7 @@ def nearest_subspace(A: Subspace, B: Subspace, rank: int) -> OrthonormalSubspace
     Cost: that of `principal_vectors`.
     """
     vectors = principal_vectors(A, B)
-    if not 1 <= rank <= len(vectors.angles):
-        raise ValueError(f"{A} and {B} have {len(vectors.angles)} pairs of principal vectors, got rank={rank}")
+    most = len(vectors.angles)
+    if not is_count(rank, most):
+        raise ValueError(f"{A} and {B} have principal vectors for an integer 1 <= rank <= {most}, got rank={rank!r}")
     return OrthonormalSubspace(vectors.left[:, :rank], check=False)

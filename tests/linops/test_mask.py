@@ -459,3 +459,32 @@ def test_masked_operator_has_zeros_outside(device):
     expected = M * A.mask[:, None] * A.mask
     assert torch.equal(Dense(M).masked(A).to_dense(), expected)
     assert torch.equal(Dense(M).masked(A.mask).to_dense(), expected)
+
+
+@pytest.mark.parametrize("kind", [MaskSubspace, OrthonormalSubspace])
+class TestArgumentsOfRandom:
+    @pytest.mark.parametrize("k", [0, 7, 2.0, "2", None])
+    def test_sizes_are_integers(self, kind, k):
+        with pytest.raises(ValueError, match="integers 1 <= k <= n, got k="):
+            kind.random(6, k)
+
+    def test_seeds_are_integers_of_numpy_too(self, kind):
+        torch.testing.assert_close(
+            kind.random(6, 2, seed=numpy.int64(3)).leverage(), kind.random(6, 2, seed=3).leverage()
+        )
+        with pytest.raises(TypeError, match="a seed is an integer, got"):
+            kind.random(6, 2, seed=1.5)
+
+
+def test_seeds_of_rankings_are_integers_of_numpy_too():
+    scores = torch.zeros(6)
+    assert torch.equal(ranking(scores, 3, seed=numpy.int64(3)), ranking(scores, 3, seed=3))
+    with pytest.raises(TypeError, match="a seed is an integer, got 'a'"):
+        ranking(scores, 3, seed="a")
+
+
+def test_indices_of_any_integers_in_a_space_of_some_dimension():
+    indices = torch.tensor([1, 3])
+    assert torch.equal(MaskSubspace.from_indices(indices.to(torch.uint16), 5).indices, indices)
+    with pytest.raises(ValueError, match="dimension of a space is an integer, got"):
+        MaskSubspace.from_indices(indices, 5.0)

@@ -187,9 +187,9 @@ class TestEigenSubspace:
         assert first.vectors.data_ptr() == subspace.vectors.data_ptr()
         assert torch.equal(first.vectors, subspace.vectors[:, :j])
 
-    @pytest.mark.parametrize("j", [0, 5, -1])
+    @pytest.mark.parametrize("j", [0, 5, -1, 2.0, None])
     def test_leading_out_of_range(self, subspace, j):
-        with pytest.raises(ValueError, match=rf"leading\(j\) takes 1 <= j <= 4, got {j}"):
+        with pytest.raises(ValueError, match=rf"leading\(j\) takes an integer 1 <= j <= 4, got {j}"):
             subspace.leading(j)
 
     def test_conversion_takes_the_eigenvalues_along(self, subspace):
@@ -206,3 +206,10 @@ class TestEigenSubspace:
         """No advice to use from_span, which would mix eigenvectors."""
         with pytest.raises(ValueError, match=r"not orthonormal \(Gram matrix off by 2\.0e\+00\)$"):
             EigenSubspace(torch.ones(2, 2), torch.ones(2))
+
+
+def test_arguments_of_other_kinds():
+    with pytest.raises(TypeError, match=r"a basis is a tensor, \(n, k\), got list; convert it"):
+        OrthonormalSubspace([[1.0]])
+    with pytest.raises(TypeError, match=r"eigenvalues are a tensor, \(k,\), got ndarray; convert them"):
+        EigenSubspace(torch.eye(3), numpy.ones(3))

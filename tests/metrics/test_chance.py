@@ -12,7 +12,7 @@ import torch
 from metric_contract import TOLERANCE, LargestTensor, eigenspace
 
 from eigenspan.linops import EigenSubspace, MaskSubspace, OrthonormalSubspace
-from eigenspan.metrics import chance, chance_curve, overlap, overlap_curve
+from eigenspan.metrics import chance, chance_curve, overlap, overlap_curve, permutation_test
 
 SIMULATED = 20_000
 
@@ -283,7 +283,18 @@ class TestBadInput:
         with pytest.raises(ValueError, match="one label for each of 9"):
             chance(self.mask, self.eig, torch.zeros(shape, dtype=torch.long))
 
-    @pytest.mark.parametrize("k", [0, 4, -1])
+    @pytest.mark.parametrize("k", [0, 4, -1, 1.0, "1"])
     def test_a_curve_starts_at_one_and_ends_at_its_length(self, k):
         with pytest.raises(ValueError, match="1 <= k <= 3"):
             chance_curve(torch.arange(9.0), self.eig).at(k)
+
+
+@pytest.mark.parametrize("value", [None, "much", torch.zeros(2)])
+def test_a_statistic_is_a_number(value):
+    with pytest.raises(TypeError, match="a statistic of a mask is a number, got"):
+        permutation_test(lambda mask: value, MaskSubspace.random(6, 2))
+
+
+def test_a_statistic_may_have_a_graph():
+    level = permutation_test(lambda mask: torch.ones((), requires_grad=True), MaskSubspace.random(6, 2), draws=9)
+    assert (level.observed, level.mean) == (1, 1)

@@ -196,3 +196,14 @@ class TestJackknife:
                 overlap_jackknife(scores, B, parts, weights)
         with pytest.raises(ValueError, match="between 0 and 1"):
             overlap_jackknife(scores, B, parts).interval(95)
+
+
+def test_parts_are_a_list_of_operators_of_any_kind():
+    matrix = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.0], dtype=torch.float64))
+    eigenspace = EigenSubspace(torch.eye(4, dtype=torch.float64)[:, :2], matrix.diagonal()[:2])
+    scores = torch.arange(4.0)
+    expected = overlap_jackknife(scores, eigenspace, [Dense(matrix)] * 2)
+    found = overlap_jackknife(scores, eigenspace, [matrix.numpy()] * 2)
+    torch.testing.assert_close(found.standard_error, expected.standard_error)
+    with pytest.raises(TypeError, match="a list of operators, got generator"):
+        overlap_jackknife(scores, eigenspace, (part for part in [matrix] * 2))

@@ -236,3 +236,14 @@ class TestKarcherMean:
             karcher_mean([A.vectors])
         with pytest.raises(ValueError, match="differ in dimension"):
             karcher_mean([A, OrthonormalSubspace.random(5, 3)])
+
+
+def test_arguments_of_other_kinds():
+    A = OrthonormalSubspace.random(6, 2)
+    with pytest.raises(TypeError, match=r"a tangent at .* is a tensor, got ndarray; convert it"):
+        grassmann_exp(A, torch.zeros(6, 2).numpy())
+    with pytest.raises(ValueError, match="a time is a finite number, got nan"):
+        geodesic_point(A, A, math.nan)
+    for subspaces in (A, iter([A])):
+        with pytest.raises(TypeError, match="that of a list of subspaces, got"):
+            karcher_mean(subspaces)

@@ -72,8 +72,8 @@ class TestNearestSubspace:
         expected = principal_angles(A, B).radians[:2]
         torch.testing.assert_close(principal_angles(nearest_subspace(A, B, 2), B).radians, expected, rtol=1e-12, atol=0)
 
-    @pytest.mark.parametrize("rank", [0, 3])
+    @pytest.mark.parametrize("rank", [0, 3, 1.5, None])
     def test_rank_out_of_range(self, rank):
         A, B = OrthonormalSubspace.random(9, 4), MaskSubspace.random(9, 2)
-        with pytest.raises(ValueError, match=f"have 2 pairs of principal vectors, got rank={rank}"):
+        with pytest.raises(ValueError, match=f"an integer 1 <= rank <= 2, got rank={rank}"):
             nearest_subspace(A, B, rank)
