@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from typing import Any, TypeAlias
 
 import attrs
@@ -94,6 +95,8 @@ class Probe:
 def probe(factors: Factors, A: Any, test_vectors: int, seed: int) -> Probe:
     """Multiply A by one block of test vectors."""
     require_count("test_vectors is", test_vectors)
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed is a non-negative integer, got {seed!r}")
     operator = as_operator(A)
     L, R = factors.left, factors.right
     m, n = L.shape[0], R.shape[0]

@@ -61,6 +61,7 @@ class SpectralDensity:
         The bias is 0 if `is_exact`, else NaN: it depends on f, and is small for a smooth one.
 
         Raises:
+            TypeError: values that are no tensor.
             ValueError: values of another shape, or not finite ones.
 
         Cost: f at all nodes.
@@ -134,6 +135,8 @@ class SpectralDensity:
 
     def _integral(self, f: Callable[[Tensor], Tensor], exact_degree: bool) -> Estimate:
         values = f(self.nodes)
+        if not isinstance(values, Tensor):
+            raise TypeError(f"f maps a tensor to a tensor of the same shape, got {type(values).__name__}")
         if values.shape != self.nodes.shape or not bool(values[self.weights > 0].isfinite().all()):
             raise ValueError(
                 f"f maps nodes of shape {tuple(self.nodes.shape)} to as many finite values, got {values!r} "

@@ -113,3 +113,10 @@ def test_quantile_of_a_product_is_not_above_the_exact_one(i, j, probability):
 
     exact = scipy.integrate.quad(density, -40, math.log(60), limit=500, points=[-10, -2, 0, 2], epsabs=0)[0]
     assert 0.97 * probability < exact <= probability
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_seeds_are_integers_not_below_zero(seed):
+    A = es.Diagonal(torch.ones(3, dtype=F64))
+    with pytest.raises(ValueError, match="seed is a non-negative integer, got"):
+        probe(Factors.of(DenseEigh(k=1).solve(A)), A, 2, seed)

@@ -267,3 +267,5 @@ def test_repr_and_bad_questions():
         result.cumulative(torch.tensor([0.0, math.nan]))
     with pytest.raises(ValueError, match="as many finite values"):
         result.integral(lambda x: x.sum())
+    with pytest.raises(TypeError, match="to a tensor of the same shape, got ndarray"):
+        result.integral(lambda x: x.numpy())
