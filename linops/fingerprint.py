@@ -6,6 +6,7 @@ import enum
 import functools
 import hashlib
 import types
+from collections import deque
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from .code_reads import cells_of, functions_in, is_known, read_of_class, read_of_globals, tells, written_by
 from .compiled import as_named, as_written
 
 if TYPE_CHECKING:
@@ -111,15 +113,35 @@ def data_digest(batches: Iterable[Any], ordered: bool) -> DataDigest:
 
 
 def module_content(module: nn.Module, training: Mapping[nn.Module, bool]) -> list[Any]:
-    """What a module computes but for parameters and buffers: classes, plain attributes, forward functions, modes."""
+    """What a module computes but for parameters and buffers: classes, attributes, methods, hooks, modes.
+
+    Attributes of one's own that ``forward`` reads count whatever they are called, unless it writes them itself.
+    """
     content = []
     for name, part in as_named(module.named_modules()).items():
         kind = type(part)
-        plain = {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "training"}
-        plain = {key: value for key, value in plain.items() if _is_plain(value) or callable(value)}
-        forward = kind.forward if not _is_known(kind) else None
-        content.append((name, kind.__qualname__, training.get(part, part.training), plain, forward))
+        entries, read = read_of_class(kind, "forward")
+        read -= vars(nn.Module()).keys() | written_by(kind, "forward")
+        values = {
+            key: value.__func__ if isinstance(value, types.MethodType) and value.__self__ is part else value
+            for key, value in vars(part).items()
+            if (key in read and tells(value)) or (_is_public(key) and (_is_plain(value) or callable(value)))
+        }
+        hooks = [_hook_content(hook) for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())]
+        content += [(name, kind.__qualname__, training.get(part, part.training)), values, *sum(entries, ()), *hooks]
     return content
+
+
+def _hook_content(hook: Any) -> Any:
+    """What a hook does, without what it collects."""
+    if not isinstance(hook, types.FunctionType):
+        plain = {name: value for name, value in getattr(hook, "__dict__", {}).items() if _is_plain(value)}
+        return type(hook).__qualname__, getattr(hook, "__func__", None), read_of_class(type(hook), "__call__")[0], plain
+    return hook.__code__, hook.__defaults__, [value for value in cells_of(hook) if _is_plain(value)]
+
+
+def _is_public(name: str) -> bool:
+    return not name.startswith("_") and name != "training"
 
 
 def feed(total: _Hash, value: Any, depth: int = 0) -> None:
@@ -142,7 +164,7 @@ def feed(total: _Hash, value: Any, depth: int = 0) -> None:
     elif isinstance(value, Tensor):
         entries("tensor", str(value.dtype), tuple(value.shape))
         total.update(_bytes(value))
-    elif isinstance(value, numpy.ndarray):
+    elif isinstance(value, numpy.ndarray | numpy.generic):
         entries("array", str(value.dtype), value.shape, value.tobytes())
     elif isinstance(value, LinearOperator):
         _feed_operator(entries, value)
@@ -152,28 +174,43 @@ def feed(total: _Hash, value: Any, depth: int = 0) -> None:
         entries("partial", value.func, value.args, value.keywords)
     elif isinstance(value, types.MethodType):
         entries("method", value.__func__, value.__self__)
-    elif isinstance(value, types.FunctionType) and not _is_known(value):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
-        entries("function", value.__code__, value.__defaults__, value.__kwdefaults__, cells)
+    elif isinstance(value, types.BuiltinMethodType) and isinstance(value.__self__, Tensor | numpy.ndarray):
+        entries("method", value.__name__, value.__self__)
+    elif isinstance(value, types.FunctionType) and not is_known(value):
+        own = (value.__code__, value.__defaults__, value.__kwdefaults__)
+        entries("function", *own, cells_of(value), *(part for each in read_of_globals(value) for part in each))
+    elif isinstance(value, property | staticmethod | classmethod | functools.cached_property):
+        entries(kind, *functions_in(value))
     elif isinstance(value, types.CodeType):
-        entries("code", value.co_code, value.co_consts, value.co_names)
+        entries("code", digest(value.co_code), digest(value.co_consts), digest(value.co_names))
     elif isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         entries("name", value.__qualname__)
     elif isinstance(value, Mapping):
         entries("mapping", *(part for item in value.items() for part in item))
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, tuple | list | deque):
         entries("sequence", *value)
     elif isinstance(value, AbstractSet):
         entries("set", *sorted(value, key=repr))
     elif attrs.has(type(value)):
         entries(kind, *(getattr(value, field.name) for field in attrs.fields(type(value))))
     else:
-        entries(kind, vars(type(value)).get("__call__"), getattr(value, "__dict__", {}))
+        entries(kind, *(entry for _, entry in read_of_class(type(value), "__call__")[0]), _attributes(value))
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Those of an object, in slots or not."""
+    slots = [name for owner in type(value).__mro__ for name in _names(vars(owner).get("__slots__", ()))]
+    return {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+
+
+def _names(slots: Any) -> list[str]:
+    names = [slots] if isinstance(slots, str) else slots
+    return sorted(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def _feed_operator(entries: Any, A: LinearOperator) -> None:
     """An operator by what it is made of if that is known, else by products."""
-    from . import basic, distributed, operator
+    from . import basic, block, coordinate, distributed, operator
 
     parts: dict[type, tuple[str, ...]] = {
         operator.Adjoint: ("A",),
@@ -183,17 +220,32 @@ def _feed_operator(entries: Any, A: LinearOperator) -> None:
         operator.Congruence: ("A", "B"),
         basic.Dense: ("matrix",),
         basic.Diagonal: ("diagonal",),
+        basic.Identity: (),
+        block.BlockDiagonal: ("blocks",),
+        block.Stacked: ("blocks",),
+        block.Kronecker: ("A", "B"),
+        coordinate.Embedding: ("indices",),
+        coordinate.PartialPermutation: ("rows", "columns"),
     }
     while isinstance(A, basic.Counted | basic.Declared | distributed.ColumnParallel):  # the same matrix
         A = A.A
     kind = type(A.A if isinstance(A, distributed.DataParallel) else A)  # of all data, the one of a share
     if type(A) in parts:
-        content: Any = [getattr(A, name) for name in parts[type(A)]]
+        content: Any = [_part(getattr(A, name)) for name in parts[type(A)]]
     else:
         content = A._content()
     if content is None:
         content = probed(A)
     entries("operator", kind.__qualname__, A.shape, A.dtype, content)
+
+
+def _part(value: Any) -> Any:
+    """A part of an operator: operators by digests of their own, as sums and products may be nested at any depth."""
+    from .operator import LinearOperator
+
+    if isinstance(value, tuple):
+        return [_part(part) for part in value]
+    return digest(value) if isinstance(value, LinearOperator) else value
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -207,16 +259,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(_is_plain(entry) for entry in value)
     return isinstance(value, _PLAIN)
-
-
-def _is_known(value: Any) -> bool:
-    """Whether a function or class is PyTorch's, which its name tells."""
-    return (getattr(value, "__module__", None) or "").split(".")[0] in ("torch", "builtins")
-
-
-def _is_empty(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - raises if there is nothing
-    except ValueError:
-        return True
-    return False

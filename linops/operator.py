@@ -276,10 +276,11 @@ class LinearOperator(abc.ABC):
 
         That of a curvature operator is of the bytes of parameters, their names, buffers and data, of what the model and
         the loss compute, of dtype and class. It depends neither on the device nor on engines or micro-batches, nor on
-        how samples are ordered and cut into batches (rows of a Jacobian or a factor have an order). It sees no globals
-        that functions of one's own read. Sums, products and the like are told by their parts, `Dense` and `Diagonal` by
-        their entries. Of other operators three products with fixed vectors are taken to two or three digits: another
-        machine may round one of these the other way, in float32 once in some thousand times.
+        how samples are ordered and cut into batches (rows of a Jacobian or a factor have an order). Methods, attributes
+        and globals that functions of one's own read by name count, but for globals of installed packages. Sums,
+        products, blocks and the like are told by their parts, `Dense` and `Diagonal` by their entries. Of other
+        operators three products with fixed vectors are taken to two or three digits: another machine may round one of
+        these the other way, in float32 once in some thousand times.
 
         Ranks of a job that share out data, columns or rows have the fingerprint that one process has; all must call it.
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import worker_cases
@@ -123,7 +128,149 @@ class TestCurvature:
         assert process.stdout.strip() == worker_cases.hessian().fingerprint()
 
 
+CODE = """
+class Base(nn.Module):
+    def forward(self, x):
+        return @super@(self.first(x))
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return @autograd@ * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return @autograd@ * gradient
+
+@dataclasses.dataclass
+class Settings:
+    gain: float
+
+class Slots:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.apply(x)
+
+    def apply(self, x):
+        return @call@ * self.factor * x
+
+GLOBAL, SCALES = @global@, {"one": @mapping@}
+
+def inner(x):
+    return @function@ * x
+
+def outer(x):
+    return inner(x)
+
+@functools.wraps(functional.relu)
+def wrapping(x):
+    return @wraps@ * x
+
+class Net(Base):
+    shift = @entry@
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
+        self._factor, self.tensor, self.number = @private@, torch.tensor(@tensor@), numpy.float32(@number@)
+        self.settings, self.slots, self.wrapping = Settings(@dataclass@), Slots(@slots@), wrapping
+        self.space = types.SimpleNamespace(factor=@namespace@)
+        self.table, self.bound = {"factor": @table@}, torch.tensor(@bound@).mul
+        self.first.register_forward_hook(lambda module, inputs, output: @hook@ * output)
+
+    @property
+    def squared(self):
+        return @property@ * self._factor
+
+    def activation(self, x):
+        return torch.tanh(@method@ * x)
+
+    def forward(self, x):
+        self.seen = x.detach()
+        x = self.activation(super().forward(x)) * self.squared * self._factor + self.shift
+        x = x * self.tensor * float(self.number) * self.settings.gain * self.space.factor * self.table["factor"]
+        return self.last(self.bound(self.slots(self.wrapping(outer(Doubled.apply(x * GLOBAL * SCALES["one"]))))))
+"""
+PLACES = sorted(set(re.findall(r"@(\w+)@", CODE)))
+
+
+def written(**changes):
+    """A network of one's own, with other code in some places."""
+    code = CODE
+    for place in PLACES:
+        code = code.replace(f"@{place}@", changes.get(place, "torch.sigmoid" if place == "super" else "1.0"))
+    names = {"torch": torch, "nn": nn, "functional": functional, "functools": functools, "numpy": numpy}
+    names |= {"types": types, "dataclasses": dataclasses, "__name__": "one_of_mine"}
+    sys.modules["one_of_mine"] = types.ModuleType("one_of_mine")  # where dataclasses look names up
+    try:
+        exec(code, names)
+    finally:
+        del sys.modules["one_of_mine"]
+    return names["Net"]()
+
+
+class TestCodeOfOnesOwn:
+    def test_is_the_same_for_the_same_code_on_other_lines_and_after_it_ran(self):
+        model = written()
+        before = hessian(model).fingerprint()
+        model(X)
+        assert hessian(model).fingerprint() == before == hessian(written()).fingerprint()
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_what_forward_reads_counts(self, place):
+        changed = written(**{place: "torch.tanh" if place == "super" else "2.0"})
+        assert hessian(changed).fingerprint() != hessian(written()).fingerprint()
+
+    def test_a_traced_graph_counts(self):
+        def traced(activation):
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    torch.manual_seed(3)
+                    self.linear = nn.Linear(5, 3)
+
+                def forward(self, x):
+                    return activation(self.linear(x))
+
+            return torch.fx.symbolic_trace(Net())
+
+        tanh, again, sigmoid = map(traced, (torch.tanh, torch.tanh, torch.sigmoid))
+        assert hessian(tanh).fingerprint() == hessian(again).fingerprint() != hessian(sigmoid).fingerprint()
+
+
 class TestOthers:
+    def test_parts_count_however_deep(self):
+        def nested(last):
+            matrix = torch.eye(4, dtype=torch.float64)
+            A = Dense(matrix * (1 + last))
+            for i in range(12):
+                A = Dense(matrix * i) + A
+            return A
+
+        assert nested(0).fingerprint() == nested(0).fingerprint() != nested(1e-6).fingerprint()
+
+    def test_what_is_deflated_counts(self):
+        basis = torch.linalg.qr(torch.randn(9, 2, dtype=torch.float64)).Q
+        turned = torch.linalg.qr(basis + 1e-5 * torch.eye(9, 2, dtype=torch.float64)).Q
+        A = Dense(torch.eye(9, dtype=torch.float64))
+        one, again, other = (
+            A.deflated(es.OrthonormalSubspace(each)).fingerprint() for each in (basis, basis.clone(), turned)
+        )
+        assert one == again != other
+
+    @pytest.mark.parametrize("operator", [es.linops.Stacked, es.linops.BlockDiagonal, es.linops.Kronecker])
+    def test_blocks_are_told_by_their_entries(self, operator):
+        def of(entry):
+            blocks = [Diagonal(torch.tensor([1.0, entry])), Diagonal(torch.tensor([2.0, 3.0]))]
+            return operator(*blocks) if operator is es.linops.Kronecker else operator(blocks)
+
+        assert of(1.0).fingerprint() == of(1.0).fingerprint() != of(1.0001).fingerprint()
+
     def test_by_entries(self, device):
         matrix = torch.randn(6, 4, device=device)
         assert Dense(matrix).fingerprint() == Dense(matrix.mT.contiguous().mT).fingerprint()
