@@ -6,7 +6,7 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -76,12 +76,12 @@ def read_of_class(kind: type, first: str) -> tuple[list[tuple[str, Any]], set[st
     return found, names
 
 
-def written_by(kind: type, method: str) -> set[str]:
-    """The attributes that a method itself writes, such as what it keeps of its last call."""
-    functions = functions_in(getattr(kind, method, None))
+def written_by(entries: Iterable[tuple[str, Any]]) -> set[str]:
+    """The attributes that entries of a class write themselves, such as counts, and what they keep of the last call."""
     return {
         str(step.argval)
-        for function in functions
+        for _, entry in entries
+        for function in functions_in(entry)
         for code in _codes(function.__code__)
         for step in dis.get_instructions(code)
         if step.opname == "STORE_ATTR"

@@ -115,17 +115,19 @@ def data_digest(batches: Iterable[Any], ordered: bool) -> DataDigest:
 def module_content(module: nn.Module, training: Mapping[nn.Module, bool]) -> list[Any]:
     """What a module computes but for parameters and buffers: classes, attributes, methods, hooks, modes.
 
-    Attributes of one's own that ``forward`` reads count whatever they are called, unless it writes them itself.
+    Attributes of one's own that ``forward`` reads, or its methods, count whatever they are called, unless these write
+    them.
     """
     content = []
     for name, part in as_named(module.named_modules()).items():
         kind = type(part)
         entries, read = read_of_class(kind, "forward")
-        read -= vars(nn.Module()).keys() | written_by(kind, "forward")
+        own = vars(part).keys() - vars(nn.Module()).keys() - written_by(entries)
         values = {
             key: value.__func__ if isinstance(value, types.MethodType) and value.__self__ is part else value
             for key, value in vars(part).items()
-            if (key in read and tells(value)) or (_is_public(key) and (_is_plain(value) or callable(value)))
+            if key in own
+            and ((key in read and tells(value)) or (not key.startswith("_") and (_is_plain(value) or callable(value))))
         }
         hooks = [_hook_content(hook) for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())]
         content += [(name, kind.__qualname__, training.get(part, part.training)), values, *sum(entries, ()), *hooks]
@@ -138,10 +140,6 @@ def _hook_content(hook: Any) -> Any:
         plain = {name: value for name, value in getattr(hook, "__dict__", {}).items() if _is_plain(value)}
         return type(hook).__qualname__, getattr(hook, "__func__", None), read_of_class(type(hook), "__call__")[0], plain
     return hook.__code__, hook.__defaults__, [value for value in cells_of(hook) if _is_plain(value)]
-
-
-def _is_public(name: str) -> bool:
-    return not name.startswith("_") and name != "training"
 
 
 def feed(total: _Hash, value: Any, depth: int = 0) -> None:

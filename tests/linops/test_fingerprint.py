@@ -179,6 +179,7 @@ class Net(Base):
         self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
         self._factor, self.tensor, self.number = @private@, torch.tensor(@tensor@), numpy.float32(@number@)
         self.settings, self.slots, self.wrapping = Settings(@dataclass@), Slots(@slots@), wrapping
+        self.calls = self._last = 0
         self.space = types.SimpleNamespace(factor=@namespace@)
         self.table, self.bound = {"factor": @table@}, torch.tensor(@bound@).mul
         self.first.register_forward_hook(lambda module, inputs, output: @hook@ * output)
@@ -187,11 +188,15 @@ class Net(Base):
     def squared(self):
         return @property@ * self._factor
 
+    def count(self):
+        self.calls, self._last = self.calls + 1, self._last + 1
+
     def activation(self, x):
         return torch.tanh(@method@ * x)
 
     def forward(self, x):
         self.seen = x.detach()
+        self.count()
         x = self.activation(super().forward(x)) * self.squared * self._factor + self.shift
         x = x * self.tensor * float(self.number) * self.settings.gain * self.space.factor * self.table["factor"]
         return self.last(self.bound(self.slots(self.wrapping(outer(Doubled.apply(x * GLOBAL * SCALES["one"]))))))
