@@ -185,6 +185,7 @@ class MaskSubspace(Selected, Subspace, kind="mask"):
             device: of the mask.
 
         Raises:
+            TypeError: a seed that is no integer.
             ValueError: k outside 1 … n.
 
         Cost: a random permutation of n.

@@ -28,6 +28,7 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
             columns that are not orthonormal.
 
     Raises:
+        TypeError: vectors that are no tensor.
         ValueError: a wrong shape, or columns that are not orthonormal.
 
     Cost: 2 n k² flops for the check.
@@ -100,6 +101,7 @@ class OrthonormalSubspace(Subspace, kind="orthonormal"):
             device: of the basis.
 
         Raises:
+            TypeError: a seed that is no integer.
             ValueError: k outside 1 … n.
 
         Cost: 8 n k² flops, in float64.
@@ -217,6 +219,7 @@ class EigenSubspace(OrthonormalSubspace, kind="eigen"):
         check: whether to verify orthonormality.
 
     Raises:
+        TypeError: vectors or eigenvalues that are no tensors.
         ValueError: a wrong shape, or columns that are not orthonormal.
 
     Cost: 2 n k² flops for the check.

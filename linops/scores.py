@@ -130,7 +130,7 @@ def random_scores(parameters: ParameterSpace, seed: int = 0) -> Tensor:
     not; else in float32 or float64.
 
     Raises:
-        TypeError: something that is no ParameterSpace.
+        TypeError: something that is no ParameterSpace, or a seed that is no integer.
 
     Cost: a random permutation, drawn on the CPU so that a seed gives the same scores on every device.
     """

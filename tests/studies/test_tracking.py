@@ -169,7 +169,7 @@ class TestBadInput:
         for name, given in (("odd", {"scores": {"odd": torch.ones(3)}}), ("gradient", {"gradient": torch.ones(3)})):
             with pytest.raises(ValueError, match=rf"{name} has shape \(3,\)"):
                 EigenspaceTracker(es.DenseEigh(k=2)).record(4, A, **given)
-        with pytest.raises(ValueError, match=r"leading\(j\) takes 1 <= j <= 2, got 3"):
+        with pytest.raises(ValueError, match=r"leading\(j\) takes an integer 1 <= j <= 2, got 3"):
             tracker.eigenspaces(3)
 
     def test_what_was_not_recorded(self):
