@@ -49,8 +49,8 @@ def ranking(scores: Tensor, k: int, *, within: Tensor | Selected | None = None, 
     Raises:
         ValueError: k outside 1 … n or 1 … m, scores that are not flat, a NaN among those to choose from, or a
             ``within`` of another shape, out of range, twice, or empty.
-        TypeError: scores that are no tensor, a ``within`` that is none of the three or on another device, or a seed that
-            is no integer.
+        TypeError: scores that are no tensor, a ``within`` that is none of the three or on another device, or a seed
+            that is no integer.
 
     Cost: one stable sort.
     """
