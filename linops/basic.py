@@ -193,9 +193,14 @@ class Counted(LinearOperator):
         return result
 
 
+def is_integer(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether ``value`` is an integer from ``least`` to ``most``, of NumPy's too, and no boolean."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= int(value) <= most
+
+
 def is_count(value: Any, most: float = math.inf) -> bool:
     """Whether ``value`` is an integer from 1 to ``most``."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 1 <= int(value) <= most
+    return is_integer(value, 1, most)
 
 
 def require_count(what: str, value: Any) -> None:
@@ -206,7 +211,7 @@ def require_count(what: str, value: Any) -> None:
 
 def seeded(seed: Any) -> torch.Generator:
     """A generator of random numbers on the CPU, of an integer seed, NumPy's too."""
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
+    if not is_integer(seed):
         raise TypeError(f"a seed is an integer, got {seed!r}")
     return torch.Generator().manual_seed(int(seed))
 

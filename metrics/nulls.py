@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..linops.basic import require_count, require_labels
+from ..linops.basic import is_integer, require_count, require_labels
 from ..linops.mask import MaskSubspace
 from ..linops.subspace import Subspace
 from .laws import Law
@@ -125,7 +124,7 @@ def checked_null(null: str | None, strata: Tensor | None, draws: int, seed: int)
         need = "takes strata" if null == "stratified" else "takes no strata"
         raise ValueError(f"null={null!r} {need}")
     require_count("draws is", draws)
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+    if not is_integer(seed, 0):
         raise ValueError(f"seed is an integer >= 0, got {seed!r}")
     return null or by_strata
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import attrs
@@ -10,12 +9,13 @@ import numpy
 import torch
 
 from ..linops import LinearOperator
+from ..linops.basic import is_integer
 from .watched import Watched
 
 
 def as_int(value: int) -> int:
     """An attrs converter: an int of any integer, such as NumPy's; all else as it is, for a validator to refuse."""
-    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+    return int(value) if is_integer(value) else value
 
 
 def int_or_none(value: int | None) -> int | None:
@@ -77,7 +77,7 @@ def require_integer(name: str, value: Any, least: int = 1) -> None:
         TypeError: no integer.
         ValueError: a smaller one.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if not is_integer(value):
         raise TypeError(f"{name} is an integer, got {value!r}")
     if value < least:
         raise ValueError(f"{name} is at least {least}, got {value}")

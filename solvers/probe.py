@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import numbers
 from typing import Any, TypeAlias
 
 import attrs
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..linops import as_operator
-from ..linops.basic import require_count
+from ..linops.basic import is_integer, require_count
 from ..linops.tall_matrix import TallMatrix
 from .results import EigenDecomposition, SingularValueDecomposition
 from .sketches import Gaussian
@@ -95,7 +94,7 @@ class Probe:
 def probe(factors: Factors, A: Any, test_vectors: int, seed: int) -> Probe:
     """Multiply A by one block of test vectors."""
     require_count("test_vectors is", test_vectors)
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+    if not is_integer(seed, 0):
         raise ValueError(f"seed is a non-negative integer, got {seed!r}")
     operator = as_operator(A)
     L, R = factors.left, factors.right

@@ -19,7 +19,7 @@ from .report import ConvergenceWarning, Status
 from .results import EigenDecomposition
 from .sketches import Gaussian
 from .tall import column_norms, gram, leading_columns, scale_columns
-from .template import Cost, Solver, operator_for, require_known_symmetric
+from .template import Cost, Solver, operator_for, require_available, require_known_symmetric
 from .watched import Watched
 
 
@@ -165,9 +165,7 @@ class EigenSolver(Solver):
         if m != n:
             raise ValueError(f"eigenvalues need a square operator, got {A}; A.T @ A and A @ A.T are square")
         require_known_symmetric(A, type(self).__name__)
-        if self.k > n:
-            remedy = f"choose k <= {n}" if n else "there is nothing to decompose"
-            raise ValueError(f"k={self.k} eigenpairs were asked of {A}, which has {n}; {remedy}")
+        require_available(self.k, "eigenpairs", A, n)
 
     def _ordered(self, pairs: EigenPairs, A: LinearOperator) -> EigenPairs:
         """The k leading pairs that a subclass gave back, once checked, in the dtype and on the device of A."""

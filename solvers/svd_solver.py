@@ -17,7 +17,7 @@ from .report import ConvergenceWarning, Status
 from .results import SingularValueDecomposition
 from .sketches import Gaussian
 from .tall import column_norms, gram, leading_columns, scale_columns
-from .template import Cost, Solver, operator_for
+from .template import Cost, Solver, operator_for, require_available
 from .watched import Watched
 
 
@@ -124,10 +124,7 @@ class SVDSolver(Solver):
         """Triplets of A, by products of A and Aᵀ."""
 
     def _require_suitable(self, A: LinearOperator) -> None:
-        least = min(A.shape)
-        if self.k > least:
-            remedy = f"choose k <= {least}" if least else "there is nothing to decompose"
-            raise ValueError(f"k={self.k} singular triplets were asked of {A}, which has {least}; {remedy}")
+        require_available(self.k, "singular triplets", A, min(A.shape))
 
     def _result(self, found: SingularTriplets, cost: Cost, check_products: int) -> SingularValueDecomposition:
         """The result of `_ordered` triplets; of residual norms that are not known there are none."""

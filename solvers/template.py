@@ -61,6 +61,17 @@ def operator_for(A: Any, name: str, spread_rows: bool = False) -> LinearOperator
     return operator
 
 
+def require_available(k: int, what: str, A: LinearOperator, most: int) -> None:
+    """Refuse to look for more than there are.
+
+    Raises:
+        ValueError: k > most.
+    """
+    if k > most:
+        remedy = f"choose k <= {most}" if most else "there is nothing to decompose"
+        raise ValueError(f"k={k} {what} were asked of {A}, which has {most}; {remedy}")
+
+
 def require_known_symmetric(A: LinearOperator, name: str) -> None:
     """Refuse an operator that nothing says is symmetric.
 

@@ -136,7 +136,7 @@ class StudyOptions:
 
         Cost: none.
         """
-        choices = own_choices(problem, given.get("weights"), given.get("solver", "block-lanczos"))
+        choices = own_choices(problem, given.get("weights"), given.get("solver", attrs.fields(cls).solver.default))
         return cls(**{**given, **{name: own for name, own in choices.items() if given.get(name) is None}})
 
     def __attrs_post_init__(self) -> None:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..linops import Loss, Objective
-from ..linops.compiled import as_named
 from ..linops.curvature.guards import untouched_random_state
 from ..linops.curvature.loss import as_loss, loss_in
-from ..linops.fingerprint import digest, module_content
+from ..linops.fingerprint import digest
 from ..solvers.parameters import require_integer
 from .images import Samples
 from .options import StudyOptions
@@ -99,12 +98,13 @@ def own_problem(
     for what, batch in {"train": train, **{f"hessian[{split!r}]": batch for split, batch in hessian.items()}}.items():
         if batch is not None:
             _require_batch(what, batch)
-    _require_loss(_network(model), loss, next(iter(hessian.values())))
+    network = _network(model)
+    _require_loss(network, loss, next(iter(hessian.values())))
     given, known = _by_step(checkpoints), _by_step(losses) or {}
     _require_checkpoints(given, known, train is not None)
     steps_given = [] if given is None else [sorted(given)]
     trained_by = None if train is None else optimizer
-    description = f"{description} (SHA-256 {_digest(model, trained_by, hessian, train, loss, *steps_given)})"
+    description = f"{description} (SHA-256 {_digest(network, trained_by, hessian, train, loss, *steps_given)})"
     nothing = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
     def own(request: DataRequest) -> ProblemData:
@@ -229,14 +229,10 @@ def _require_checkpoints(checkpoints: Mapping[int, State] | None, losses: Mappin
             raise FileNotFoundError(f"the checkpoint of step {step}, {state}, is missing")
 
 
-def _digest(model: Callable[[], nn.Module], optimizer: _Optimizer | None, *parts: object) -> str:
+def _digest(network: nn.Module, optimizer: _Optimizer | None, *parts: object) -> str:
     """What tells network, training, data and loss from others, so that a folder does not go on with those."""
-    with untouched_random_state(torch.device("cpu")):
-        torch.default_generator.manual_seed(0)
-        network = copied(model())
-        computes = module_content(network, dict.fromkeys(network.modules(), False))
-        training = None if optimizer is None else _settings(optimizer(network.parameters()))
-        return digest([computes, as_named(network.state_dict().items()), training, *parts])[:16]
+    training = None if optimizer is None else _settings(optimizer(network.parameters()))
+    return digest([digest(network), training, *parts])[:16]
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
@@ -272,13 +268,14 @@ def _require_batch(what: str, batch: tuple[Samples, Tensor]) -> None:
 
 
 def _network(model: Callable[[], nn.Module]) -> nn.Module:
-    """A copy of the network that ``model`` makes, one with values and shapes."""
+    """A copy of the network that ``model`` makes, the same in every process, in evaluation mode; it has all values."""
     if isinstance(model, nn.Module):
         raise TypeError(
             f"model is a function that makes a torch.nn.Module, and got one itself, {type(model).__name__}(…): give "
             "the class, or lambda: network"
         )
     with untouched_random_state(torch.device("cpu")):
+        torch.default_generator.manual_seed(0)
         network = model()
     if not isinstance(network, nn.Module):
         raise TypeError(f"model is a function that makes a torch.nn.Module, and made {type(network)}")
@@ -286,7 +283,7 @@ def _network(model: Callable[[], nn.Module]) -> nn.Module:
         raise ValueError("the network is on the meta device, without values: let model make it on another one")
     if any(map(is_lazy, network.parameters())):
         raise ValueError("the network has parameters without shapes, of lazy modules: let model run it once")
-    return copied(network)
+    return copied(network).eval()
 
 
 def _require_loss(
@@ -299,7 +296,7 @@ def _require_loss(
     inputs, targets = (converted(part[first].cpu(), dtype) for part in batch)
     function = as_loss(loss_in(loss, dtype, "cpu")).function
     with untouched_random_state(torch.device("cpu")), torch.no_grad():
-        found = function(network.to("cpu").eval()(inputs), targets)
+        found = function(network.to("cpu")(inputs), targets)
     if not isinstance(found, Tensor) or found.ndim != 0:
         raise ValueError(f"the loss of a batch is a scalar tensor, got {found}: reduce it by a mean")
 

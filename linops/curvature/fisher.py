@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import scipy
 import torch
 from torch import Tensor, nn
 
+from ..basic import is_integer
 from ..parameters import Selection
 from ..structure import Structure
 from .data import length, map_tensors
@@ -127,7 +127,7 @@ class MonteCarloFisher(GaussNewtonOperator):
         **options: Any,
     ) -> None:
         for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
-            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+            if not is_integer(value, least):
                 raise ValueError(f"{name} is an integer >= {least}, got {value!r}")
         self._draws, self._seed = int(draws), int(seed)
         super().__init__(model, loss, data, parameters=parameters, **options)

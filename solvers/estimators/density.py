@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ...linops.basic import is_integer
 from ..parameters import require_integer
 from ..tall import blocks
 from ..watched import Watched
@@ -76,7 +76,7 @@ class SpectralDensity:
 
         Cost: none to speak of.
         """
-        if not isinstance(p, numbers.Integral) or isinstance(p, bool) or p < 0:
+        if not is_integer(p, 0):
             raise ValueError(f"a moment takes an integer power >= 0, got {p!r}")
         return self._integral(lambda x: x**p, exact_degree=p < 2 * self.nodes.shape[1])
 
